@@ -1,0 +1,61 @@
+# Each target sets up what it needs; nothing has to be run before.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+STUDY ?= vowels
+STORAGE ?= $(or $(RNN_SEARCH_STORAGE),sqlite:///studies/studies.db)
+OPTIONS := $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
+           $(if $(TIMEOUT),--timeout $(TIMEOUT)) --storage '$(STORAGE)'
+
+.PHONY: help setup search resume show evaluate dashboard test test-all check clean
+
+help:  ## print this
+	@echo "make TARGET [STUDY=vowels|sunspots|shakespeare|path/to/mine.toml] [TRIALS=] [WORKERS=] [TIMEOUT=] [STORAGE=]"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(READY)  ## install everything into .venv (every other target does this by itself)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rnn-search needs Python 3.11 or newer; try make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  setuptools torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  --no-build-isolation -e '.[examples,postgres,dev]'
+	@touch $(READY)
+
+search: $(READY)  ## search: create or go on with STUDY until it has its trials
+	@$(BIN)/rnn-search run '$(STUDY)' $(OPTIONS)
+
+resume: $(READY)  ## go on with STUDY from the database alone
+	@$(BIN)/rnn-search resume '$(STUDY)' $(OPTIONS)
+
+show: $(READY)  ## what STUDY has come to
+	@$(BIN)/rnn-search show '$(STUDY)' --storage '$(STORAGE)'
+
+evaluate: $(READY)  ## train the best of STUDY on several seeds, then look at the test part
+	@$(BIN)/rnn-search evaluate '$(STUDY)' --storage '$(STORAGE)'
+
+dashboard: $(READY)  ## look at the studies in a browser, on http://127.0.0.1:8080
+	@$(BIN)/optuna-dashboard --host 127.0.0.1 '$(STORAGE)'
+
+test: $(READY)  ## the tests, but the slow ones
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
+
+test-all: $(READY)  ## all tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: $(READY)  ## format, lint, types, import order and other fast checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+clean:  ## remove what setup and tests made; studies stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
