@@ -1,0 +1,193 @@
+"""CSV text → frame: delimiter, decimal sign and header are found, not asked for.
+
+Shapes: L rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from search.errors import DataError
+
+DELIMITERS = "\t;|,"
+"""In the order in which they are believed where several cut the lines equally well: a comma may
+be a decimal sign or punctuation, a tab hardly ever."""
+SNIFFED_LINES = 50
+
+GROUPED = r"[-+]?[1-9]\d{0,2}(?:[.,' ]\d{3})+"
+"""A number that may be written with thousands separators: 1.000 or 12,345."""
+
+
+def decode(content: bytes, path: Path) -> str:
+    """Returns the text of a file, with Unix line ends and no byte order mark.
+
+    Raises:
+        DataError: It is binary, or no UTF-8; names the row.
+    """
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path} is UTF-16 text; save it as UTF-8: iconv -f UTF-16 -t UTF-8")
+    if b"\x00" in content or content[:2] == b"PK":
+        raise DataError(f"{path} is binary, not CSV; export it as CSV or Parquet")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} in row {row}; save it as "
+            "UTF-8, for example: iconv -f LATIN1 -t UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_csv(text: str, path: Path) -> pd.DataFrame:
+    """Reads a table from text.
+
+    Returns:
+        (L, columns), indexed by the line of the file; unique column names.
+
+    Raises:
+        DataError: It is no table, or its numbers can be read in two ways; names the row.
+    """
+    above = len(text) - len(text.lstrip("\n"))
+    text = text.strip("\n") + "\n"
+    if not text.strip():
+        raise DataError(f"{path} is empty; it needs a header and rows")
+    delimiter, records = _sniff(text)
+    names = _header(records, above, path)
+    try:
+        frame: pd.DataFrame = pd.read_csv(
+            io.StringIO(text),
+            sep=delimiter,
+            decimal="," if delimiter != "," and _decimal_comma(text, delimiter) else ".",
+            skipinitialspace=True,
+            header=0,
+            names=names,
+            index_col=False,
+            low_memory=False,
+            keep_default_na=False,
+            na_values=[""],
+            # With one column an empty line is a missing value, with several it is nothing.
+            skip_blank_lines=len(names) > 1,
+        )
+    except (pd.errors.ParserError, csv.Error) as error:
+        raise DataError(f"{path}: {_tokenizing(error, names, above)}") from None
+    frame.index = pd.Index(_rows(text, delimiter, len(frame), len(names) > 1)) + above
+    _refuse_thousands(text, delimiter, frame, path)
+    if "" in names and (frame[""].isna().all() or (names[0] == "" and _counts(frame[""]))):
+        return frame.drop(columns="")
+    return frame.rename(columns={"": "Unnamed"})
+
+
+def _sniff(text: str) -> tuple[str, list[list[str]]]:
+    """Returns the delimiter and how it cuts the first lines.
+
+    The one wins that cuts all lines into equally many fields, and most; failing that, the header.
+    """
+    head = text[: len("\n".join(text.split("\n", SNIFFED_LINES)[:SNIFFED_LINES])) + 1]
+
+    def cut(delimiter: str) -> list[list[str]]:
+        reader = csv.reader(io.StringIO(head), delimiter=delimiter, skipinitialspace=True)
+        return [record for record in reader if record]
+
+    def merit(delimiter: str) -> tuple[bool, int]:
+        widths = [len(record) for record in cuts[delimiter]]
+        return (widths[0] > 1 and len(set(widths)) == 1, widths[0])
+
+    cuts = {delimiter: cut(delimiter) for delimiter in DELIMITERS}
+    best = max(DELIMITERS, key=merit)
+    best = best if merit(best)[1] > 1 else ","
+    return best, cuts[best]
+
+
+def _header(records: list[list[str]], above: int, path: Path) -> list[str]:
+    """Returns the column names, or says why the first record cannot be a header."""
+    names = [name.strip() for name in records[0]]
+    line = above + 1
+    if len(records) > 1 and len(records[1]) > len(names):
+        raise DataError(
+            f"{path}: row {line + 1} has {len(records[1])} fields but the header names "
+            f"{len(names)}; give every column a name, and end no line with a delimiter"
+        )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: the header names '{twice[0]}' twice; rename one")
+    if all(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", name) for name in names):
+        counted = [str(first + at) for first in (0, 1) for at in range(len(names))]
+        if names not in (counted[: len(names)], counted[len(names) :]):
+            raise DataError(
+                f"{path}: row {line} holds only numbers; the first line must name the columns"
+            )
+    return names
+
+
+def _refuse_thousands(text: str, delimiter: str, frame: pd.DataFrame, path: Path) -> None:
+    """Refuses a column in which 998 is followed by 1.000: thousands, read as decimals.
+
+    The sign is taken for a separator of thousands where all numbers that have it have three digits
+    behind it, and a number without it has three digits, too.
+    """
+    if not re.search(
+        rf"(?:^|{re.escape(delimiter)}){GROUPED}(?={re.escape(delimiter)}|$)", text, re.M
+    ):
+        return
+    written = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, header=0, index_col=False)
+    for name, column in zip(frame.columns, (written[name] for name in written), strict=True):
+        values = column.dropna().str.strip()
+        grouped = values.str.fullmatch(GROUPED)
+        plain = values[~grouped]
+        if not grouped.any() or not plain.str.fullmatch(r"[-+]?\d+").all():
+            continue
+        if plain.str.fullmatch(r"[-+]?[1-9]\d\d").any():
+            at = values.index[grouped][0]
+            raise DataError(
+                f"{path}: column '{name}' has '{values[at]}' in row {frame.index[at]}, which "
+                "looks like thousands; write numbers without thousands separators"
+            )
+
+
+def _decimal_comma(text: str, delimiter: str) -> bool:
+    ends = re.escape(delimiter)
+    number = rf'(?:^|{ends})[ "]*[-+]?\d*{{sign}}\d+(?:[eE][-+]?\d+)?[ "]*(?={ends}|$)'
+    with_comma = re.search(number.format(sign=","), text, re.MULTILINE)
+    with_point = re.search(number.format(sign=r"\."), text, re.MULTILINE)
+    return with_comma is not None and with_point is None
+
+
+def _tokenizing(error: Exception, names: list[str], above: int) -> str:
+    """Says in a table's words what pandas' tokenizer stumbled over."""
+    fields = re.search(r"line (\d+), saw (\d+)", str(error))
+    if fields:
+        return (
+            f"row {int(fields[1]) + above} has {fields[2]} fields but the header names "
+            f"{len(names)}; mend the row, or put quotes around a text with a delimiter in it"
+        )
+    if "EOF inside string" in str(error):
+        return 'a quotation mark (") is opened and never closed; close or remove it'
+    return f"is no CSV table ({str(error).splitlines()[0]}); mend it"
+
+
+def _rows(text: str, delimiter: str, count: int, blanks_skipped: bool) -> list[int]:
+    """Returns the ``count`` records' line numbers, not counting lines cut off above the header."""
+    if not blanks_skipped:
+        return list(range(2, count + 2))
+    blank = " \t".replace(delimiter, "")
+    lines = [at for at, line in enumerate(text.split("\n"), 1) if line.strip(blank)]
+    if len(lines) != count + 1:  # A quoted field runs over several lines.
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+        lines = [reader.line_num for record in reader if record]
+    return lines[1:] if len(lines) == count + 1 else list(range(2, count + 2))
+
+
+def _counts(column: pd.Series[Any]) -> bool:
+    """Whether a column without a name is the index that pandas and R write: 0, 1, 2..."""
+    if not pd.api.types.is_integer_dtype(column):
+        return False
+    values = column.to_numpy()
+    return bool(values[0] in (0, 1) and (np.diff(values) == 1).all())

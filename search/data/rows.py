@@ -1,0 +1,242 @@
+"""A table of values in time → `Rows`: in order, gaps found, missing values treated.
+
+Both the study, which cuts the rows into windows, and an exported model read tables with this.
+
+Shapes: L rows, C columns used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from search.config import ForecastData
+from search.data.tables import missing_notes, numbers, treat_missing
+from search.data.timeline import Stamps, find_gaps, parse_times
+from search.errors import DataError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+EXTREME = 1e12
+"""Standardised values beyond this are mistakes, and their squares no longer fit float32 sums."""
+
+TIME_NAMES = {"date", "time", "datetime", "timestamp", "ds", "year", "month", "day"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that are forecast and of those that the network sees."""
+
+    targets: tuple[str, ...]
+    features: tuple[str, ...]
+
+    @property
+    def used(self) -> list[str]:
+        """The C columns that are read."""
+        return list(dict.fromkeys(self.targets + self.features))
+
+    @property
+    def visible(self) -> bool:
+        """Whether the network sees what it forecasts."""
+        return set(self.targets) <= set(self.features)
+
+    def places(self, names: tuple[str, ...]) -> list[int]:
+        """Returns the positions of some columns among those used."""
+        return [self.used.index(name) for name in names]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file in order: series by series, each in time, missing values treated.
+
+    Attributes:
+        values: (L, C) float64.
+        rows: (L,) row numbers in the file.
+        series: (L,) number of the series.
+        names: The series' names; [""] if there is only one.
+        segments: (L,) number of the stretch without a gap; no stretch spans two series.
+        parts: (L,) 0 train, 1 valid, 2 test.
+        filled: (L,) whether a value was missing and is interpolated.
+        timing: For people: the span and the step of the time stamps.
+        stamps: The L times; None if there is no time column.
+        notes: What a person should know.
+    """
+
+    values: Floats
+    rows: Ints
+    series: Ints
+    names: list[str]
+    segments: Ints
+    parts: Ints
+    filled: NDArray[np.bool_]
+    timing: str
+    stamps: Stamps | None
+    notes: list[str]
+
+
+def arrange(
+    frame: pd.DataFrame, columns: list[str], data: ForecastData, path: Path, *, parts: bool = True
+) -> Rows:
+    """Sorts the rows by series and time, and treats gaps and missing values.
+
+    Args:
+        frame: As `read_table` returns it, with all columns that are named.
+        columns: The C columns to read.
+        data: Which columns are time and series, and what to do about missing values.
+        path: The file, for messages.
+        parts: Whether each series is cut into training, validation and test, over whose borders
+            nothing is interpolated; False: all rows are one part, number 0.
+
+    Raises:
+        DataError: A time, series or value is missing or makes no sense.
+    """
+    codes, names = _series(frame, data.series, path)
+    order, gaps, stamps, timing = _in_time(frame, codes, data, path)
+    codes = codes[order]
+    values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
+    table = pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
+    shares = data.split if parts else (1.0, 0.0, 0.0)
+    values, keep = treat_missing(table, data.missing, runs_of(codes, _parts(codes, shares)), path)
+    gaps[1:] |= np.diff(codes) != 0
+    # A dropped row raises the count, so that no stretch holds rows from both of its sides.
+    stretches = np.cumsum(gaps) + np.cumsum(np.logical_not(keep))
+    codes = codes[keep]
+    return Rows(
+        values=values[keep],
+        rows=table.index.to_numpy(dtype=np.int64)[keep],
+        series=codes,
+        names=names,
+        segments=stretches[keep].astype(np.int64),
+        parts=_parts(codes, shares),
+        filled=table.isna().any(axis=1).to_numpy()[keep],
+        timing=timing,
+        stamps=stamps and stamps.take(np.flatnonzero(keep)),
+        notes=_no_time_notes(frame, data) + missing_notes(table, data.missing),
+    )
+
+
+def _in_time(
+    frame: pd.DataFrame, codes: Ints, data: ForecastData, path: Path
+) -> tuple[NDArray[np.intp], NDArray[np.bool_], Stamps | None, str]:
+    """Returns, all (L,), the order of the rows, where gaps lie before them, and their times.
+
+    The last thing returned is a line on the times, for people.
+    """
+    if data.time is None:
+        order = np.argsort(codes, kind="stable")
+        nowhere = np.zeros(len(frame), dtype=np.bool_)
+        return order, nowhere, None, "none given; rows are evenly spaced"
+    stamps = parse_times(frame[data.time], path)
+    order = np.lexsort((stamps.instants.to_numpy(), codes))
+    stamps = stamps.take(order)
+    _refuse_duplicates(stamps, codes[order], frame.index.to_numpy()[order], data)
+    gaps, timing = _gaps(stamps, codes[order])
+    return order, gaps, stamps, timing
+
+
+def _no_time_notes(frame: pd.DataFrame, data: ForecastData) -> list[str]:
+    names = [name for name in frame.columns if name.strip().casefold() in TIME_NAMES]
+    if data.time is not None or not names:
+        return []
+    return [
+        "no time column is named, so the rows count as evenly spaced and in order; if "
+        f"'{names[0]}' is the time, set time = \"{names[0]}\""
+    ]
+
+
+def _series(frame: pd.DataFrame, column: str | None, path: Path) -> tuple[Ints, list[str]]:
+    """Returns (L,) the number of each row's series, and the series' names in that order."""
+    if column is None:
+        return np.zeros(len(frame), dtype=np.int64), [""]
+    absent = frame[column].isna().to_numpy()
+    if absent.any():
+        row = frame.index[int(np.argmax(absent))]
+        raise DataError(f"{path}: column '{column}' names no series in row {row}; fill it in")
+    codes, names = pd.factorize(frame[column].astype(str), sort=True)
+    return codes.astype(np.int64), [str(name) for name in names]
+
+
+def _refuse_duplicates(stamps: Stamps, codes: Ints, rows: NDArray[Any], data: ForecastData) -> None:
+    times = stamps.instants.to_numpy()
+    twice = (times[1:] == times[:-1]) & (codes[1:] == codes[:-1])
+    if not twice.any():
+        return
+    at = int(np.argmax(twice))
+    first, second = sorted((int(rows[at]), int(rows[at + 1])))
+    remedy = "remove one" if data.series else 'remove one, or name the series: series = "COLUMN"'
+    if isinstance(stamps.instants, pd.DatetimeIndex):
+        remedy += "; if a clock was put back, write times with their offset from UTC"
+    raise DataError(
+        f"{data.path}: rows {first} and {second} have the same time {stamps.clock[at]}; {remedy}"
+    )
+
+
+def _gaps(stamps: Stamps, codes: Ints) -> tuple[NDArray[np.bool_], str]:
+    """Returns (L,) True where a gap lies before the row, and a line on span, step and gaps."""
+    gaps = np.zeros(len(codes), dtype=np.bool_)
+    steps: dict[str, None] = {}
+    for run in runs_of(codes):
+        found, step = find_gaps(stamps.take(np.arange(run.start, run.stop)))
+        gaps[run] = found
+        steps[step] = None
+    step = " or ".join(list(steps)[:3]) + (" or others" if len(steps) > 3 else "")
+    ends = (str(end).removesuffix(" 00:00:00") for end in (stamps.clock.min(), stamps.clock.max()))
+    return gaps, f"{' to '.join(ends)}, step {step}, gaps: {int(gaps.sum())}"
+
+
+def _parts(codes: Ints, shares: tuple[float, float, float]) -> Ints:
+    """Cuts each series in time.
+
+    Args:
+        codes: (L,) sorted numbers of the series.
+        shares: Of training, validation and test.
+
+    Returns:
+        (L,) 0 train, 1 valid, 2 test.
+    """
+    parts = np.empty(len(codes), dtype=np.int64)
+    for run in runs_of(codes):
+        length = run.stop - run.start
+        # Rounded down, but 0.7 + 0.1 of ten rows is eight, whatever the last bit of the sum says.
+        cuts = [int(length * share + 1e-9) for share in (shares[0], shares[0] + shares[1])]
+        parts[run] = np.searchsorted(cuts, np.arange(length), side="right")
+    return parts
+
+
+def runs_of(*keys: Ints) -> Iterator[slice]:
+    """Yields the longest stretches of rows in which every key keeps its value."""
+    changes = np.logical_or.reduce([np.diff(key) != 0 for key in keys])
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(keys[0])]
+    return (slice(first, last) for first, last in pairwise(edges))
+
+
+def refuse_extremes(rows: Rows, names: list[str], standardised: Floats, path: Path) -> None:
+    """Checks that no value is too far from those of training to compute with.
+
+    Args:
+        rows: The rows.
+        names: Their C columns.
+        standardised: (L, C), the rows' values, standardised.
+        path: The file, for messages.
+
+    Raises:
+        DataError: One is; names its row.
+    """
+    extreme = ~(np.abs(standardised) < EXTREME)
+    # A spread that overflows makes no standardised value large, so the values themselves count too.
+    extreme |= np.abs(rows.values) > np.sqrt(np.finfo(np.float64).max) / EXTREME
+    if extreme.any():
+        row, column = (int(at[0]) for at in np.nonzero(extreme))
+        raise DataError(
+            f"{path}: column '{names[column]}' has {rows.values[row, column]:g} in row "
+            f"{rows.rows[row]}, too far from the training values to compute with; mend it, set it "
+            "to missing, or change the column's unit"
+        )

@@ -1,0 +1,282 @@
+"""Tables from files: CSV and Parquet become frames whose index is the row a person would look for.
+
+The index of every frame that `read_table` returns holds row numbers: for CSV the line of the file
+as an editor shows it (the header is line 1 if nothing stands above it), for Parquet the row counted
+from 1. Sorting or dropping rows keeps them, so an error can always name the row at fault.
+
+Shapes: L rows, F columns.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from search.data.delimited import GROUPED, SNIFFED_LINES, decode, read_csv
+from search.errors import DataError, nearest
+
+Floats = NDArray[np.float64]
+
+
+MISSING = frozenset(
+    (
+        *("", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan"),
+        *("null", "nil", "none", "missing", "?", "-", "--", "."),
+    )
+)
+"""What stands for a missing value in a column of numbers, in lower case; nothing does too."""
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Reads a CSV (also .tsv, .csv.gz) or Parquet file.
+
+    The delimiter of a CSV is found among comma, semicolon, tab and bar; where it is no comma, the
+    decimal sign may be one. A text column in which everything is a number or one of `MISSING`
+    becomes a column of numbers. An unnamed column that only counts the rows is left out.
+
+    Returns:
+        (L, columns), L >= 1, indexed by row number, see above; column names are unique strings.
+
+    Raises:
+        DataError: The file cannot be read or holds no table.
+    """
+    content = _content(path)
+    parquet = content[:4] == b"PAR1" or path.suffix.lower() in (".parquet", ".pq")
+    frame = _read_parquet(content, path) if parquet else read_csv(decode(content, path), path)
+    return _with_numbers(frame, path)
+
+
+def take_table(frame: pd.DataFrame, name: Path) -> pd.DataFrame:
+    """Returns a frame from memory as `read_table` returns one from a file, rows counted from 1.
+
+    An index that is more than a count of the rows becomes columns.
+
+    Raises:
+        DataError: It has no rows, or two columns of one name.
+    """
+    return _with_numbers(_counted(frame, name), name)
+
+
+def _with_numbers(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Turns text columns that hold nothing but numbers into numbers."""
+    if not len(frame):
+        raise DataError(f"{path} has a header but no rows; add the data below it")
+    for name in frame.columns:
+        # Most text shows in its first values; parsing all of a long column would be slow.
+        if _is_text(frame[name]) and not _parse(frame[name].iloc[:SNIFFED_LINES])[1].any():
+            parsed, wrong = _parse(frame[name])
+            if not wrong.any():
+                frame[name] = parsed
+    return frame
+
+
+def require_columns(frame: pd.DataFrame, names: Iterable[str], path: Path) -> None:
+    """Checks that all of ``names`` are columns.
+
+    Raises:
+        DataError: One is not; the message has the nearest name and those that exist.
+    """
+    for name in names:
+        if name in frame.columns:
+            continue
+        found = ", ".join(map(repr, frame.columns))
+        hint = nearest(name, frame.columns)
+        hint = hint if hint.endswith("?") else ";"
+        alone = len(frame.columns) == 1
+        delimiter = " (columns must be delimited by , ; | or a tab)" if alone else ""
+        raise DataError(f"{path}: no column '{name}'{hint} it has {found}{delimiter}")
+
+
+def numeric_columns(frame: pd.DataFrame) -> list[str]:
+    """Returns the names of the columns that hold numbers (or true and false), in order."""
+    return [str(name) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+
+
+def refuse_stray_text(frame: pd.DataFrame, special: Iterable[str], path: Path) -> None:
+    """Checks that no column is left out of `numeric_columns` for a few words among its numbers.
+
+    Args:
+        frame: The table.
+        special: Columns that need not be numbers.
+        path: The file, for messages.
+
+    Raises:
+        DataError: More than half of a column's values are numbers, but not all; names the row.
+    """
+    for name in frame.columns.difference(pd.Index(list(special))):
+        if _is_text(frame[name]) and 0 < _parse(frame[name])[1].mean() < 0.5:
+            numbers(frame, name, path)
+
+
+def numbers(frame: pd.DataFrame, column: str, path: Path) -> Floats:
+    """Returns a column as numbers.
+
+    Returns:
+        (L,) float64; NaN where the value is missing.
+
+    Raises:
+        DataError: A value is text or infinite; the message names it and its row.
+    """
+    values, wrong = _parse(frame[column])
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        text = str(frame[column].iloc[at])
+        written = frame[column][wrong].astype(str).str.strip()
+        grouped = written.str.fullmatch(GROUPED + r"([.,]\d+)?").any()
+        remedy = "write numbers without thousands separators" if grouped else "mend it"
+        raise DataError(
+            f"{path}: column '{column}' has {text!r} in row {frame.index[at]} where a number "
+            f"should be; {remedy}, or leave the column out"
+        )
+    infinite = np.isinf(values)
+    if infinite.any():
+        at = int(np.argmax(infinite))
+        raise DataError(
+            f"{path}: column '{column}' is infinite in row {frame.index[at]}; "
+            "give a finite number, or leave it empty and set missing"
+        )
+    return values
+
+
+def treat_missing(
+    frame: pd.DataFrame, how: str, runs: Iterable[slice], path: Path
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Does what a study asks for about missing values.
+
+    Args:
+        frame: (L, F) float64, NaN where missing, indexed by row number.
+        how: ``error``, ``interpolate`` (linearly within each run; its ends take the nearest
+            value) or ``drop``.
+        runs: Stretches that may be interpolated over: one series in one part of the split each.
+        path: The file, for messages.
+
+    Returns:
+        (L, F) values, and (L,) which rows stay: all but those that ``drop`` drops, which keep
+        their NaN.
+
+    Raises:
+        DataError: ``error``, and a value is missing; or no value is left.
+    """
+    values: Floats = frame.to_numpy(dtype=np.float64, copy=True)
+    absent = np.isnan(values)
+    keep: NDArray[np.bool_] = np.ones(len(values), dtype=np.bool_)
+    if how == "interpolate":
+        for run in runs:
+            for column in np.flatnonzero(absent[run].any(axis=0)).tolist():
+                if absent[run, column].all():
+                    raise DataError(f"{path}: {_nothing_left(frame.iloc[run, [column]])}")
+                values[run, column] = interpolate(values[run, column])
+    elif how == "drop":
+        keep = np.logical_not(absent.any(axis=1))
+        if not keep.any():
+            raise DataError(f"{path}: every row has a missing value; name fewer columns")
+    elif absent.any():
+        raise DataError(f"{path}: {_missing_message(frame)}")
+    return values, keep
+
+
+def missing_notes(frame: pd.DataFrame, how: str) -> list[str]:
+    """Says in one line what `treat_missing` has done, if anything."""
+    rows = int(frame.isna().any(axis=1).sum())
+    if not rows:
+        return []
+    done = "dropped, each leaving a gap"
+    if how == "interpolate":
+        done = (
+            "interpolated within their part; no window ends with one or has one as its target, "
+            "because the interpolation looks ahead"
+        )
+    return [f"{rows} of {len(frame)} rows with missing values were {done}"]
+
+
+def interpolate(values: Floats) -> Floats:
+    """Fills NaN linearly from the neighbours; the ends take the nearest value.
+
+    Args:
+        values: (L,), at least one of them no NaN.
+    """
+    known = np.flatnonzero(~np.isnan(values))
+    filled: Floats = np.interp(np.arange(len(values)), known, values[known])
+    return filled
+
+
+def _missing_message(frame: pd.DataFrame) -> str:
+    column = next(str(name) for name in frame.columns if frame[name].isna().any())
+    rows = frame.index[frame[column].isna()].tolist()
+    places = f"row {rows[0]}" if len(rows) == 1 else f"{len(rows)} rows, first in row {rows[0]}"
+    return (
+        f"column '{column}' has no value in {places}; fill it in, or set "
+        'missing = "interpolate" or missing = "drop" under [data]'
+    )
+
+
+def _nothing_left(frame: pd.DataFrame) -> str:
+    return (
+        f"column '{frame.columns[0]}' has no value at all in rows {frame.index.min()} to "
+        f"{frame.index.max()}, which are one part of the split, so that nothing can be "
+        'interpolated there; leave the column out, or set missing = "drop"'
+    )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; check the path under [data]") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; give one CSV or Parquet file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a broken gzip file ({error}); make it again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if not content:
+        raise DataError(f"{path} is empty; it needs a header and rows")
+    return content
+
+
+def _read_parquet(content: bytes, path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(io.BytesIO(content))
+    except (OSError, ValueError) as error:
+        cause = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"{path} is a broken Parquet file ({cause}); write it again") from None
+    return _counted(frame, path)
+
+
+def _counted(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    # A frame that was filtered or sorted keeps an index of numbers without a name: no data.
+    nameless = pd.api.types.is_integer_dtype(frame.index) and frame.index.name is None
+    frame = frame.reset_index(drop=isinstance(frame.index, pd.RangeIndex) or nameless)
+    frame.columns = pd.Index([str(name) for name in frame.columns])
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"{path}: two columns are named '{twice}'; rename one")
+    frame.index = pd.RangeIndex(1, len(frame) + 1)
+    return frame
+
+
+def _is_text(column: pd.Series[Any]) -> bool:
+    return isinstance(column.dtype, pd.StringDtype) or column.dtype == np.dtype(object)
+
+
+def _parse(column: pd.Series[Any]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Returns (L,) numbers, NaN where missing or no number, and (L,) where it is no number."""
+    if pd.api.types.is_numeric_dtype(column):
+        values: Floats = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return values, np.zeros(len(values), dtype=np.bool_)
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return np.full(len(column), np.nan), column.notna().to_numpy()
+    words = column.astype(str).str.strip()
+    absent = (column.isna() | words.str.lower().isin(MISSING)).to_numpy()
+    values = pd.to_numeric(words.mask(absent), errors="coerce").to_numpy(np.float64)
+    return values, np.isnan(values) & ~absent

@@ -1,0 +1,191 @@
+"""Tests of `search.data.labelled`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.config import ClassifyData
+from search.data.labelled import (
+    Labelled,
+    check_labels,
+    cut,
+    read_labelled,
+    without_missing,
+)
+from search.errors import ConfigError, DataError
+
+
+def read(path: Path, channels: tuple[str, ...] | None = None, **keys: object) -> Labelled:
+    """Reads a table whose columns are named as in `rows`."""
+    columns = {"task": "classify", "path": path, "series": "id", "label": "kind"}
+    return read_labelled(path, ClassifyData.model_validate(columns | keys), channels)
+
+
+def table(path: Path, text: str, **keys: object) -> Labelled:
+    """Writes a table, reads it, and does what a study does about labels and missing values."""
+    path.write_text(text)
+    got = without_missing(read(path, **keys), str(keys.get("missing", "error")))
+    check_labels(got, None)
+    return got
+
+
+def rows(kinds: str = "abab" * 3, extra: str = "") -> str:
+    """A table of one series a kind, three steps each, the rows interleaved."""
+    head = "id,kind,t,x,y\n"
+    body = [
+        f"s{at},{kind},{t},{at}.{t},{at + t}" for t in range(3) for at, kind in enumerate(kinds)
+    ]
+    return head + "\n".join(body) + "\n" + extra
+
+
+def labelled(counts: list[int], seed: int) -> Labelled:
+    """Returns random series of so many a class, the classes one after the other."""
+    rng = np.random.default_rng(seed)
+    labels = [str(at) for at, count in enumerate(counts) for _ in range(count)]
+    values = [rng.normal(size=(3, 1)) for _ in labels]
+    return Labelled(Path("toy"), values, labels, [""] * len(labels), ("x",))
+
+
+def test_long_form(tmp_path: Path) -> None:
+    """Interleaved rows make whole series; all other numeric columns are channels."""
+    got = table(tmp_path / "long.csv", rows(), time="t")
+    assert got.channels == ("x", "y")
+    assert got.labels == list("abab" * 3)
+    assert got.places[1] == "series 's1'"
+    for at, values in enumerate(got.values):
+        np.testing.assert_allclose(values, [[at + t / 10, at + t] for t in range(3)])
+    assert table(tmp_path / "long.csv", rows(), features="y").channels == ("y",)
+
+
+def test_time_orders_rows(tmp_path: Path) -> None:
+    """Rows in any order, stamped with numbers or dates, make the same series."""
+    ordered = table(tmp_path / "a.csv", rows(), features=["x", "y"])
+    head, *body = rows().splitlines()
+    (tmp_path / "b.csv").write_text("\n".join([head, *body[::-1]]))
+    frame = pd.read_csv(tmp_path / "b.csv")
+    frame["t"] = pd.Timestamp("2020-01-01", tz="UTC") + pd.to_timedelta(frame["t"], "D")
+    frame.to_parquet(tmp_path / "c.parquet")
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    for name in ("b.csv", "c.parquet", "d.csv"):
+        got = read(tmp_path / name, time="t", features=["x", "y"])
+        # The series themselves are in the order in which the file first names them.
+        for values, expected in zip(got.values[::-1], ordered.values, strict=True):
+            np.testing.assert_array_equal(values, expected)
+        assert got.labels[::-1] == ordered.labels
+
+
+@pytest.mark.parametrize("words", [("1", "2"), ("1.0", "2.0"), ("1", "2.0")])
+def test_numeric_labels_of_tables_are_plain(tmp_path: Path, words: tuple[str, str]) -> None:
+    """A label 1 is written 1 whether the column holds whole numbers or floats."""
+    text = rows().replace(",a,", f",{words[0]},").replace(",b,", f",{words[1]},")
+    assert table(tmp_path / "long.csv", text).labels == ["1", "2"] * 6
+
+
+def test_a_test_table_has_the_channels_of_training(tmp_path: Path) -> None:
+    """Its columns may stand in another order, among others that are not looked at."""
+    path = tmp_path / "test.csv"
+    path.write_text("id,kind,t,y,x,z\nq,a,0,1,2,3\n")
+    assert read(path, ("x", "y")).values[0].tolist() == [[2, 1]]
+    with pytest.raises(DataError, match="no column 'w'"):
+        read(path, ("w",))
+
+
+@pytest.mark.parametrize(
+    ("extra", "keys", "said"),
+    [
+        ("s0,b,9,1,1\n", {}, "row 38 gives series 's0' the label 'b', but its first row says 'a'"),
+        ("s0,,9,1,1\n", {}, "column 'kind' is empty in row 38"),
+        (",a,9,1,1\n", {}, "column 'id' is empty in row 38"),
+        ("s0,a,2,1,1\n", {"time": "t"}, "rows 26 and 38 are of the same series"),
+        ("s0,a,soon,1,1\n", {"time": "t"}, "which is no time"),
+        ("s0,a,9,oops,1\n", {"features": "x"}, "'oops' in row 38"),
+        ("s0,a,9,,1\n", {}, "series 's0': channel x has no value at step 4"),
+        ("", {"label": "kid"}, "no column 'kid'"),
+        ("", {"features": "z"}, "no column 'z'"),
+        ("", {"label": None}, "[data] the key 'label' is missing"),
+        ("", {"series": None}, "[data] the key 'series' is missing"),
+        ("z,a ,0,1,1\n", {}, "'a' and 'a ' differ only in blanks"),
+    ],
+)
+def test_broken_tables(tmp_path: Path, extra: str, keys: dict[str, object], said: str) -> None:
+    """Whatever is wrong with a table, the message names the row, or the column, and the remedy."""
+    with pytest.raises((DataError, ConfigError)) as caught:
+        table(tmp_path / "long.csv", rows(extra=extra), **keys)
+    assert said in str(caught.value)
+    assert "long.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_without_numbers(tmp_path: Path) -> None:
+    """Without a channel there is nothing to learn from."""
+    with pytest.raises(DataError, match="has no numeric column"):
+        table(tmp_path / "a.csv", "id,kind\n1,a\n2,b\n")
+
+
+def series_of(*values: list[list[float]]) -> Labelled:
+    """Returns series of the given rows of channels, on lines 1, 2..."""
+    places = [f"line {at}" for at in range(1, len(values) + 1)]
+    arrays = [np.array(one, dtype=np.float64) for one in values]
+    return Labelled(Path("toy.ts"), arrays, ["a"] * len(values), places, ("x", "y"))
+
+
+def test_missing_values() -> None:
+    """Missing values are an error, are interpolated in their series, or cost their steps."""
+    nan = float("nan")
+    part = series_of([[5, 5]], [[0, 1], [nan, 1], [4, 1], [nan, 1]])
+    with pytest.raises(DataError, match=r"toy\.ts, line 2: channel x has no value at step 2"):
+        without_missing(part, "error")
+    filled, dropped = (without_missing(part, how) for how in ("interpolate", "drop"))
+    assert filled.values[1].tolist() == [[0, 1], [2, 1], [4, 1], [4, 1]]
+    assert dropped.values[1].tolist() == [[0, 1], [4, 1]]
+    assert filled.notes == ("toy.ts: 2 steps of 1 series had missing values and were interpolated",)
+    whole = part.take([0])
+    assert without_missing(whole, "error") is whole
+
+
+def test_series_of_which_nothing_is_left() -> None:
+    """A channel without any value cannot be interpolated, and no series may become empty."""
+    nan = float("nan")
+    part = series_of([[1, 1]], [[1, nan], [2, nan]])
+    with pytest.raises(DataError, match="line 2: channel y has no value at all"):
+        without_missing(part, "interpolate")
+    with pytest.raises(DataError, match="line 2: every step has a missing value"):
+        without_missing(part, "drop")
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=6).filter(lambda counts: max(counts) > 1),
+    st.floats(0.01, 0.99),
+)
+def test_every_class_is_in_both_parts(counts: list[int], share: float) -> None:
+    """Each class with two series keeps one and gives one; shares are those asked for."""
+    part = labelled(counts, 0)
+    kept, taken = cut(part, share, "test")
+    assert sorted(kept + taken) == list(range(sum(counts)))
+    for at, count in enumerate(counts):
+        given_away = sum(part.labels[one] == str(at) for one in taken)
+        assert count - given_away >= 1
+        assert given_away >= (count > 1)
+        assert abs(given_away - share * count) < 1 or given_away in (0, 1, count - 1)
+
+
+@given(st.permutations(range(20)))
+def test_the_cut_does_not_depend_on_the_order_of_the_file(order: list[int]) -> None:
+    """Shuffling the file changes nothing about which series are taken."""
+    part = labelled([9, 4, 7], 1)
+    shuffled = part.take(order)
+    _, taken = cut(part, 0.3, "test")
+    _, again = cut(shuffled, 0.3, "test")
+    assert {order[at] for at in again} == set(taken)
+
+
+def test_the_cut_is_no_prefix_of_the_file() -> None:
+    """Files are often in the order of recording, so series are not taken from one end."""
+    _, taken = cut(labelled([40], 2), 0.5, "test")
+    assert taken not in (list(range(20)), list(range(20, 40)))

@@ -1,0 +1,135 @@
+"""Time stamps of many kinds are understood, and only real interruptions are gaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.data.timeline import find_gaps, parse_times
+from search.errors import DataError
+
+PATH = Path("table.csv")
+
+
+def gaps_of(values: object) -> list[int]:
+    """Parses a column, sorts it, and returns the positions before which a gap lies."""
+    stamps = parse_times(pd.Series(values, name="when"), PATH)
+    order = np.argsort(stamps.instants.to_numpy(), kind="stable")
+    return np.flatnonzero(find_gaps(stamps.take(order))[0]).tolist()
+
+
+def dates(start: str, count: int, freq: str) -> pd.DatetimeIndex:
+    """Returns a regular calendar."""
+    return pd.date_range(start, periods=count, freq=freq)
+
+
+CALENDARS = {
+    "minutes": dates("2020-01-01", 50, "5min").astype(str),
+    "days": dates("2020-01-01", 80, "D").strftime("%Y-%m-%d"),
+    "weeks": dates("2020-01-01", 40, "W").strftime("%Y%m%d").astype(int),
+    "months": dates("2020-01-01", 40, "MS").strftime("%Y-%m"),
+    "month ends": dates("2020-01-01", 40, "ME"),
+    "months as numbers": dates("2020-01-01", 40, "MS").strftime("%Y%m").astype(int),
+    "months in words": dates("2020-01-01", 40, "MS").strftime("%b %Y"),
+    "quarters": dates("2020-01-01", 20, "QS").strftime("%Y-%m-%d"),
+    "named quarters": [f"{year}Q{quarter}" for year in (2019, 2020, 2021) for quarter in "1234"],
+    "years": list(range(1700, 1760)),
+    "year ends": dates("1950-01-01", 30, "YE").strftime("%Y-%m-%d"),
+    "business days": dates("2020-01-01", 60, "B").strftime("%Y-%m-%d"),
+    "business month ends": dates("2020-01-01", 30, "BME"),
+    "business hours": dates("2020-01-06 09:00", 60, "bh"),
+    "German dates": dates("2020-01-01", 40, "D").strftime("%d.%m.%Y"),
+    "American dates": dates("2020-01-01", 40, "D").strftime("%m/%d/%Y"),
+    "American times": dates("2020-01-01", 40, "h").strftime("%m/%d/%Y %I:%M %p"),
+    "British months": dates("2020-01-01", 40, "MS").strftime("%d/%m/%Y"),
+    "epochs": (1_600_000_000 + 3600 * np.arange(50)).tolist(),
+    "counter": (0.1 * np.arange(30)).tolist(),
+    "summer time, hourly": dates("2020-10-20", 200, "h").tz_localize("UTC").tz_convert("CET"),
+    "summer time, daily": pd.date_range("2020-03-01", periods=60, freq="D", tz="Europe/Berlin"),
+    "local weekdays": pd.date_range("2020-03-02", periods=60, freq="B", tz="Europe/Berlin"),
+    "offsets": [
+        stamp.isoformat()
+        for stamp in pd.date_range("2020-03-28 12:00", periods=40, freq="h", tz="Europe/Berlin")
+    ],
+    "before 1677": dates("1500-01-01", 40, "YS").strftime("%Y-%m-%d"),
+}
+
+
+@pytest.mark.parametrize("name", CALENDARS)
+@pytest.mark.parametrize("step", [1, -1])
+def test_regular_calendars_have_no_gap(name: str, step: int) -> None:
+    """A regular calendar has no gap, in whichever order the file holds it."""
+    assert gaps_of(list(CALENDARS[name])[::step]) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(CALENDARS) - {"business hours", "business days"}))
+def test_a_missing_stretch_is_a_gap(name: str) -> None:
+    """Where a part of a calendar is cut out, there is one gap, just there."""
+    whole = list(CALENDARS[name])
+    cut = 10 if name == "named quarters" else len(whole) // 2
+    assert gaps_of(whole[: cut - 6] + whole[cut:]) == [cut - 6]
+
+
+def test_holidays_are_no_gap_but_a_week_is() -> None:
+    """Weekday data may lack two weekdays in a row; a whole week missing is a gap."""
+    days = list(CALENDARS["business days"])
+    assert gaps_of(days[:20] + days[22:40] + days[41:]) == []
+    assert gaps_of(days[:20] + days[25:]) == [20]
+
+
+def test_a_missing_weekend_day_is_a_gap_in_daily_data() -> None:
+    """Data with weekends is counted in days, so that two missing days are a gap."""
+    days = list(CALENDARS["days"])
+    assert gaps_of(days[:31] + days[33:]) == [31]
+
+
+def test_day_and_month_are_told_apart() -> None:
+    """Where day and month could change places, the reading in even steps wins."""
+    monthly = pd.Series(CALENDARS["British months"], name="when")
+    assert parse_times(monthly, PATH).instants[1] == pd.Timestamp("2020-02-01")
+    daily = pd.Series(dates("2020-01-01", 12, "D").strftime("%m/%d/%Y"), name="when")
+    assert parse_times(daily, PATH).instants[1] == pd.Timestamp("2020-01-02")
+
+
+def test_offsets_order_the_hour_that_comes_twice() -> None:
+    """When the clocks go back, stamps with offsets stay distinct and in order."""
+    words = ["2020-10-25T02:30:00+02:00", "2020-10-25T02:30:00+01:00"]
+    instants = parse_times(pd.Series(words, name="when"), PATH).instants
+    assert (instants[1] - instants[0]) == pd.Timedelta("1h")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["2020-01-01", "2020-02-30", "2020-03-01"], "'2020-02-30' in row 3, which is no time"),
+        (["01.02.2020", "soon", "03.02.2020"], "'soon' in row 3, which is no time"),
+        (["2020-01-01", None, "2020-03-01"], "has no time in row 3"),
+        ([1.0, np.inf, 2.0], "is infinite in row 3"),
+    ],
+)
+def test_what_is_no_time(values: list[object], message: str) -> None:
+    """A stamp that is no time is quoted with its row."""
+    column = pd.Series(values, index=[2, 3, 4], name="when")
+    with pytest.raises(DataError, match=message) as caught:
+        parse_times(column, PATH)
+    assert "table.csv: column 'when'" in str(caught.value)
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(1, 97), max_size=20))
+def test_gaps_are_where_rows_are_missing(missing: set[int]) -> None:
+    """Among numbers in even steps, a gap lies exactly where some are missing."""
+    kept = [at for at in range(100) if at not in missing]
+    expected = [at for at in range(1, len(kept)) if kept[at] - kept[at - 1] > 1]
+    assert gaps_of([float(7 * at) for at in kept]) == expected
+
+
+def test_one_row_and_two() -> None:
+    """A series of one or two rows has no gap."""
+    assert gaps_of(["2020-01-01"]) == []
+    assert gaps_of(["2020-01-01", "2020-05-01"]) == []
