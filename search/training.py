@@ -1,0 +1,288 @@
+"""Run: one trial in training; each `advance` is one epoch, and the state can be saved between.
+
+A run's result depends on its hyperparameters, seed and data alone: it keeps its own random state,
+so that neither what trained before it in the same process nor an interruption changes a bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search.data.splits import Batch, Part, Splits
+from search.models import SequenceModel, State, build, detach
+from search.space import HyperParams
+from search.trial import Curve, Decision, Epoch, Goal, Outcome
+
+HALVING_EPOCHS = 5
+"""The step decay halves the rate every 5 epochs (the lesson's example); the exponential decay
+loses a half in as many epochs, smoothly, so that the two differ in shape and not in speed."""
+PLATEAU_EPOCHS = 3
+"""Epochs without a better validation value after which the plateau decay halves the rate."""
+MOMENTUM = 0.9
+"""Of SGD; the usual value (Sutskever et al. 2013, ICML, section 2)."""
+EVALUATION_BATCH = 256
+"""Examples per batch where no gradient is needed; no result depends on it."""
+ROWS = 32
+"""Batches without gradients are filled up to a multiple of this: matrix products of fewer than 16
+rows take other kernels (MKL, measured up to 128 units), whose sums differ in the last bit."""
+EVALUATION_STREAMS = 16
+"""Parallel streams that a text is cut into for validation."""
+
+BatchJudge = Callable[[float, float, int], Decision | None]
+"""Judges a batch by its loss, the norm of its gradient and its epoch, from 1; returns why to stop,
+or None."""
+
+
+class Run:
+    """A trial in training.
+
+    Args:
+        params: The trial's hyperparameters.
+        splits: The data, already on ``device``.
+        seed: Decides initial weights, order of batches and dropout.
+        goal: The figure by which the best epoch is chosen.
+        device: Where to train.
+
+    Attributes:
+        curve: The epochs so far.
+        batch_losses: The training loss of every batch so far.
+        epoch_ends: For each epoch of the curve, how many batches had been trained by its end.
+        best_weights: The network's state at the best epoch so far, on the CPU.
+    """
+
+    def __init__(
+        self, params: HyperParams, splits: Splits, seed: int, goal: Goal, device: torch.device
+    ) -> None:
+        self.params = params
+        self.splits = splits
+        self.goal = goal
+        self.device = device
+        self.curve = Curve()
+        self.batch_losses: list[float] = []
+        self.epoch_ends: list[int] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self._order = torch.Generator().manual_seed(seed)
+        self._random = _seeded_state(seed, device)
+        with self._own_random():
+            self.model = build(params, splits).to(device)
+        self._optimizer = make_optimizer(params, self.model)
+
+    def advance(self, judge: BatchJudge) -> Epoch | Decision:
+        """Trains one epoch and validates.
+
+        Args:
+            judge: Called after every batch's backward pass, before its step.
+
+        Returns:
+            The epoch, which the curve has then gained; or the reason to stop, if the judge gave
+            one, memory ran out, or the validation loss is not finite.
+        """
+        started = time.perf_counter()
+        rate = self._set_learning_rate()
+        try:
+            with self._own_random():
+                losses = self._train_epoch(judge)
+                if isinstance(losses, Decision):
+                    return losses
+                figures = evaluate(self.model, self.splits, "valid")
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return out_of_memory(error)
+        if not all(math.isfinite(value) for value in figures.values()):
+            return Decision(Outcome.DIVERGED, "the validation loss is not finite")
+        train_loss = sum(losses) / len(losses)
+        seconds = time.perf_counter() - started
+        epoch = Epoch(len(self.curve) + 1, train_loss, figures, rate, seconds)
+        self.curve = self.curve.then(epoch)
+        self.epoch_ends.append(len(self.batch_losses))
+        if self.curve.best(self.goal) is epoch:
+            self.best_weights = {
+                name: value.detach().cpu().clone()
+                for name, value in self.model.state_dict().items()
+            }
+        return epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything that decides how the run goes on: tensors, numbers and strings."""
+        return {
+            "model": self.model.state_dict(),
+            "best_weights": self.best_weights,
+            "optimizer": self._optimizer.state_dict(),
+            "order": self._order.get_state(),
+            "random": self._random,
+            "batch_losses": torch.tensor(self.batch_losses, dtype=torch.float64),
+            "epoch_ends": self.epoch_ends,
+            "curve": [asdict(epoch) for epoch in self.curve.epochs],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from where `state_dict` was taken, to the last bit on a CPU."""
+        self.model.load_state_dict(state["model"])
+        self.best_weights = state["best_weights"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._order.set_state(state["order"])
+        self._random = state["random"]
+        self.batch_losses = state["batch_losses"].tolist()
+        self.epoch_ends = state["epoch_ends"]
+        self.curve = Curve(tuple(Epoch(**epoch) for epoch in state["curve"]))
+
+    def _train_epoch(self, judge: BatchJudge) -> list[float] | Decision:
+        model, optimizer, clip = self.model, self._optimizer, self.params.gradient_clipping
+        weights = list(model.parameters())
+        losses: list[float] = []
+        state: State | None = None
+        model.train()
+        for batch in self.splits.train.batches(self.params.batch_size, self._order):
+            state = detach(state) if batch.carries and state is not None else None
+            outputs, state = model(batch.inputs, batch.lengths, state)
+            loss = self.splits.loss(outputs, batch.targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+            losses.append(loss.item())
+            self.batch_losses.append(losses[-1])
+            decision = judge(losses[-1], norm.item(), len(self.curve) + 1)
+            if decision is not None:
+                return decision
+            if clip > 0:
+                nn.utils.clip_grads_with_norm_(weights, clip, norm)
+            optimizer.step()
+        return losses
+
+    def _set_learning_rate(self) -> float:
+        values = self.curve.values(self.goal)
+        rate = self.params.learning_rate * decay_factor(self.params.decay, values, self.goal)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """Puts this run's random state in torch's generators, and the outer state back after."""
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.set_rng_state(self._random["cpu"])
+            if cuda:
+                torch.cuda.set_rng_state(self._random["cuda"], self.device)
+            yield
+            self._random = {"cpu": torch.get_rng_state()}
+            if cuda:
+                self._random["cuda"] = torch.cuda.get_rng_state(self.device)
+
+
+@torch.no_grad()
+def evaluate(model: SequenceModel, splits: Splits, part: str) -> dict[str, float]:
+    """Returns the figures of ``model`` on a part of the data, dropout off.
+
+    Args:
+        model: On the same device as ``splits``.
+        splits: The data.
+        part: ``"train"``, ``"valid"`` or ``"test"``.
+    """
+    total: Tensor | None = None
+    for outputs, targets in outputs_of(model, getattr(splits, part)):
+        tally = splits.tally(outputs, targets)
+        total = tally if total is None else total + tally
+    if total is None:
+        raise ValueError(f"the {part} part is empty")
+    return splits.figures(total)
+
+
+@torch.no_grad()
+def outputs_of(model: SequenceModel, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields what ``model`` answers to a part of the data, in its order, dropout off.
+
+    Where it answers at the last step only, the answer to an example is the same to the last bit
+    whatever other examples there are, so that an exported model repeats what its study saw.
+
+    Yields:
+        Outputs and targets of each batch; shapes as in `Splits.loss`.
+    """
+    state: State | None = None
+    model.eval()
+    for batch in part.batches(EVALUATION_STREAMS if model.per_step else EVALUATION_BATCH, None):
+        if model.per_step:
+            outputs, state = model(batch.inputs, None, state if batch.carries else None)
+        else:
+            outputs = _answers(model, batch)
+        yield outputs, batch.targets
+
+
+def _answers(model: SequenceModel, batch: Batch) -> Tensor:
+    """Returns (B, O) outputs, computed in a batch that is filled up to a multiple of `ROWS`."""
+    size = len(batch.inputs)
+    filled = torch.arange(-(-size // ROWS) * ROWS, device=batch.inputs.device).clamp(max=size - 1)
+    lengths = None if batch.lengths is None else batch.lengths[filled]
+    outputs: Tensor = model(batch.inputs[filled], lengths)[0]
+    return outputs[:size]
+
+
+def decay_factor(decay: str, values: list[float], goal: Goal) -> float:
+    """Returns what the initial learning rate is multiplied by in the coming epoch.
+
+    A function of the epochs so far and not of how many are planned, so that trials which differ
+    only in ``epochs`` share their curves.
+
+    Args:
+        decay: ``none``, ``step``, ``exponential`` or ``plateau``.
+        values: The validation value of every epoch so far.
+        goal: Which values are better.
+    """
+    done = len(values)
+    if decay == "step":
+        return float(0.5 ** (done // HALVING_EPOCHS))
+    if decay == "exponential":
+        return float(0.5 ** (done / HALVING_EPOCHS))
+    if decay == "plateau":
+        best, waited, factor = goal.worst, 0, 1.0
+        for value in values:
+            best, waited = (value, 0) if goal.better(value, best) else (best, waited + 1)
+            if waited == PLATEAU_EPOCHS:
+                factor, waited = factor / 2, 0
+        return factor
+    return 1.0
+
+
+def make_optimizer(params: HyperParams, model: nn.Module) -> torch.optim.Optimizer:
+    """Returns the optimizer; fused kernels where torch has them, for small networks' sake."""
+    weights = list(model.parameters())
+    rate, decay = params.learning_rate, params.weight_decay
+    if params.optimizer == "adam":
+        return torch.optim.Adam(weights, rate, weight_decay=decay, fused=True)
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(weights, rate, MOMENTUM, weight_decay=decay, fused=True)
+    if params.optimizer == "rmsprop":
+        return torch.optim.RMSprop(weights, rate, weight_decay=decay, foreach=True)
+    if params.optimizer == "adagrad":
+        return torch.optim.Adagrad(weights, rate, weight_decay=decay, foreach=True)
+    raise ValueError(f"unknown optimizer {params.optimizer!r}")
+
+
+def _seeded_state(seed: int, device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.Generator().manual_seed(seed).get_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.Generator(device).manual_seed(seed).get_state()
+    return state
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for MemoryError, CUDA's OutOfMemoryError and the CPU allocator's RuntimeError."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator" in text or "not enough memory" in text
+
+
+def out_of_memory(error: BaseException) -> Decision:
+    """Returns the end of a trial that met `is_out_of_memory`; Python's own error says nothing."""
+    said = str(error).strip().splitlines()
+    return Decision(Outcome.OUT_OF_MEMORY, ": ".join(["out of memory", *said[:1]]))
