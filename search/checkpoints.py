@@ -1,0 +1,178 @@
+"""The files of a trial: its checkpoint while it trains, its losses and weights when it is over.
+
+    FOLDER/00017/checkpoint.pt          only while trial 17 is unfinished
+    FOLDER/00017/losses.safetensors     the training loss of every batch
+    FOLDER/00017/weights.safetensors    the best epoch's network, of the best trials only
+    FOLDER/evaluation/00017-S/          the same of trial 17 trained again with seed S, and ...
+    FOLDER/evaluation/00017-S/result.json     ... what came of it
+
+Files are written whole or not at all, and none of them can run code when it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+CHECKPOINT, LOSSES, WEIGHTS = "checkpoint.pt", "losses.safetensors", "weights.safetensors"
+RESULT = "result.json"
+DIGEST_SIZE = 32
+"""A checkpoint begins with so many bytes of SHA-256 of the rest, which is what torch saves."""
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Returns the folder of a trial's files within its study's."""
+    return folder / f"{number:05d}"
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Replaces the trial's checkpoint: tensors, numbers, strings, lists and dicts of them.
+
+    Raises:
+        OSError: The disk is full or not writable; the old checkpoint is still there.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    _write(folder / CHECKPOINT, lambda path: path.write_bytes(_digest(content) + content))
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Returns the trial's last checkpoint, on the CPU.
+
+    Returns:
+        None if there is none, or if a power cut has left one that is not what was written: the
+        trial then starts over, to the same result.
+    """
+    try:
+        written = (folder / CHECKPOINT).read_bytes()
+    except FileNotFoundError:
+        return None
+    digest, content = written[:DIGEST_SIZE], written[DIGEST_SIZE:]
+    # torch notices few damages by itself, and raises whatever the bytes lead it to.
+    if digest != _digest(content):
+        return None
+    try:
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
+    except UnpicklingError:
+        return None
+    return state
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Removes the checkpoint of a finished trial, and the folder if it is left empty."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    for part in folder.glob("*.part"):  # of a trainer that was killed while it wrote
+        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def save_losses(folder: Path, losses: list[float], epoch_ends: list[int]) -> None:
+    """Writes the training loss of every batch.
+
+    Args:
+        folder: The trial's folder.
+        losses: Becomes the tensor ``train``, (batches,) float32.
+        epoch_ends: Becomes the tensor ``epoch_ends``, (epochs,) int64: batches by each epoch's end.
+    """
+    tensors = {
+        "train": torch.tensor(losses, dtype=torch.float32),
+        "epoch_ends": torch.tensor(epoch_ends, dtype=torch.int64),
+    }
+    _write(folder / LOSSES, lambda path: save_file(tensors, path))
+
+
+def load_losses(folder: Path) -> Tensor | None:
+    """Returns what `save_losses` wrote as ``train``, (batches,) float32; None if it is not there.
+
+    A file that a power cut has damaged counts as not there.
+    """
+    try:
+        return load_file(folder / LOSSES)["train"]
+    except (FileNotFoundError, SafetensorError, KeyError):
+        return None
+
+
+def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
+    """Writes the network's weights by parameter name."""
+    _write(folder / WEIGHTS, lambda path: save_file(weights, path))
+
+
+def keep_weights(folder: Path, best: Iterable[int], finished: Iterable[int]) -> None:
+    """Removes what finished trials need no more: checkpoints, and weights but those of the best.
+
+    Args:
+        folder: The study's folder.
+        best: Numbers of the trials whose weights stay.
+        finished: Numbers of all finished trials.
+    """
+    stay = set(best)
+    for number in finished:
+        place = trial_folder(folder, number)
+        if number not in stay:
+            (place / WEIGHTS).unlink(missing_ok=True)
+        if (place / CHECKPOINT).exists():
+            remove_checkpoint(place)
+
+
+def save_result(folder: Path, result: dict[str, Any]) -> None:
+    """Writes what came of a retraining: plain data, as JSON; NaN and infinity are refused."""
+    text = json.dumps(result, indent=2, allow_nan=False)
+    _write(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_result(folder: Path) -> dict[str, Any] | None:
+    """Returns what `save_result` wrote; None if it is not there, or a power cut damaged it."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
+
+
+def load_weights(folder: Path) -> dict[str, Tensor] | None:
+    """Returns what `save_weights` wrote, on the CPU; None if it is not there, or damaged."""
+    try:
+        return load_file(folder / WEIGHTS)
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copies the files of a finished trial, if there are any, to another study."""
+    if source.is_dir():
+        shutil.copytree(
+            source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CHECKPOINT, "*.part")
+        )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(path)
+    except RuntimeError as error:  # torch and safetensors wrap what the disk says
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,271 @@
+"""One database: its URL, its connections, its lock, and patience with its faults.
+
+SQLite is opened in WAL mode with a long wait for locks: with Optuna's own settings a lock held
+9 s lost a result. PostgreSQL is pinged before each use, so that a restart passes unnoticed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage, get_storage
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from search.errors import StorageError, StudyError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LOCK_SECONDS = 60
+"""How long a statement waits for a locked SQLite database; Optuna's default is 5."""
+PATIENCE_SECONDS = 90.0
+"""How long a call is tried again while the database does not answer."""
+HOPELESS = (
+    "readonly",
+    "read-only",
+    "disk is full",
+    "no space",
+    "password",
+    "does not exist",
+    "no such table",
+)
+"""Faults that waiting does not mend, by a part of their message."""
+
+
+class Database:
+    """An open database.
+
+    Args:
+        url: ``sqlite:///FILE``, or ``postgresql://…`` (the driver is psycopg).
+        create: Whether a SQLite file may be created.
+
+    Attributes:
+        url: The parsed URL.
+        engine: SQLAlchemy's engine, shared with Optuna.
+        storage: Optuna's storage, cached: one for all studies of this process.
+
+    Raises:
+        StudyError: The URL makes no sense, or there is no such file and ``create`` is False.
+        StorageError: The database does not open.
+    """
+
+    def __init__(self, url: str, *, create: bool) -> None:
+        self.url = parse_url(url)
+        if self.is_sqlite:
+            _prepare_sqlite(self.path, create)
+        options: dict[str, Any] = (
+            {"connect_args": {"timeout": LOCK_SECONDS}}
+            if self.is_sqlite
+            else {"pool_pre_ping": True}
+        )
+        full = self.url.render_as_string(hide_password=False)
+        try:
+            # Two runs that start at once would both make Optuna's tables, and one would fail.
+            with self.exclusive() if self.is_sqlite and create else nullcontext():
+                backend = RDBStorage(full, options)
+        except ImportError:
+            raise StudyError(
+                'PostgreSQL needs a driver; install it: pip install "rnn-search[postgres]"'
+            ) from None
+        except (DBAPIError, StorageInternalError, RuntimeError) as error:
+            raise StorageError(f"{self}: {first_line(error)}") from error
+        self.engine = backend.engine
+        self.storage = get_storage(backend)
+        if self.is_sqlite:
+            sa.event.listen(self.engine, "connect", _relax_sync)
+            self.engine.dispose()
+
+    def __str__(self) -> str:
+        """Returns the URL without its password."""
+        shown = self.url.difference_update_query(("password", "sslpassword"))
+        return shown.render_as_string(hide_password=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the database is a file."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file."""
+        return Path(str(self.url.database))
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of its studies live: beside a SQLite file, else under ``studies/``."""
+        if self.is_sqlite:
+            return self.path.parent / f"{self.path.stem}.trials"
+        return Path("studies") / f"{self.url.database}.trials"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Holds the database's own lock: no other coordinator takes or tells a trial meanwhile.
+
+        The lock is the operating system's or the server's, so it ends with its holder.
+        """
+        if self.is_sqlite:
+            with self.path.with_suffix(".lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        else:
+            key = int.from_bytes(hashlib.sha256(b"rnn-search").digest()[:8], "big", signed=True)
+            with self.engine.connect() as connection:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+                yield
+
+    def now(self, connection: sa.Connection) -> float:
+        """Returns the time in seconds that all coordinators on this database share."""
+        if self.is_sqlite:
+            return time.time()
+        return float(
+            connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        )
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """Returns what ``call`` returns, trying again with back-off while the database is away.
+
+        Args:
+            call: Must be harmless to repeat: a call whose answer was lost may have taken effect.
+
+        Raises:
+            StorageError: The fault is one that waiting does not mend, or it did not pass in
+                `PATIENCE_SECONDS`.
+        """
+        wait, deadline = 0.1, time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return call()
+            except (DBAPIError, StorageInternalError) as error:
+                hopeless = any(sign in first_line(error).lower() for sign in HOPELESS)
+                if hopeless or time.monotonic() + wait > deadline:
+                    raise StorageError(f"{self}: {first_line(error)}") from error
+                logger.warning("%s: %s; trying again", self, first_line(error))
+                time.sleep(wait)
+                wait = min(2 * wait, 5.0)
+
+
+def parse_url(url: str) -> URL:
+    """Reads a storage URL.
+
+    Raises:
+        StudyError: It is not of a form that works here; the message says which do.
+    """
+    forms = "use sqlite:///FILE.db or postgresql://USER@HOST/DATABASE"
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise StudyError(f"the storage{_if_harmless(url)} is no URL; {forms}") from None
+    if backend == "sqlite":
+        if parsed.drivername not in ("sqlite", "sqlite+pysqlite") or parsed.host or parsed.query:
+            raise StudyError(f"the storage{_if_harmless(url)} is no plain SQLite file; {forms}")
+        if not parsed.database or parsed.database == ":memory:":
+            raise StudyError(
+                f"the storage {url!r} names no file, so nothing would be kept; {forms}"
+            )
+        return parsed
+    if backend not in ("postgresql", "postgres"):
+        raise StudyError(f"the storage {backend!r} is not supported; {forms}")
+    if not parsed.database:
+        raise StudyError(f"the storage names no database; {forms}")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def exists(url: str) -> bool:
+    """Returns whether there is a database to open; servers are taken to have theirs."""
+    parsed = parse_url(url)
+    return parsed.get_backend_name() != "sqlite" or _is_there(Path(str(parsed.database)))
+
+
+def first_line(error: BaseException) -> str:
+    """Returns what a database error says, without the statement and its parameters."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    text = str(cause.orig if isinstance(cause, DBAPIError) and cause.orig else cause or error)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+def _if_harmless(url: str) -> str:
+    """Returns a malformed URL for a message, or nothing if it may hold a password."""
+    return "" if set("@?") & set(url) or url.count(":") > 1 else f" {url!r}"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise StudyError(
+            f"{path} can be no file: {error.strerror}; give another --storage"
+        ) from None
+
+
+def _prepare_sqlite(path: Path, create: bool) -> None:
+    """Checks the file, or creates it, in WAL mode, which readers and the writer share."""
+    there = _is_there(path)
+    if path.is_dir():
+        raise StudyError(f"{path} is a folder; the storage must be a file: sqlite:///FILE.db")
+    if not there and not create:
+        raise StudyError(f"there are no studies yet: {path} does not exist")
+    if there and path.stat().st_size == 0:
+        raise StudyError(f"{path} is empty, not a database; delete it, or give another --storage")
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not _is_there(folder)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not there:
+            _make_whole(path)
+        with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'studies'")
+            if not create and found.fetchone() is None:
+                raise StudyError(f"{path} holds no studies; give another --storage")
+            connection.execute("PRAGMA journal_mode=WAL")
+    except OSError as error:
+        _remove(missing)
+        raise StudyError(
+            f"{path} cannot be used: {error.strerror}; give another --storage"
+        ) from None
+    except (sqlite3.DatabaseError, ValueError) as error:
+        _remove(missing)
+        away = "unable to open" in str(error) or "readonly" in str(error)
+        remedy = "make it writable" if away else "restore a copy of it"
+        raise StudyError(
+            f"{path} cannot be used: {error}; {remedy}, or give another --storage"
+        ) from None
+
+
+def _make_whole(path: Path) -> None:
+    """Makes a database under another name first, so that no other run meets an empty file."""
+    part = path.with_name(f".{os.getpid()}.part")
+    try:
+        with closing(sqlite3.connect(part)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        # It may be there by now; and where there are no links, SQLite makes it in its own way.
+        with suppress(OSError):
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _remove(folders: list[Path]) -> None:
+    """Removes the empty folders that a failed attempt has made, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _relax_sync(connection: Any, _record: object) -> None:
+    """Spares SQLite an fsync per commit: with WAL, a power cut can undo the last commits only.
+
+    What they held is then trained again from its checkpoint, to the same result.
+    """
+    connection.execute("PRAGMA synchronous=NORMAL")

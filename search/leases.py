@@ -1,0 +1,141 @@
+"""Which coordinator trains which trial: leases, kept in the study's own database.
+
+A coordinator takes a trial by writing a lease, renews it while it lives, and removes it when the
+trial is told. A lease that has expired, or whose holder on this host is dead, is free to take. A
+coordinator that slept past its lease finds it gone and drops the trial: a normal event.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import uuid
+from collections.abc import Iterable
+
+import psutil
+import sqlalchemy as sa
+
+from search.database import Database
+
+LEASE_SECONDS = 60.0
+"""How long a trial stays with a coordinator that is not heard of. Renewed four times as often."""
+
+_metadata = sa.MetaData()
+_leases = sa.Table(
+    "rnn_search_leases",
+    _metadata,
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("pid_started", sa.Float(53), nullable=False),
+    sa.Column("expires", sa.Float(53), nullable=False),
+)
+
+
+class Leases:
+    """The leases of one study, as one coordinator sees them.
+
+    Args:
+        database: Where they are kept, in a table beside Optuna's.
+        study_id: Optuna's id of the study.
+    """
+
+    def __init__(self, database: Database, study_id: int) -> None:
+        self._database = database
+        self._study_id = study_id
+        self._owner = uuid.uuid4().hex
+        self._host = platform.node()
+        self._pid = os.getpid()
+        self._pid_started = psutil.Process().create_time()
+        self._exists = False
+
+    def prepare(self) -> None:
+        """Creates the table if need be; call it before the calls that write."""
+        if not self._exists:
+            _metadata.create_all(self._database.engine)
+            self._exists = True
+
+    def held(self) -> set[int]:
+        """Returns the ids of the trials that some living coordinator holds; writes nothing."""
+        if not self._exists and not sa.inspect(self._database.engine).has_table(_leases.name):
+            return set()
+        self._exists = True
+        with self._database.engine.begin() as connection:
+            now = self._database.now(connection)
+            rows = connection.execute(
+                sa.select(_leases).where(_leases.c.study_id == self._study_id)
+            ).all()
+        return {row.trial_id for row in rows if row.expires > now and not self._is_dead(row)}
+
+    def mine(self, trial_ids: Iterable[int]) -> set[int]:
+        """Returns those of the trials that this coordinator holds."""
+        with self._database.engine.begin() as connection:
+            rows = connection.execute(
+                sa.select(_leases.c.trial_id).where(
+                    _leases.c.owner == self._owner, _leases.c.trial_id.in_(list(trial_ids))
+                )
+            )
+            return {row.trial_id for row in rows}
+
+    def take(self, trial_id: int) -> None:
+        """Takes a trial; call it under `Database.exclusive`, for a trial that is not held."""
+        with self._database.engine.begin() as connection:
+            connection.execute(sa.delete(_leases).where(_leases.c.trial_id == trial_id))
+            connection.execute(
+                sa.insert(_leases).values(
+                    trial_id=trial_id,
+                    study_id=self._study_id,
+                    owner=self._owner,
+                    host=self._host,
+                    pid=self._pid,
+                    pid_started=self._pid_started,
+                    expires=self._database.now(connection) + LEASE_SECONDS,
+                )
+            )
+
+    def sweep(self, unfinished: Iterable[int]) -> None:
+        """Removes leases of finished trials, left by a run killed between telling and `drop`.
+
+        Args:
+            unfinished: Ids of the study's trials that are in training; call it under
+                `Database.exclusive`, so that these are all.
+        """
+        with self._database.engine.begin() as connection:
+            connection.execute(
+                sa.delete(_leases).where(
+                    _leases.c.study_id == self._study_id,
+                    _leases.c.trial_id.not_in(list(unfinished)),
+                )
+            )
+
+    def renew(self) -> None:
+        """Extends every lease that this coordinator still holds."""
+        with self._database.engine.begin() as connection:
+            connection.execute(
+                sa.update(_leases)
+                .where(_leases.c.owner == self._owner)
+                .values(expires=self._database.now(connection) + LEASE_SECONDS)
+            )
+
+    def drop(self, trial_id: int) -> None:
+        """Gives a trial back, if this coordinator holds it."""
+        with self._database.engine.begin() as connection:
+            connection.execute(
+                sa.delete(_leases).where(
+                    _leases.c.trial_id == trial_id, _leases.c.owner == self._owner
+                )
+            )
+
+    def _is_dead(self, row: sa.Row[tuple[int, int, str, str, int, float, float]]) -> bool:
+        """True if the holder was a process of this host that is no more; no need to wait then."""
+        if row.host != self._host or row.owner == self._owner:
+            return False
+        try:
+            process = psutil.Process(row.pid)
+            started = process.create_time()
+            gone = process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+        return gone or abs(started - float(row.pid_started)) > 1.0

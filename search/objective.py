@@ -1,0 +1,89 @@
+"""Objective: training as an ordinary Optuna objective, for people with a script of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from optuna import Trial, TrialPruned
+
+from search.config import StudyConfig, load_config
+from search.data import load_splits
+from search.space import fit_to_data, suggest
+from search.stopping import Divergence, batch_judge, out_of_patience
+from search.training import Run
+from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
+
+
+class Objective:
+    """Trains one network a trial and returns the validation value of its best epoch.
+
+    Reports every epoch's value; asks the study's pruner; ends a diverging trial as pruned and
+    infeasible, so that the sampler keeps away from there. The trial's user attributes hold the
+    reason, the best epoch, its figures and the curve.
+
+        study = optuna.create_study(direction=objective.direction)
+        study.optimize(objective, n_trials=40)
+
+    Args:
+        study: A study file, or its configuration. ``[budget]`` is not used: that is
+            ``optimize``'s business.
+        device: As torch writes it.
+
+    Attributes:
+        direction: What the Optuna study must be created with.
+
+    Raises:
+        RequestError: The study file or its data makes no sense.
+    """
+
+    def __init__(self, study: StudyConfig | str | Path, device: str = "cpu") -> None:
+        config = study if isinstance(study, StudyConfig) else load_config(Path(study))
+        splits = load_splits(config.data)
+        self.config, _ = fit_to_data(config, splits.train.size)
+        self.direction = config.direction
+        self._device = torch.device(device)
+        self._splits = splits.to(self._device)
+        self._goal = Goal(config.metric, config.direction == "minimize")
+
+    def __call__(self, trial: Trial) -> float:
+        """Trains what ``trial`` suggests.
+
+        Returns:
+            The validation value of the best epoch.
+
+        Raises:
+            TrialPruned: The study's pruner said so, or the training diverged.
+        """
+        params = suggest(trial, self.config.space)
+        seed = derive_seed(self.config.seed, "training", trial.number)
+        run = Run(params, self._splits, seed, self._goal, self._device)
+        decision = self._train(trial, run)
+        best = run.curve.best(self._goal)
+        trial.set_user_attr("outcome", str(decision.outcome))
+        trial.set_user_attr("reason", decision.reason)
+        trial.set_user_attr("curve", run.curve.compact())
+        if best is not None:
+            trial.set_user_attr("best_epoch", best.index)
+            trial.set_user_attr("figures", best.figures)
+        if decision.outcome in INFEASIBLE:
+            trial.set_constraint(str(decision.outcome), 1.0)
+        if decision.outcome is not Outcome.COMPLETE or best is None:
+            raise TrialPruned(decision.reason)
+        return best.figures[self._goal.metric]
+
+    def _train(self, trial: Trial, run: Run) -> Decision:
+        rule = Divergence() if self.config.stopping.divergence else None
+        judge = batch_judge(rule, self._splits.constant_loss)
+        while len(run.curve) < run.params.epochs:
+            result = run.advance(judge)
+            if not isinstance(result, Epoch):
+                return result
+            trial.report(result.figures[self._goal.metric], result.index)
+            if trial.should_prune():
+                return Decision(Outcome.PRUNED, f"the pruner stopped it at epoch {result.index}")
+            values = run.curve.values(self._goal)
+            enough = out_of_patience(values, self._goal, self.config.stopping.patience)
+            if enough is not None:
+                return enough
+        return Decision(Outcome.COMPLETE, f"trained {len(run.curve)} epochs")

@@ -1,0 +1,28 @@
+"""What a result depends on besides configuration and data: versions, platform, device, kernels."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import torch
+
+
+def versions() -> dict[str, str]:
+    """Returns what a result depends on besides the configuration: versions and platform."""
+    packages = ("rnn-search", "torch", "optuna", "numpy", "sqlalchemy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {**found, "python": platform.python_version(), "platform": platform.platform()}
+
+
+def surroundings(device: str) -> dict[str, str]:
+    """Returns all that may change a bit of a trial trained here: `versions`, device and kernels.
+
+    Args:
+        device: Where trials train, as torch writes it.
+    """
+    kernels = torch.backends.cpu.get_cpu_capability()
+    if device.startswith("cuda"):
+        kernels = torch.cuda.get_device_name(device)
+    # A trainer computes with one thread, whatever the machine has.
+    return {**versions(), "device": device, "threads": "1", "kernels": kernels}

@@ -1,0 +1,192 @@
+"""One trial from start or checkpoint to its end, epoch by epoch: what every trainer does.
+
+A process on this machine and a task on a cluster run the same `TrialWorker`; they differ only in
+how its epochs travel.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from search.checkpoints import (
+    WEIGHTS,
+    load_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+    save_losses,
+    save_weights,
+)
+from search.data.splits import Splits
+from search.space import HyperParams
+from search.stopping import Divergence, batch_judge, out_of_patience
+from search.training import BatchJudge, Run, is_out_of_memory, out_of_memory
+from search.trial import Decision, Epoch, Goal, Outcome
+
+CHECKPOINT_SECONDS = 1.0
+"""A checkpoint is written when the last one is at least this old, and at the end: an epoch can
+take a hundredth of a second, and what is redone after a kill comes out the same."""
+
+Interruption = Callable[[], Decision | None]
+"""Asked after every batch; a decision ends the epoch at once."""
+
+
+@dataclass(frozen=True)
+class TrialRules:
+    """The rules that a trainer applies by itself, because they need no other trial.
+
+    Attributes:
+        goal: The figure that the best epoch is chosen by.
+        patience: Epochs without a better value after which a trial ends; 0: none.
+        divergence: Whether a growing training error ends a trial; a non-finite one always does.
+    """
+
+    goal: Goal
+    patience: int
+    divergence: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial to train.
+
+    Attributes:
+        number: The trial's number.
+        params: Its hyperparameters.
+        seed: Its seed.
+        folder: Where its checkpoint, losses and weights are kept.
+    """
+
+    number: int
+    params: HyperParams
+    seed: int
+    folder: Path
+
+
+class TrialWorker:
+    """Trains one trial.
+
+    Args:
+        job: The trial.
+        splits: The data, on ``device``.
+        rules: What ends the trial without looking at others.
+        device: Where to train.
+        interruption: Asked after every batch.
+
+    Attributes:
+        decision: How the trial ended; None while it goes on.
+        traceback: Of the exception that ended it, if one did.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        splits: Splits,
+        rules: TrialRules,
+        device: torch.device,
+        interruption: Interruption = lambda: None,
+    ) -> None:
+        self.job = job
+        self.decision: Decision | None = None
+        self.traceback = ""
+        self._splits = splits
+        self._rules = rules
+        self._device = device
+        self._interruption = interruption
+        self._run: Run | None = None
+        self._saved = time.monotonic()
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Yields the epochs, those of the checkpoint first, until `decision` is set.
+
+        An exception of the training itself ends the trial as failed. Files are written before an
+        epoch is yielded.
+
+        Raises:
+            OSError: The trial's files cannot be written.
+        """
+        try:
+            yield from self._epochs()
+        except (MemoryError, RuntimeError, ValueError, ArithmeticError) as error:
+            if is_out_of_memory(error):
+                self.decision = out_of_memory(error)
+            else:
+                self.decision = Decision(
+                    Outcome.FAILED, " ".join(f"{type(error).__name__}: {error}".split())
+                )
+                self.traceback = traceback.format_exc()
+
+    def finish(self) -> None:
+        """Writes the losses of a trial that ended by itself, and the best weights if complete."""
+        run, decision = self._run, self.decision
+        if run is None or decision is None:
+            return
+        save_losses(self.job.folder, run.batch_losses, run.epoch_ends)
+        if decision.outcome is Outcome.COMPLETE:
+            save_weights(self.job.folder, run.best_weights)
+
+    def drop(self, epoch: int) -> None:
+        """Leaves a trial that was ended from outside, and told, as of ``epoch``."""
+        if self._run is not None:
+            ends = self._run.epoch_ends[:epoch]
+            save_losses(self.job.folder, self._run.batch_losses[: ends[-1]], ends)
+        (self.job.folder / WEIGHTS).unlink(missing_ok=True)
+        remove_checkpoint(self.job.folder)
+
+    def save(self) -> None:
+        """Writes a checkpoint now, if an epoch has been trained."""
+        if self._run is not None and len(self._run.curve) > 0:
+            self._save(self._run)
+
+    def _epochs(self) -> Iterator[Epoch]:
+        job, rules = self.job, self._rules
+        run = Run(job.params, self._splits, job.seed, rules.goal, self._device)
+        saved = load_checkpoint(job.folder)
+        if saved is not None:
+            run.load_state_dict(saved["run"])
+            self.decision = _read_decision(saved)
+        self._run = run
+        yield from run.curve.epochs
+        judge = self._judge(run)
+        while self.decision is None:
+            result = run.advance(judge)
+            if isinstance(result, Decision):
+                self.decision = result
+            else:
+                self.decision = self._end(run)
+            # An interruption comes in the middle of an epoch, from where no run can go on.
+            interrupted = self.decision and self.decision.outcome is Outcome.INTERRUPTED
+            stale = time.monotonic() - self._saved > CHECKPOINT_SECONDS
+            if not interrupted and (self.decision or stale):
+                self._save(run)
+            if isinstance(result, Epoch):
+                yield result
+
+    def _end(self, run: Run) -> Decision | None:
+        if len(run.curve) >= self.job.params.epochs:
+            return Decision(Outcome.COMPLETE, f"trained {len(run.curve)} epochs")
+        values = run.curve.values(self._rules.goal)
+        return out_of_patience(values, self._rules.goal, self._rules.patience)
+
+    def _judge(self, run: Run) -> BatchJudge:
+        """Returns the judge of batches, in the state in which the batches so far leave it."""
+        rule = Divergence() if self._rules.divergence else None
+        judge = batch_judge(rule, self._splits.constant_loss, run.batch_losses, run.epoch_ends)
+        return lambda loss, norm, epoch: judge(loss, norm, epoch) or self._interruption()
+
+    def _save(self, run: Run) -> None:
+        decision = self.decision
+        over = decision is not None and decision.outcome is not Outcome.INTERRUPTED
+        ended = [str(decision.outcome), decision.reason] if decision and over else None
+        save_checkpoint(self.job.folder, {"run": run.state_dict(), "ended": ended})
+        self._saved = time.monotonic()
+
+
+def _read_decision(saved: dict[str, list[str] | None]) -> Decision | None:
+    ended = saved["ended"]
+    return Decision(Outcome(ended[0]), ended[1]) if ended else None

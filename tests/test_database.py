@@ -1,0 +1,208 @@
+"""A database opens in the right mode, is patient with faults that pass, and refuses nonsense."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
+
+from search import database as module
+from search.database import Database, exists, parse_url
+from search.errors import StorageError, StudyError
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """The URL of a SQLite file that does not exist yet, in a folder that does not either."""
+    return f"sqlite:///{tmp_path / 'deep' / 'studies.db'}"
+
+
+def pragma(database: Database, name: str) -> object:
+    """Returns a setting of a connection that Optuna would get."""
+    with database.engine.connect() as connection:
+        return connection.execute(sa.text(f"PRAGMA {name}")).scalar_one()
+
+
+def test_sqlite_is_in_wal_mode(url: str) -> None:
+    """A new SQLite database is in WAL mode, waits a minute for locks, and spares the disk."""
+    database = Database(url, create=True)
+    assert pragma(database, "journal_mode") == "wal"
+    assert pragma(database, "busy_timeout") == 60_000
+    assert pragma(database, "synchronous") == 1
+
+
+def test_reading_creates_nothing(url: str, tmp_path: Path) -> None:
+    """Opening a file that is not there in order to read makes neither file nor folder."""
+    assert not exists(url)
+    with pytest.raises(StudyError, match="there are no studies yet"):
+        Database(url, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("studies.db", "is no URL"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("mysql://me@here/x", "not supported"),
+        ("nonsense://x", "not supported"),
+        ("", "is no URL"),
+    ],
+)
+def test_urls_of_the_wrong_form(url: str, said: str) -> None:
+    """A URL that cannot work is refused with the forms that do."""
+    with pytest.raises(StudyError, match=said) as caught:
+        parse_url(url)
+    assert "sqlite:///FILE.db" in str(caught.value)
+
+
+def test_postgresql_means_psycopg() -> None:
+    """A PostgreSQL URL gets the driver that is installed, whatever it named."""
+    for url in ("postgresql://me@here/x", "postgresql+psycopg2://me@here/x"):
+        assert parse_url(url).drivername == "postgresql+psycopg"
+
+
+def test_password_is_not_said() -> None:
+    """A URL that cannot be read is quoted without what may be a password."""
+    with pytest.raises(StudyError) as caught:
+        parse_url("postgres ql://me:secret@here/x")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "is empty"), (b"no database at all" * 99, "cannot be used")]
+)
+def test_files_that_are_no_database(tmp_path: Path, content: bytes, said: str) -> None:
+    """An empty or a foreign file is refused and left as it is."""
+    file = tmp_path / "studies.db"
+    file.write_bytes(content)
+    with pytest.raises(StudyError, match=said):
+        Database(f"sqlite:///{file}", create=True)
+    assert file.read_bytes() == content
+
+
+def test_folder_is_no_database(tmp_path: Path) -> None:
+    """A folder in place of the file is refused."""
+    with pytest.raises(StudyError, match="is a folder"):
+        Database(f"sqlite:///{tmp_path}", create=True)
+
+
+def test_passing_fault_is_waited_for(url: str) -> None:
+    """A call that meets a fault that passes is made again until it succeeds."""
+    database, calls = Database(url, create=True), []
+
+    def call() -> str:
+        calls.append(len(calls))
+        if len(calls) < 3:
+            raise OperationalError("SELECT 1", {}, Exception("database is locked"))
+        return "done"
+
+    assert database.patiently(call) == "done"
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("fault", ["database or disk is full", "attempt to write a readonly"])
+def test_hopeless_fault_ends_at_once(url: str, fault: str) -> None:
+    """A fault that waiting does not mend is raised at the first call, with what it says."""
+    database, calls = Database(url, create=True), []
+
+    def call() -> None:
+        calls.append(1)
+        error = OperationalError("SELECT 1", {}, Exception(fault))
+        raise StorageInternalError("An exception is raised during the commit.") from error
+
+    with pytest.raises(StorageError, match=fault):
+        database.patiently(call)
+    assert len(calls) == 1
+
+
+def test_patience_has_an_end(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that does not pass in time is a storage error."""
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.25)
+    database, calls = Database(url, create=True), []
+
+    def call() -> None:
+        calls.append(1)
+        raise OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    with pytest.raises(StorageError, match="connection refused"):
+        database.patiently(call)
+    assert len(calls) >= 2
+
+
+def test_programming_errors_are_not_repeated(url: str) -> None:
+    """A fault of the program is raised as it is."""
+    database = Database(url, create=True)
+    with pytest.raises(ZeroDivisionError):
+        database.patiently(lambda: 1 // 0)
+
+
+def test_processes_that_create_it_at_once(url: str) -> None:
+    """Of processes that make the same database at the same time none fails."""
+    script = (
+        "import sys; from search.database import Database\n"
+        "print('ready', flush=True); sys.stdin.readline(); Database(sys.argv[1], create=True)\n"
+    )
+    crew = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in crew:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in crew:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate()[1] for process in crew] == [""] * 3
+    assert [process.returncode for process in crew] == [0] * 3
+
+
+def test_lock_keeps_others_out(url: str) -> None:
+    """While one object holds the database's lock, another object on the same file waits."""
+    one, other = Database(url, create=True), Database(url, create=True)
+    entered = threading.Event()
+
+    def enter() -> None:
+        with other.exclusive():
+            entered.set()
+
+    with one.exclusive():
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(30)
+    thread.join()
+
+
+def test_lock_of_a_killed_process_is_free(url: str) -> None:
+    """A process that is killed while it holds the lock does not keep it."""
+    script = (
+        "import sys, time; from search.database import Database\n"
+        "with Database(sys.argv[1], create=True).exclusive():\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, url], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == "held\n"
+        holder.kill()
+    holder.wait()
+    with Database(url, create=False).exclusive():
+        pass

@@ -1,0 +1,160 @@
+"""No trial is ever with two coordinators, and none stays with one that is gone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from search import leases as module
+from search.database import Database
+from search.leases import LEASE_SECONDS, Leases
+
+Make = Callable[[], Leases]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """The URL of a new SQLite file."""
+    return f"sqlite:///{tmp_path / 'studies.db'}"
+
+
+@pytest.fixture
+def make(url: str) -> Make:
+    """Makes the leases of one more coordinator of the same study, with a connection of its own."""
+
+    def make_one() -> Leases:
+        leases = Leases(Database(url, create=True), study_id=1)
+        leases.prepare()
+        return leases
+
+    return make_one
+
+
+def change(url: str, **values: object) -> None:
+    """Rewrites every lease, as time or another process would."""
+    with Database(url, create=False).engine.begin() as connection:
+        connection.execute(sa.update(module._leases).values(**values))
+
+
+def test_everyone_sees_a_lease(make: Make) -> None:
+    """A trial that one coordinator takes is held in the eyes of all, and is its alone."""
+    one, other = make(), make()
+    one.take(7)
+    assert one.held() == other.held() == {7}
+    assert one.mine([6, 7]) == {7}
+    assert other.mine([6, 7]) == set()
+
+
+def test_dropped_lease_is_free(make: Make) -> None:
+    """A trial that is given back is held by nobody; one cannot give back what others hold."""
+    one, other = make(), make()
+    one.take(7)
+    other.drop(7)
+    assert other.held() == {7}
+    one.drop(7)
+    assert other.held() == set()
+
+
+def test_expired_lease_is_free(make: Make, url: str) -> None:
+    """A trial whose holder was not heard of in time is held by nobody, and can be taken."""
+    one, other = make(), make()
+    one.take(7)
+    change(url, expires=0.0)
+    assert other.held() == set()
+    other.take(7)
+    assert one.mine([7]) == set()
+    assert other.mine([7]) == {7}
+
+
+def test_renewing_extends_only_ones_own(make: Make, url: str) -> None:
+    """A renewed lease is held again; one that was taken over stays with its new holder."""
+    one, other = make(), make()
+    one.take(7)
+    one.take(8)
+    other.take(8)
+    change(url, expires=0.0)
+    one.renew()
+    assert other.held() == {7}
+    assert other.mine([7, 8]) == {8}
+
+
+def test_lease_lasts_as_long_as_it_says(make: Make, url: str) -> None:
+    """A new lease expires after LEASE_SECONDS."""
+    one = make()
+    one.take(7)
+    database = Database(url, create=False)
+    with database.engine.connect() as connection:
+        expires = connection.execute(sa.select(module._leases.c.expires)).scalar_one()
+        left = expires - database.now(connection)
+    assert 0.5 * LEASE_SECONDS < left <= LEASE_SECONDS
+
+
+def test_dead_process_holds_nothing(make: Make, url: str) -> None:
+    """The lease of a process of this host that has died is free at once."""
+    script = (
+        "import sys; from search.database import Database; from search.leases import Leases\n"
+        "leases = Leases(Database(sys.argv[1], create=True), 1)\n"
+        "leases.prepare(); leases.take(7); print('taken', flush=True); sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    with holder.stdin, holder.stdout:
+        assert holder.stdout.readline() == "taken\n"
+        assert make().held() == {7}
+        holder.kill()
+    holder.wait()
+    assert make().held() == set()
+
+
+def test_reused_process_id_holds_nothing(make: Make, url: str) -> None:
+    """A process that has got a dead holder's id, but started at another time, is not the holder."""
+    make().take(7)
+    change(url, pid_started=1.0)
+    assert make().held() == set()
+
+
+def test_another_host_is_believed(make: Make, url: str) -> None:
+    """Of another host's process only the clock can tell: its id says nothing here."""
+    make().take(7)
+    change(url, host="elsewhere", pid=2**22 + 1)
+    assert make().held() == {7}
+    change(url, host=platform.node(), pid=os.getpid())
+    assert make().held() == {7}
+
+
+def test_studies_do_not_mix(make: Make, url: str) -> None:
+    """The leases of one study are not those of another."""
+    make().take(7)
+    other = Leases(Database(url, create=False), study_id=2)
+    assert other.held() == set()
+
+
+def test_looking_writes_nothing(url: str) -> None:
+    """Asking who holds what in a database without leases creates no table."""
+    database = Database(url, create=True)
+    assert Leases(database, study_id=1).held() == set()
+    assert not sa.inspect(database.engine).has_table("rnn_search_leases")
+
+
+def test_sweeping_leaves_the_unfinished(make: Make, url: str) -> None:
+    """Leases of finished trials go; those in training stay, and so do other studies'."""
+    leases = make()
+    other = Leases(Database(url, create=False), study_id=2)
+    for trial_id in (3, 4):
+        leases.take(trial_id)
+    other.take(5)
+    leases.sweep([4])
+    assert (leases.held(), other.held()) == ({4}, {5})

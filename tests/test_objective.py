@@ -1,0 +1,154 @@
+"""`Objective` in other people's Optuna scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.pruners import BasePruner, MedianPruner
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+from tiny import SPACE, tiny_config, write_study
+
+from search import Objective, load_config
+from search.errors import DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+class PruneAt(BasePruner):
+    """Prunes every trial at one epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        """Says whether the trial has come to the epoch."""
+        return trial.last_step == self.epoch
+
+
+def study_of(objective: Objective, trials: int = 4, pruner: BasePruner | None = None) -> Any:
+    """Returns a study in memory, optimised."""
+    study = optuna.create_study(
+        direction=objective.direction, sampler=RandomSampler(seed=0), pruner=pruner
+    )
+    study.optimize(objective, n_trials=trials)
+    return study
+
+
+@pytest.fixture(scope="module")
+def objective(tmp_path_factory: pytest.TempPathFactory) -> Objective:
+    """An objective from a study file."""
+    return Objective(write_study(tmp_path_factory.mktemp("objective")))
+
+
+def test_ten_lines_of_a_script(objective: Objective) -> None:
+    """In a plain study each trial's value is its best epoch's, every epoch is reported."""
+    study = study_of(objective, pruner=optuna.pruners.NopPruner())
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
+    for trial in study.trials:
+        reported = trial.intermediate_values
+        assert trial.value == min(reported.values())
+        assert sorted(reported) == list(range(1, trial.params["epochs"] + 1))
+        attributes = trial.user_attrs
+        assert attributes["outcome"] == "complete"
+        assert attributes["reason"] == f"trained {len(reported)} epochs"
+        assert reported[attributes["best_epoch"]] == trial.value
+        assert attributes["figures"]["loss"] == trial.value
+        assert {"rmse", "mae"} <= attributes["figures"].keys()
+        assert attributes["curve"]["valid"] == pytest.approx(list(reported.values()))
+        assert not trial.constraints
+        json.dumps(attributes, allow_nan=False)
+
+
+def test_the_same_script_gives_the_same_study(objective: Objective, tmp_path: Path) -> None:
+    """A study made again, from a file or its configuration, has the same parameters and values."""
+    other = Objective(load_config(write_study(tmp_path)))
+    one, two = (study_of(each, 3).trials for each in (objective, other))
+    assert [(t.params, t.value) for t in one] == [(t.params, t.value) for t in two]
+
+
+def test_the_studys_pruner_is_asked(objective: Objective) -> None:
+    """A trial that the pruner stops ends pruned at that epoch, with its reason, and feasible."""
+    for trial in study_of(objective, pruner=PruneAt(2)).trials:
+        assert trial.state is TrialState.PRUNED
+        assert list(trial.intermediate_values) == [1, 2]
+        assert trial.user_attrs["outcome"] == "pruned"
+        assert trial.user_attrs["reason"] == "the pruner stopped it at epoch 2"
+        assert not trial.constraints
+
+
+def test_the_median_pruner_works(objective: Objective) -> None:
+    """With Optuna's own pruner the study ends with every trial complete or pruned."""
+    study = study_of(objective, 8, MedianPruner(n_startup_trials=2, n_warmup_steps=0))
+    states = [trial.state for trial in study.trials]
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert math.isfinite(study.best_value)
+
+
+def diverging(folder: Path, **changes: object) -> Objective:
+    """Returns an objective whose every trial diverges."""
+    space = SPACE | {
+        "learning_rate": {"low": 50.0, "high": 100.0},
+        "optimizer": "sgd",
+        "cell": "rnn",
+        "epochs": {"fixed": 30},
+    }
+    return Objective(tiny_config(folder, space=space, **changes))
+
+
+def test_diverging_trials_are_pruned_and_infeasible(tmp_path: Path) -> None:
+    """A diverging trial ends pruned, its constraint violated, its last value finite, and why."""
+    study = study_of(diverging(tmp_path))
+    for trial in study.trials:
+        assert trial.state is TrialState.PRUNED
+        assert trial.user_attrs["outcome"] == "diverged"
+        assert "training loss" in trial.user_attrs["reason"]
+        assert all(math.isfinite(value) for value in trial.intermediate_values.values())
+        assert max(trial.constraints.values()) > 0
+    with pytest.raises(ValueError, match=r"No (feasible )?trials are completed"):
+        _ = study.best_trial
+
+
+def test_divergence_can_be_turned_off(tmp_path: Path) -> None:
+    """With divergence off, a growing but finite error trains to its end."""
+    objective = diverging(tmp_path, stopping={"divergence": False, "patience": 0})
+    for trial in study_of(objective, 2).trials:
+        finite = trial.user_attrs["outcome"] == "complete"
+        assert finite or "not finite" in trial.user_attrs["reason"]
+
+
+def test_patience_completes_a_trial(tmp_path: Path) -> None:
+    """A trial without progress is complete once the study file's patience is over."""
+    space = SPACE | {"learning_rate": {"fixed": 1e-30}, "epochs": {"fixed": 9}}
+    objective = Objective(tiny_config(tmp_path, space=space, stopping={"patience": 2}))
+    for trial in study_of(objective, 2).trials:
+        assert trial.state is TrialState.COMPLETE
+        assert len(trial.intermediate_values) == 3
+        assert trial.user_attrs["reason"] == "no better for 2 epochs"
+
+
+def test_other_metrics_and_directions(tmp_path: Path) -> None:
+    """The metric of the study file is what is reported and returned, and gives the direction."""
+    rows = [
+        f"{number},{'xy'[number % 2]},{number % 2 + step / 10}"
+        for number in range(80)
+        for step in range(5)
+    ]
+    (tmp_path / "long.csv").write_text("series,label,a\n" + "\n".join(rows))
+    data = {"task": "classify", "path": "long.csv", "series": "series", "label": "label"}
+    objective = Objective(write_study(tmp_path, data=data, metric="accuracy"))
+    assert objective.direction == "maximize"
+    for trial in study_of(objective, 2, PruneAt(99)).trials:
+        assert trial.value == max(trial.intermediate_values.values())
+        assert trial.value == trial.user_attrs["figures"]["accuracy"]
+
+
+def test_data_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
+    """Bad data is an error when the objective is made, not in the first trial."""
+    with pytest.raises(DataError, match="nowhere"):
+        Objective(write_study(tmp_path, data={"task": "forecast", "path": "nowhere.csv"}))
