@@ -1,0 +1,301 @@
+"""The only loop: take a trial → train → report → judge → tell, until the study has its trials."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol
+
+from optuna.trial import TrialState
+
+from search.checkpoints import keep_weights, remove_checkpoint, trial_folder
+from search.errors import RunError, TrainerError
+from search.stopping import worse_than_peers
+from search.storage import StoredStudy, Taken
+from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
+from search.trial import Curve, Decision, Epoch, Outcome, derive_seed
+from search.worker import Job
+
+LIVES = 3
+"""Trainers that a trial may take down before it is failed; likewise trainers that may die with no
+trial before the run is given up."""
+FAILURES = 5
+"""Trials in a row that may fail; then the fault is not the trials'."""
+TICK = 0.2
+"""Seconds between two looks at the clock and at signals."""
+IDLE = 3.0
+"""Seconds between two looks for work that another coordinator has left behind."""
+
+
+class Ending(StrEnum):
+    """Why a run came to its end; ENOUGH: ``[budget]`` wants no more though trials are left."""
+
+    DONE = "done"
+    ENOUGH = "enough"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+
+
+class Observer(Protocol):
+    """Is told what happens, to show it."""
+
+    def started(self, worker: int, taken: Taken) -> None:
+        """A trial starts, or goes on, on a worker."""
+
+    def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
+        """A trial has trained an epoch."""
+
+    def ended(self, worker: int, taken: Taken, decision: Decision, curve: Curve) -> None:
+        """A trial is over, or interrupted."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+    def say(self, line: str) -> None:
+        """Something happened that a person should know."""
+
+
+@dataclass
+class _Active:
+    """A trial in training."""
+
+    taken: Taken
+    curve: Curve = field(default_factory=Curve)
+    started: float = field(default_factory=time.monotonic)
+
+
+class Coordinator:
+    """Runs a study on trainers.
+
+    Args:
+        stored: The study.
+        trainers: Where trials train.
+        observer: Is told what happens.
+        total: How many trials the study is to have in all.
+        timeout: Seconds after which this run stops; None: never.
+        interrupted: Says whether somebody wants this run to stop.
+        surroundings: What the trainers compute with, stored with each trial for `replay`.
+    """
+
+    def __init__(
+        self,
+        stored: StoredStudy,
+        trainers: LocalTrainers,
+        observer: Observer,
+        total: int,
+        timeout: float | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+        surroundings: Mapping[str, str] | None = None,
+    ) -> None:
+        self._stored = stored
+        self._trainers = trainers
+        self._observer = observer
+        self._total = total
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._interrupted = interrupted
+        self._surroundings = dict(surroundings or {})
+        self._active: dict[int, _Active] = {}
+        self._idle_until = 0.0
+        self._winding_down = False
+        self._orphans = 0
+        self._failures = 0
+        self._reached: str | None = None
+        self._stagnated: str | None = None
+        self._told = True
+
+    def run(self) -> Ending:
+        """Trains until the study is complete, time is up, or somebody interrupts.
+
+        Returns:
+            Which of these it was. Whatever was in training then can be resumed.
+
+        Raises:
+            RunError: Storage, disk or trainers failed; what was finished is safe.
+        """
+        self._tidy()
+        ending = self._loop()
+        self._wind_down()
+        return ending
+
+    def _loop(self) -> Ending:
+        while True:
+            if self._interrupted():
+                self._observer.say("stopping at the next epoch; Ctrl-C again stops at once")
+                return Ending.INTERRUPTED
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                return Ending.TIMEOUT
+            if self._is_enough():
+                return Ending.ENOUGH
+            more = self._stagnated is not None or self._fill()
+            if not more and not self._active:
+                return Ending.DONE
+            self._listen()
+
+    def _is_enough(self) -> bool:
+        """True if the study's target is reached, or it has stagnated and nothing is in training.
+
+        What is in training when a study has stagnated goes on to its end, because it may be
+        better: then the study goes on. A target once reached needs nothing more.
+        """
+        if self._told:
+            self._told = False
+            self._reached, self._stagnated = self._stored.reached(), self._stored.stagnated()
+        reason = self._reached or (None if self._active else self._stagnated)
+        if reason is not None:
+            self._observer.say(f"stopped: {reason}")
+        return reason is not None
+
+    def _fill(self) -> bool:
+        """Gives every free worker a trial; returns False if the study has no more to do."""
+        for worker in self._trainers.free():
+            if time.monotonic() < self._idle_until:
+                return True
+            taken = self._stored.take(self._total)
+            if taken is None:
+                self._idle_until = time.monotonic() + IDLE
+                return self._others_are_busy()
+            self._start(worker, _Active(taken))
+        return True
+
+    def _others_are_busy(self) -> bool:
+        """True if trials are left that another coordinator holds: it may yet die."""
+        ours = {active.taken.number for active in self._active.values()}
+        return any(
+            trial.state == TrialState.RUNNING and trial.number not in ours
+            for trial in self._stored.trials()
+        )
+
+    def _start(self, worker: int, active: _Active) -> None:
+        taken = active.taken
+        seed = derive_seed(self._stored.config.seed, "training", taken.number)
+        self._active[worker] = active
+        folder = trial_folder(self._stored.folder, taken.number)
+        self._trainers.start(worker, Job(taken.number, taken.params, seed, folder.absolute()))
+        self._observer.started(worker, taken)
+
+    def _listen(self) -> None:
+        for event in self._trainers.events(TICK):
+            self._handle(event)
+        for lost in self._stored.renew():
+            self._lose(lost)
+        self._observer.tick()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, TrainerDied):
+            self._bury(event)
+            return
+        active = self._active.get(event.worker)
+        if isinstance(event, EpochDone) and active is not None:
+            self._advance(event.worker, active, event.epoch)
+        elif isinstance(event, TrialEnded) and active is not None:
+            self._end(event.worker, active, event.decision, event.traceback)
+        elif not isinstance(event, (EpochDone, TrialEnded)):
+            raise RunError(event.reason)
+
+    def _advance(self, worker: int, active: _Active, epoch: Epoch) -> None:
+        taken, stopping = active.taken, self._stored.config.stopping
+        active.curve = active.curve.then(epoch)
+        self._observer.advanced(worker, taken, epoch)
+        if epoch.index > taken.reported:
+            self._stored.report(taken, epoch)
+        # An epoch that an earlier life reported was judged then; but the last may not have been.
+        if epoch.index < taken.reported or stopping.pruner == "none":
+            return
+        goal = self._stored.goal
+        verdict = worse_than_peers(
+            active.curve.values(goal),
+            self._peers(taken.number),
+            goal,
+            stopping.warmup_epochs,
+            stopping.peers,
+        )
+        if verdict is not None and epoch.index < taken.params.epochs:
+            self._tell(worker, active, verdict)
+            self._trainers.drop(taken.number, epoch.index)
+
+    def _peers(self, number: int) -> list[list[float]]:
+        """Returns the validation values, epoch by epoch, of all other trials."""
+        return [
+            [value for _, value in sorted(trial.intermediate_values.items())]
+            for trial in self._stored.trials()
+            if trial.number != number and trial.intermediate_values
+        ]
+
+    def _end(self, worker: int, active: _Active, decision: Decision, traceback: str) -> None:
+        if decision.outcome is Outcome.INTERRUPTED:
+            del self._active[worker]
+            self._stored.release(active.taken)
+            self._observer.ended(worker, active.taken, decision, active.curve)
+            return
+        self._tell(worker, active, decision, traceback)
+        folder = trial_folder(self._stored.folder, active.taken.number)
+        remove_checkpoint(folder)
+        if decision.outcome is Outcome.COMPLETE:
+            self._tidy()
+        self._failures = self._failures + 1 if decision.outcome is Outcome.FAILED else 0
+        if self._failures == FAILURES:
+            raise RunError(
+                f"{FAILURES} trials in a row failed, the last with: {decision.reason}; "
+                f"rnn-search show {self._stored.config.name} has their tracebacks"
+            )
+
+    def _tell(self, worker: int, active: _Active, decision: Decision, traceback: str = "") -> None:
+        del self._active[worker]
+        seconds = round(time.monotonic() - active.started, 3)
+        extra = {"seconds": seconds, "worker": worker, "surroundings": self._surroundings}
+        told = self._stored.finish(
+            active.taken,
+            decision,
+            active.curve,
+            {**extra, "traceback": traceback} if traceback else extra,
+        )
+        self._told = True
+        if told:
+            self._observer.ended(worker, active.taken, decision, active.curve)
+
+    def _bury(self, died: TrainerDied) -> None:
+        active = self._active.pop(died.worker, None)
+        if active is None:
+            self._orphans += 1
+            if self._orphans > LIVES:
+                raise TrainerError(f"trainers do not start (exit code {died.exit_code})")
+            return
+        if self._winding_down:
+            self._stored.release(active.taken)
+            return
+        taken = self._stored.count_trainer_death(active.taken)
+        self._active[died.worker] = active = replace(active, taken=taken)
+        self._observer.say(f"a trainer died (exit code {died.exit_code}) with trial {taken.number}")
+        if taken.trainer_deaths >= LIVES:
+            reason = f"took {LIVES} trainers down, the last with exit code {died.exit_code}"
+            self._end(died.worker, active, Decision(Outcome.FAILED, reason), "")
+            return
+        again = replace(taken, reported=max(taken.reported, len(active.curve)))
+        self._start(died.worker, _Active(again, started=active.started))
+
+    def _lose(self, lost: Taken) -> None:
+        for worker, active in list(self._active.items()):
+            if active.taken.number == lost.number:
+                del self._active[worker]
+                self._trainers.abandon(lost.number)
+                self._observer.say(f"trial {lost.number} was taken over by another run")
+
+    def _wind_down(self) -> None:
+        """Lets every trainer stop at its next epoch and gives back what is unfinished."""
+        self._winding_down = True
+        self._trainers.stop()
+        while self._trainers.busy():
+            self._listen()
+
+    def _tidy(self) -> None:
+        """Removes files that are of no use any more."""
+        stored = self._stored
+        trials = stored.trials()
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        sign = 1 if stored.goal.minimize else -1
+        ranked = sorted(complete, key=lambda trial: sign * (trial.value or 0.0))
+        finished = [trial.number for trial in trials if trial.state.is_finished()]
+        best = [trial.number for trial in ranked[: stored.config.keep]]
+        keep_weights(stored.folder, best, finished)

@@ -1,0 +1,312 @@
+"""What a person sees in the terminal: live bars or plain lines, and the tables at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from optuna.trial import TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.report import Summary, TrialLine
+from search.storage import StoredStudy, Taken
+from search.trial import Curve, Decision, Epoch, Outcome
+
+SHOWN = 10
+"""How many of the best trials the table at the end shows."""
+UNITS = {"rmse": ", in the target's units", "mae": ", in the target's units"}
+
+
+def figure(name: str, value: float) -> str:
+    """Writes a figure as people read it: accuracies in percent, the rest with four digits."""
+    if name in ("accuracy", "macro_f1"):
+        return f"{100 * value:.1f} %"
+    return f"{value:.4g}"
+
+
+def short(params: Mapping[str, Any]) -> str:
+    """Writes hyperparameters on one line: ``lr 0.01 batch 32 lstm 1x64 adam``."""
+    if "cell" not in params:
+        return ""
+    line = (
+        f"lr {params['learning_rate']:.3g}  batch {params['batch_size']}  "
+        f"{params['cell']} {params['hidden_layers']}x{params['hidden_units']}  "
+        f"{params['optimizer']}"
+    )
+    return line + ("" if params["decay"] == "none" else f"  {params['decay']} decay")
+
+
+def duration(seconds: float) -> str:
+    """Writes a duration: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Follows a run: one line for each trial that ends and, on a terminal, live bars below.
+
+    Args:
+        console: Where to write; bars are drawn only if it is a terminal.
+        stored: The study.
+        total: How many trials it is to have.
+        workers: How many trainers there are.
+        timeout: Seconds that the run may take; None: no limit.
+
+    Attributes:
+        noun: What is counted.
+    """
+
+    noun = "trials"
+
+    def __init__(
+        self,
+        console: Console,
+        stored: StoredStudy,
+        total: int,
+        workers: int,
+        timeout: float | None,
+    ) -> None:
+        self._console = console
+        self._stored = stored
+        self._goal = stored.goal
+        self._total = total
+        self._timeout = timeout
+        self._running: dict[int, tuple[Taken, Epoch | None]] = {}
+        self._workers = workers
+        self._started = time.monotonic()
+        self._best: float | None = None
+        self._before = self._done = 0
+        self._count(None, None)
+        self._before = self._done
+        self._drawn = 0.0
+        self._live = Live(
+            console=console, auto_refresh=False, transient=True, get_renderable=self._render
+        )
+
+    def __enter__(self) -> Self:
+        """Starts drawing."""
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Takes the bars away; the lines stay."""
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def started(self, worker: int, taken: Taken) -> None:
+        """A trial starts, or goes on."""
+        self._running[worker] = (taken, None)
+        if taken.reported:
+            self.say(
+                f"#{taken.number} goes on from its last checkpoint, epoch {taken.reported} or so"
+            )
+
+    def label(self, taken: Taken) -> str:
+        """Names a trial."""
+        return f"#{taken.number}"
+
+    def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
+        """A trial has trained an epoch."""
+        self._running[worker] = (taken, epoch)
+
+    def ended(self, worker: int, taken: Taken, decision: Decision, curve: Curve) -> None:
+        """A trial is over, or interrupted."""
+        self._running.pop(worker, None)
+        best = curve.best(self._goal)
+        value = None if best is None else best.figures[self._goal.metric]
+        before, mark = self._best, ""
+        self._count(decision.outcome, value)
+        if decision.outcome is Outcome.COMPLETE and value is not None:
+            first = before is None or self._goal.better(value, before)
+            mark = "  ← best" if first and value == self._best else ""
+        shown = "" if value is None else f"{self._goal.metric} {value:.4g} at epoch {best.index}"  # type: ignore[union-attr]
+        why = "" if decision.outcome is Outcome.COMPLETE else f"  ({decision.reason})"
+        self.say(
+            f"[{self._done}/{self._total}] {self.label(taken)} {decision.outcome}  {shown}  "
+            f"{short(taken.params.to_dict())}{why}{mark}"
+        )
+
+    def _count(self, _outcome: Outcome | None, _value: float | None) -> None:
+        """Counts what is finished and finds the best value; other runs may have added to both.
+
+        Args:
+            _outcome: How a trial has just ended; None at the start.
+            _value: The value of its best epoch.
+        """
+        finished = [trial for trial in self._stored.trials() if trial.state.is_finished()]
+        values = [
+            t.value for t in finished if t.state == TrialState.COMPLETE and t.value is not None
+        ]
+        self._done = len(finished)
+        if values:
+            self._best = min(values) if self._goal.minimize else max(values)
+
+    def tick(self) -> None:
+        """Draws the bars anew, ten times a second at most."""
+        if self._console.is_terminal and time.monotonic() - self._drawn > 0.1:
+            self._drawn = time.monotonic()
+            self._live.refresh()
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the bars."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _render(self) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for worker in range(self._workers):
+            table.add_row(*self._row(worker))
+        best = "none yet" if self._best is None else f"{self._best:.4g}"
+        line = (
+            f"{self._done}/{self._total} {self.noun}  ·  best {self._goal.metric} {best}  ·  "
+            f"{self._left()}"
+        )
+        return Group(table, Text(line, style="bold"))
+
+    def _row(self, worker: int) -> list[Any]:
+        if worker not in self._running:
+            state = "waiting" if self._drawn else "starting"
+            return [f"worker {worker}", Text(state, style="dim"), "", "", "", ""]
+        taken, epoch = self._running[worker]
+        done = 0 if epoch is None else epoch.index
+        losses = ["", ""]
+        if epoch is not None:
+            losses = [f"train {epoch.train_loss:.4f}", f"valid {epoch.valid_loss:.4f}"]
+        bar = ProgressBar(total=taken.params.epochs, completed=done, width=20)
+        count = f"epoch {done}/{taken.params.epochs}"
+        rate = f"lr {taken.params.learning_rate:.2g}"
+        return [f"worker {worker}", self.label(taken), bar, count, *losses, rate]
+
+    def _left(self) -> str:
+        elapsed, done = time.monotonic() - self._started, self._done - self._before
+        limits = [] if self._timeout is None else [max(0.0, self._timeout - elapsed)]
+        if done > 0:
+            limits.append(elapsed / done * max(0, self._total - self._done))
+        return f"about {duration(min(limits))} left" if limits else "time left: not known yet"
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Prints the tables that end a run, and that ``show`` prints."""
+    counts = summary.counts
+    console.print()
+    console.print(f"Study [bold]{summary.name}[/]  ({summary.task}, {summary.storage})")
+    plainly = counts["pruned"] - counts["diverged"] - counts["out_of_memory"]
+    parts = [
+        f"{counts['complete']} complete",
+        f"{plainly} pruned",
+        f"{counts['diverged']} diverged",
+        f"{counts['failed']} failed",
+    ]
+    parts += [
+        f"{counts[name]} {name.replace('_', ' ')}"
+        for name in ("out_of_memory", "running", "interrupted", "waiting")
+        if counts[name]
+    ]
+    console.print(f"{counts['total']} of {summary.target} trials: {', '.join(parts)}")
+    for outcome, reasons in summary.reasons.items():
+        for reason, count in reasons.items():
+            console.print(f"  {outcome} {count}: {reason}", markup=False, highlight=False)
+    if summary.enough:
+        console.print(f"  enough: {summary.enough}", markup=False, highlight=False)
+    for note in summary.notes:
+        console.print(f"  note: {note}", markup=False, highlight=False)
+    console.print()
+    if summary.ranking:
+        console.print(ranking_table(summary))
+    else:
+        console.print("No trial has completed, so there is no best one yet.")
+    console.print(_beside_baselines(summary), highlight=False, soft_wrap=True)
+
+
+def _beside_baselines(summary: Summary) -> str:
+    headline = summary.headline
+    naive = [
+        f"{name.replace('_', ' ')} {figure(headline, figures[headline])}"
+        for name, figures in summary.baselines.items()
+        if headline in figures
+    ]
+    if summary.best is not None and headline in summary.best.figures:
+        naive.insert(0, f"best trial {figure(headline, summary.best.figures[headline])}")
+    return (
+        f"Validation {headline.replace('_', ' ')}{UNITS.get(headline, '')}: {'  ·  '.join(naive)}"
+    )
+
+
+def studies_table(summaries: list[Summary]) -> Table:
+    """Returns one line a study."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("study", "task", "trials", "complete", "best", "figure"):
+        table.add_column(column, justify="left" if column in ("study", "task") else "right")
+    for summary in summaries:
+        best = summary.best
+        headline = summary.headline
+        table.add_row(
+            summary.name,
+            summary.task,
+            f"{summary.counts['total']}/{summary.target}",
+            str(summary.counts["complete"]),
+            "" if best is None else f"#{best.number}",
+            ""
+            if best is None
+            else f"{headline.replace('_', ' ')} {figure(headline, best.figures[headline])}",
+        )
+    return table
+
+
+def ranking_table(summary: Summary) -> Table:
+    """Returns the best trials with their hyperparameters, one line each, 80 columns or so."""
+    headline = summary.headline
+    # For language the loss is the headline: nats per character.
+    same = summary.task == "language" and summary.metric == "loss"
+    values = [headline] if same or headline == summary.metric else [summary.metric, headline]
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("trial", *(value.replace("_", " ") for value in values), "epoch", *COLUMNS):
+        table.add_column(title, justify="right", no_wrap=True)
+    for line in summary.ranking[:SHOWN]:
+        figures = [figure(name, line.figures[name]) for name in values]
+        cells = [write(line.params) for write in COLUMNS.values()]
+        table.add_row(f"#{line.number}", *figures, f"{line.epoch}/{line.epochs}", *cells)
+    return table
+
+
+DECAY_WORDS = {"none": "-", "exponential": "exp"}
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "lr": lambda params: f"{params['learning_rate']:.2g}",
+    "batch": lambda params: str(params["batch_size"]),
+    "network": lambda p: f"{p['cell']} {p['hidden_layers']}x{p['hidden_units']}",
+    "optim.": lambda params: str(params["optimizer"]),
+    "decay": lambda params: DECAY_WORDS.get(params["decay"], params["decay"]),
+    "drop": lambda params: f"{params['dropout']:.2f}".replace("0.00", "0"),
+    "w.dec": lambda params: f"{params['weight_decay']:.0e}" if params["weight_decay"] else "0",
+    "clip": lambda params: f"{params['gradient_clipping']:g}",
+}
+"""How the table writes the hyperparameters: heading, cell."""
+
+
+def print_trial(console: Console, line: TrialLine, metric: str) -> None:
+    """Prints all that is known of one trial."""
+    console.print(f"[bold]Trial {line.number}[/]: {line.outcome}")
+    if line.reason:
+        console.print(f"  {line.reason}", markup=False, highlight=False)
+    if line.value is not None:
+        console.print(f"  {metric} {line.value:.6g} at epoch {line.epoch} of {line.epochs}")
+    for name, value in {**line.params, **line.figures}.items():
+        console.print(f"  {name} = {value}", markup=False, highlight=False)
+    rows = zip(line.curve.get("train", []), line.curve.get("valid", []), strict=True)
+    for index, (train, valid) in enumerate(rows, start=1):
+        console.print(f"  epoch {index:3d}  train {_loss(train)}  valid {_loss(valid)}")
+    if line.traceback:
+        console.print(line.traceback, markup=False, highlight=False)
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.5f}"

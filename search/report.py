@@ -1,0 +1,227 @@
+"""Study → Summary: what a study has come to, as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.database import Database
+from search.errors import StudyError
+from search.space import ordered
+from search.storage import MARK, StoredStudy, list_studies, open_study
+from search.trial import INFEASIBLE, Outcome
+
+HEADLINES = {"forecast": "rmse", "classify": "accuracy", "language": "nats_per_char"}
+"""The figure of each task that a person looks at first."""
+
+
+@dataclass(frozen=True)
+class TrialLine:
+    """One trial as a table shows it.
+
+    Attributes:
+        number: Its number in the study.
+        outcome: One of `Outcome`, or ``running``, ``waiting``.
+        value: The searched figure at the best epoch; None if it has none.
+        params: All hyperparameters, the fixed ones too; those not drawn yet are left out.
+        epoch: The best epoch, from 1.
+        epochs: How many epochs it has trained.
+        figures: Validation figures at the best epoch.
+        reason: Why it ended.
+        seconds: How long it took.
+        traceback: Of the exception that failed it.
+        curve: Losses per epoch, by ``train`` and ``valid``.
+    """
+
+    number: int
+    outcome: str
+    value: float | None
+    params: dict[str, Any]
+    epoch: int | None
+    epochs: int
+    figures: dict[str, float]
+    reason: str
+    seconds: float | None
+    traceback: str = ""
+    curve: dict[str, list[float | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a study has come to.
+
+    Attributes:
+        counts: ``total``, ``complete``, ``pruned`` (``diverged`` and ``out_of_memory`` are part
+            of it), ``diverged``, ``out_of_memory``, ``failed``, ``running``, ``interrupted`` (goes
+            on at the next run), ``waiting``.
+        ranking: Complete trials, best first.
+        reasons: How often trials ended for which reason, by outcome.
+        baselines: Validation figures of the naive methods, by name.
+        verdicts: How many trials have which finding.
+        enough: Why the study needs no further trials although some are left; else empty.
+    """
+
+    name: str
+    task: str
+    metric: str
+    direction: str
+    target: int
+    counts: dict[str, int]
+    ranking: list[TrialLine]
+    reasons: dict[str, dict[str, int]]
+    baselines: dict[str, dict[str, float]]
+    verdicts: dict[str, int]
+    notes: list[str]
+    storage: str
+    enough: str = ""
+
+    @property
+    def best(self) -> TrialLine | None:
+        """The best complete trial; None if there is none."""
+        return self.ranking[0] if self.ranking else None
+
+    @property
+    def headline(self) -> str:
+        """The figure that a person looks at first."""
+        return HEADLINES[self.task] if self.metric == "loss" else self.metric
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what ``--json`` prints."""
+        best = self.best
+        return {
+            "name": self.name,
+            "task": self.task,
+            "metric": self.metric,
+            "direction": self.direction,
+            "target": self.target,
+            "trials": self.counts,
+            "best": best
+            and {
+                "number": best.number,
+                "value": best.value,
+                "params": best.params,
+                "epoch": best.epoch,
+                "figures": best.figures,
+            },
+            "baselines": self.baselines,
+            "verdicts": self.verdicts,
+            "reasons": self.reasons,
+            "notes": self.notes,
+            "enough": self.enough,
+            "storage": self.storage,
+        }
+
+
+def summarize(stored: StoredStudy) -> Summary:
+    """Reads a study; writes nothing."""
+    held = stored.held()
+    lines = [trial_line(stored, trial, held) for trial in stored.trials()]
+    sign = 1 if stored.goal.minimize else -1
+    complete_lines = [line for line in lines if line.outcome == Outcome.COMPLETE]
+    attributes = stored.attributes
+    return Summary(
+        name=stored.config.name,
+        task=stored.config.data.task,
+        metric=stored.config.metric,
+        direction=stored.config.direction,
+        target=stored.config.budget.trials,
+        counts=_count(lines),
+        ranking=sorted(complete_lines, key=lambda line: sign * (line.value or 0.0)),
+        reasons=_reasons(lines),
+        baselines=attributes["baselines"],
+        verdicts={},
+        notes=attributes["notes"],
+        storage=str(stored.database),
+        enough=stored.reached() or stored.stagnated() or "",
+    )
+
+
+def summarize_all(database: Database) -> list[Summary]:
+    """Reads every study in the database that is ours."""
+    names = [study.study_name for study in list_studies(database) if MARK in study.user_attrs]
+    return [summarize(open_study(database, name)) for name in names]
+
+
+def find_trial(stored: StoredStudy, number: int) -> TrialLine:
+    """Returns what is known of one trial.
+
+    Raises:
+        StudyError: There is no such trial.
+    """
+    trials = stored.trials()
+    if not 0 <= number < len(trials):
+        has = f"has trials 0 to {len(trials) - 1}" if trials else "has no trials yet"
+        raise StudyError(f"no trial {number}: the study '{stored.config.name}' {has}")
+    return trial_line(stored, trials[number], stored.held())
+
+
+def trial_line(stored: StoredStudy, trial: FrozenTrial, held: set[int]) -> TrialLine:
+    """Returns what is known of one trial.
+
+    Args:
+        stored: Its study.
+        trial: The trial.
+        held: Ids of the trials that some running coordinator holds.
+    """
+    attributes = trial.user_attrs
+    if trial.state == TrialState.RUNNING:
+        outcome = "running" if trial._trial_id in held else str(Outcome.INTERRUPTED)
+    elif trial.state == TrialState.WAITING:
+        outcome = "waiting"
+    else:
+        outcome = attributes.get("outcome", _PLAIN[trial.state])
+    return TrialLine(
+        number=trial.number,
+        outcome=outcome,
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        params=ordered(trial.params, stored.config.space),
+        epoch=attributes.get("best_epoch"),
+        epochs=len(trial.intermediate_values),
+        figures=attributes.get("figures", {}),
+        reason=attributes.get("reason", ""),
+        seconds=attributes.get("seconds"),
+        traceback=attributes.get("traceback", ""),
+        curve=attributes.get("curve", {}),
+    )
+
+
+_PLAIN = {
+    TrialState.COMPLETE: str(Outcome.COMPLETE),
+    TrialState.PRUNED: str(Outcome.PRUNED),
+    TrialState.FAIL: str(Outcome.FAILED),
+}
+
+
+def _count(lines: list[TrialLine]) -> dict[str, int]:
+    counted = Counter(line.outcome for line in lines)
+    return {
+        "total": len(lines),
+        "complete": counted[Outcome.COMPLETE],
+        "pruned": sum(counted[outcome] for outcome in (Outcome.PRUNED, *INFEASIBLE)),
+        "diverged": counted[Outcome.DIVERGED],
+        "out_of_memory": counted[Outcome.OUT_OF_MEMORY],
+        "failed": counted[Outcome.FAILED],
+        "running": counted["running"],
+        "interrupted": counted[Outcome.INTERRUPTED],
+        "waiting": counted["waiting"],
+    }
+
+
+def _reasons(lines: list[TrialLine]) -> dict[str, dict[str, int]]:
+    """Counts reasons of trials that did not complete, leaving the figures in them aside."""
+    found: dict[str, Counter[str]] = {}
+    for line in lines:
+        if line.outcome in (Outcome.PRUNED, *INFEASIBLE, Outcome.FAILED) and line.reason:
+            found.setdefault(line.outcome, Counter())[_kind(line)] += 1
+    return {outcome: dict(counter.most_common()) for outcome, counter in sorted(found.items())}
+
+
+def _kind(line: TrialLine) -> str:
+    if line.outcome == Outcome.PRUNED:
+        return "worse than the median of its peers"
+    if line.reason.startswith("the training loss grew"):
+        return "the training loss grew far beyond its start"
+    return line.reason.splitlines()[0].split(": ")[0] if "memory" in line.reason else line.reason

@@ -1,0 +1,343 @@
+"""One run from what was asked for to its end: read, check, create or resume, train, tell."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from search.config import StudyConfig, load_config, make_config
+from search.coordinator import Coordinator, Ending
+from search.data import load_splits, settle
+from search.data.splits import Splits
+from search.database import Database
+from search.display import Progress
+from search.errors import ConfigError, StudyError, nearest
+from search.space import fit_to_data, starting_points
+from search.storage import (
+    MARK,
+    StoredStudy,
+    check_unchanged,
+    create_study,
+    list_studies,
+    open_study,
+)
+from search.surroundings import surroundings
+from search.trainers import LocalTrainers
+from search.worker import TrialRules
+
+LARGEST_CREW = 16
+"""Trainers that are started at most unless ``--workers`` asks for more: each takes about 300 MB."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for on the command line; None: what the study says.
+
+    Attributes:
+        study: A study file, the name of one in ``studies/``, or of a study in the storage.
+        storage: URL of the database.
+        trials: How many trials the study is to have in all.
+        timeout: Seconds that this run may take; infinite: no limit.
+        workers: How many trainers.
+        seed: The study's seed.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        fork: Name of a new study that takes the old one's trials along.
+        stagnation: Trials that may finish in a row with none better; infinite: any number.
+        target: A value that is good enough; NaN: none.
+    """
+
+    study: str
+    storage: str
+    trials: int | None = None
+    timeout: float | None = None
+    workers: int | None = None
+    seed: int | None = None
+    device: str = "auto"
+    fork: str | None = None
+    stagnation: float | None = None
+    target: float | None = None
+
+    @property
+    def budget(self) -> dict[str, object]:
+        """The keys of ``[budget]`` that were given, `timeout` excepted, which is of one run."""
+        budget: dict[str, object] = {}
+        if self.trials is not None:
+            budget["trials"] = self.trials
+        if self.stagnation is not None:
+            none = math.isinf(self.stagnation)
+            budget["stagnation"] = None if none else int(self.stagnation)
+        if self.target is not None:
+            budget["target"] = None if math.isnan(self.target) else self.target
+        return budget
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that makes sense: everything is read and checked, nothing is written yet.
+
+    Attributes:
+        config: The configuration, fitted to the data.
+        splits: The data.
+        notes: What a person should know before it starts.
+        workers: How many trainers.
+        device: As torch writes it.
+    """
+
+    config: StudyConfig
+    splits: Splits
+    notes: list[str]
+    workers: int
+    device: str
+
+
+def make_plan(
+    request: Request, *, from_storage: bool = False, stored: StudyConfig | None = None
+) -> Plan:
+    """Reads configuration and data and checks that they make sense together.
+
+    Args:
+        request: What was asked for.
+        from_storage: Take the configuration from the storage even if there is a file.
+        stored: The configuration, if it has been read from the storage already.
+
+    Raises:
+        RequestError: They do not; nothing has been created.
+    """
+    device = choose_device(request.device)
+    file = None if from_storage or stored else find_study_file(request.study)
+    config = load_config(file) if file else stored or _stored_config(request, from_storage)
+    changes: dict[str, object] = {}
+    if request.seed is not None:
+        changes["seed"] = request.seed
+    changes["budget"] = config.budget.model_copy(update=request.budget)
+    try:
+        config = config.model_copy(update={"data": settle(config.data), **changes})
+        splits = load_splits(config.data)
+    except ConfigError as error:
+        raise ConfigError(f"{file or config.name}: {error}") from None
+    config, remarks = fit_to_data(config, splits.train.size)
+    workers = request.workers or min(len(os.sched_getaffinity(0)), LARGEST_CREW)
+    return Plan(config, splits, [*splits.notes, *remarks], workers, device)
+
+
+def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStudy, Ending]:
+    """Creates or resumes the study and trains until it has its trials.
+
+    Returns:
+        The study and why the run ended.
+
+    Raises:
+        RequestError: The study in the storage is not the one asked for.
+        RunError: Storage, disk or trainers failed; what was finished is safe.
+    """
+    database = Database(request.storage, create=request.fork is None)
+    stored = _open_or_create(database, request, plan)
+    total = plan.config.budget.trials
+    timeout = request.timeout if request.timeout is not None else plan.config.budget.timeout
+    timeout = None if timeout == float("inf") else timeout
+    _greet(console, stored, plan, total)
+    rules = TrialRules(stored.goal, plan.config.stopping.patience, plan.config.stopping.divergence)
+    # Leaving the block ends the trainers, whatever happens: they heed no signal.
+    with (
+        catch_signals() as signals,
+        LocalTrainers(plan.splits, rules, plan.workers, plan.device) as trainers,
+        Progress(console, stored, total, plan.workers, timeout) as progress,
+    ):
+        ending = Coordinator(
+            stored,
+            trainers,
+            progress,
+            total,
+            timeout,
+            lambda: signals.count > 0,
+            surroundings(plan.device),
+        ).run()
+    return stored, ending
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """Returns what would run, for ``check``: the configuration and lines about all else."""
+    baselines = [
+        f"{name}: " + ", ".join(f"{key} {value:.5g}" for key, value in figures.items())
+        for name, figures in plan.splits.baselines("valid").items()
+    ]
+    first = [
+        ", ".join(f"{key} {value}" for key, value in point.items())
+        for point in starting_points(plan.config.space)
+    ]
+    return {
+        "config": plan.config.resolved(),
+        "data": plan.splits.describe(),
+        "notes": plan.notes or ["none"],
+        "baselines": baselines,
+        "first trials": first,
+        "run": [f"{plan.config.budget.trials} trials, {plan.workers} workers on {plan.device}"],
+        "fingerprint": plan.splits.fingerprint,
+    }
+
+
+def find_study_file(study: str) -> Path | None:
+    """Returns the study file that ``study`` means: a path, or a name in ``studies/``.
+
+    The studies of the current folder come before those that are shipped.
+
+    Raises:
+        ConfigError: It is written like a file, and there is none.
+    """
+    if study.endswith(".toml") or "/" in study:
+        if not _is_there(Path(study)):
+            raise ConfigError(f"{study} does not exist; give a study file, or the name of one")
+        return Path(study)
+    for folder in (Path("studies"), *shipped_folders()):
+        file = folder / f"{study}.toml"
+        if _is_there(file):
+            return file
+    return None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # The name is too long for a file.
+        return False
+
+
+def shipped_folders() -> list[Path]:
+    """Returns where the shipped studies are: beside the package in a checkout, or inside it."""
+    checkout = Path(__file__).parent.parent / "studies"
+    inside = Path(str(resources.files("search"))) / "studies"
+    return [folder for folder in (checkout, inside) if folder.is_dir()]
+
+
+def choose_device(wanted: str) -> str:
+    """Returns the device to train on, as torch writes it.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = wanted.partition(":")
+    if kind == "cpu" and not index:
+        return wanted
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise ConfigError(f"--device {wanted}: use auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"--device {wanted}: torch finds no CUDA device here; use --device cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {wanted}: there are only {torch.cuda.device_count()} devices")
+    return wanted
+
+
+def _stored_config(request: Request, from_storage: bool) -> StudyConfig:
+    try:
+        return open_study(Database(request.storage, create=False), request.study).config
+    except StudyError as error:
+        if from_storage:
+            raise
+        shipped = {file.stem for folder in shipped_folders() for file in folder.glob("*.toml")}
+        shipped |= {file.stem for file in Path("studies").glob("*.toml")}
+        raise StudyError(
+            f"'{request.study}' is neither a study file nor a study in the storage ({error})"
+            f"{nearest(request.study, shipped)}"
+        ) from None
+
+
+def _open_or_create(database: Database, request: Request, plan: Plan) -> StoredStudy:
+    if request.fork is not None:
+        return _fork(database, request.fork, plan)
+    ours = {study.study_name for study in list_studies(database) if MARK in study.user_attrs}
+    if plan.config.name in ours:
+        stored = open_study(database, plan.config.name)
+    else:
+        stored = create_study(database, plan.config, _attributes(plan))
+    # Also of what was created just now: another run may have been quicker, with another file.
+    check_unchanged(stored, plan.config, plan.splits.fingerprint)
+    if stored.config != plan.config:
+        stored.remember(config=plan.config.resolved())
+        stored.config = plan.config
+    return stored
+
+
+def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
+    if name in {study.study_name for study in list_studies(database)}:
+        raise StudyError(f"--fork {name}: there is a study of this name already")
+    old = open_study(database, plan.config.name)
+    config = make_config({**plan.config.resolved(), "name": name}, "--fork")
+    for what, before, now in (
+        ("data", old.attributes["data"], plan.splits.fingerprint),
+        ("metric", old.config.metric, config.metric),
+    ):
+        if before != now:
+            raise StudyError(
+                f"--fork {name}: the {what} differ ({before} → {now}), so no trial of "
+                f"'{old.config.name}' fits; give the file another name instead"
+            )
+    return create_study(database, config, _attributes(plan), fork_of=old)
+
+
+def _attributes(plan: Plan) -> dict[str, object]:
+    return {
+        "data": plan.splits.fingerprint,
+        "baselines": plan.splits.baselines("valid"),
+        "notes": plan.notes,
+        "card": plan.splits.card(),
+    }
+
+
+def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int) -> None:
+    trials = stored.trials()
+    finished = sum(trial.state.is_finished() for trial in trials)
+    verb = "resumed" if trials else "new"
+    fork = stored.attributes.get("fork")
+    if fork is not None and len(trials) == fork["taken"]:
+        verb = (
+            f"new, with {fork['taken']} of the {fork['of']} trials of '{fork['study']}'; the "
+            "others do not fit its space, failed, or are unfinished"
+        )
+    crew = f"{plan.workers} worker{'s' if plan.workers > 1 else ''} on {plan.device}"
+    lines = [
+        f"Study {stored.config.name} ({verb}): {finished} of {total} trials done, {crew}",
+        f"Storage {stored.database}",
+        *(f"note: {note}" for note in plan.notes),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Signals:
+    """Counts requests to stop; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def handle(self, _number: int, _frame: FrameType | None) -> None:
+        """Is called by Python between two instructions of the main thread."""
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def catch_signals() -> Iterator[Signals]:
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a request to stop at the next epoch."""
+    signals = Signals()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signals.handle) for number in numbers]
+    try:
+        yield signals
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

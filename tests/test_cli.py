@@ -1,0 +1,355 @@
+"""The whole tool as people use it: the installed command, real files, a real database."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from tiny import (
+    SPACE,
+    count,
+    epochs_reported,
+    files_of,
+    interrupt_when,
+    read_json,
+    record,
+    rnn_search,
+    start,
+    trials_of,
+    wait_for_end,
+    wait_until,
+    write_study,
+)
+
+SLOW_SPACE: dict[str, object] = {**SPACE, "epochs": [2000, 3000], "batch_size": [8]}
+"""Trials of which none ends before it is interrupted."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny study, as a user's own would be."""
+    folder = tmp_path_factory.mktemp("user")
+    write_study(folder, keep=2, budget={"trials": 5})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> SimpleNamespace:
+    """What one run of the study has printed and left."""
+    before = {path.name for path in folder.iterdir()}
+    checked = rnn_search(folder, "check", "tiny.toml", "--json")
+    after_check = {path.name for path in folder.iterdir()}
+    run = rnn_search(folder, "run", "tiny.toml", "--workers", 2)
+    return SimpleNamespace(
+        folder=folder,
+        before=before,
+        checked=checked,
+        after_check=after_check,
+        run=run,
+        files=files_of(folder),
+        trials=trials_of(folder),
+    )
+
+
+def test_check_creates_nothing(ran: SimpleNamespace) -> None:
+    """`check` prints what would run as one JSON object and leaves the folder as it was."""
+    assert ran.checked.returncode == 0, ran.checked.stderr
+    described = read_json(ran.checked.stdout)
+    assert described["config"]["name"] == "tiny"
+    assert described.keys() >= {"data", "notes", "baselines", "first trials", "run"}
+    assert ran.after_check == ran.before
+
+
+def test_run_trains_all(ran: SimpleNamespace) -> None:
+    """`run` exits with 0 and leaves as many finished trials as were asked for."""
+    assert ran.run.returncode == 0, ran.run.stderr
+    assert len(ran.trials) == 5
+    assert all(trial.state.is_finished() for trial in ran.trials)
+    assert [t.params["learning_rate"] for t in ran.trials[:3]] == [0.01, 0.1, 0.001]
+
+
+def test_run_prints_the_table(ran: SimpleNamespace) -> None:
+    """The end of a run shows best trials, baselines, counts and the next commands."""
+    words = ("5 of 5 trials", "complete", "trial", "network", "persistence", "ridge", "rmse")
+    for word in (*words, "rnn-search resume tiny", "rnn-search show tiny", "optuna-dashboard"):
+        assert word in ran.run.stdout
+    best = min(ran.trials, key=lambda trial: trial.value)
+    rows = [
+        line.split()[0] for line in ran.run.stdout.splitlines() if line.lstrip().startswith("#")
+    ]
+    assert rows[0] == f"#{best.number}"
+
+
+def test_output_is_plain_where_there_is_no_terminal(ran: SimpleNamespace) -> None:
+    """Into a file go plain lines, one for each trial that ended, without escape codes."""
+    assert "\x1b" not in ran.run.stdout + ran.run.stderr
+    assert sum(line.startswith("[") for line in ran.run.stdout.splitlines()) == 5
+
+
+def test_files_of_a_run(ran: SimpleNamespace) -> None:
+    """Every trial has its losses, only the best ``keep`` their weights, none a checkpoint."""
+    complete = [trial for trial in ran.trials if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: trial.value)[:2]
+    expected = {f"{number:05d}/losses.safetensors" for number in range(5)}
+    expected |= {f"{trial.number:05d}/weights.safetensors" for trial in best}
+    assert set(ran.files) == expected
+
+
+def test_show_json_has_the_agreed_keys(ran: SimpleNamespace) -> None:
+    """`show --json` prints one object with the keys that scripts rely on."""
+    shown = rnn_search(ran.folder, "show", "tiny", "--json")
+    summary = read_json(shown.stdout)
+    keys = "name task metric direction trials best baselines verdicts storage"
+    assert summary.keys() >= set(keys.split())
+    counts = "total complete pruned diverged failed running waiting"
+    assert summary["trials"].keys() >= set(counts.split())
+    assert summary["trials"]["total"] == 5
+    assert summary["best"].keys() >= {"number", "value", "params", "epoch", "figures"}
+    best = min(ran.trials, key=lambda trial: trial.value)
+    assert (summary["best"]["number"], summary["best"]["value"]) == (best.number, best.value)
+    assert summary["best"]["figures"].keys() >= {"loss", "rmse", "mae"}
+    assert len(summary["best"]["params"]) == 11
+    assert summary["baselines"]["persistence"].keys() >= {"rmse", "mae"}
+    assert (summary["task"], summary["direction"]) == ("forecast", "minimize")
+
+
+def test_show_a_trial(ran: SimpleNamespace) -> None:
+    """`show NAME NUMBER` prints a trial's parameters and curve, and refuses one that is not."""
+    shown = rnn_search(ran.folder, "show", "tiny", 0)
+    assert shown.returncode == 0
+    assert "learning_rate = 0.01" in shown.stdout
+    assert shown.stdout.count("epoch  ") == len(ran.trials[0].intermediate_values)
+    refused = rnn_search(ran.folder, "show", "tiny", 99)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "has trials 0 to 4" in refused.stderr
+
+
+def test_list(ran: SimpleNamespace) -> None:
+    """`list` names the study and how far it is."""
+    listed = rnn_search(ran.folder, "list")
+    assert listed.returncode == 0
+    assert "tiny" in listed.stdout
+    assert "5/5" in listed.stdout
+
+
+def test_no_storage_yet(tmp_path: Path) -> None:
+    """`list` and `show` where nothing was run say so, and make no file."""
+    listed, shown = rnn_search(tmp_path, "list"), rnn_search(tmp_path, "show", "tiny")
+    assert (listed.returncode, shown.returncode) == (0, 2)
+    assert "no studies yet" in listed.stdout
+    assert "there are no studies yet" in shown.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_without_the_file(ran: SimpleNamespace, tmp_path: Path) -> None:
+    """A run with the same total trains nothing; resume goes on with neither file nor repetition."""
+    shutil.copytree(ran.folder, tmp_path, dirs_exist_ok=True)
+    again = rnn_search(tmp_path, "run", "tiny.toml", "--json")
+    assert again.returncode == 0
+    assert read_json(again.stdout)["trials"]["total"] == 5
+    assert record(trials_of(tmp_path)) == record(ran.trials)
+    assert files_of(tmp_path) == ran.files
+    (tmp_path / "tiny.toml").unlink()
+    resumed = rnn_search(tmp_path, "resume", "tiny", "--trials", 8)
+    assert resumed.returncode == 0, resumed.stderr
+    trials = trials_of(tmp_path)
+    assert record(trials[:5]) == record(ran.trials)
+    assert len(trials) == 8
+    assert len({tuple(sorted(trial.params.items())) for trial in trials}) == 8
+
+
+def test_refusals_change_nothing(ran: SimpleNamespace) -> None:
+    """A changed study, a foreign one and a fork that cannot be are refused in one line."""
+    make_foreign_study(ran.folder)
+    write_study(ran.folder, file="wider", space={**SPACE, "epochs": {"low": 2, "high": 9}})
+    write_study(ran.folder, name="foreign")
+    for arguments, said in (
+        (("run", "wider.toml"), "[space] epochs"),
+        (("run", "foreign.toml"), "was not made by rnn-search"),
+        (("run", "wider.toml", "--fork", "a/b"), "cannot be a study's name"),
+    ):
+        refused = rnn_search(ran.folder, *arguments)
+        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+        assert said in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    assert record(trials_of(ran.folder)) == record(ran.trials)
+    (waiting,) = trials_of(ran.folder, "foreign")
+    assert waiting.state == TrialState.WAITING
+    assert count(ran.folder, "studies") == 2
+
+
+def make_foreign_study(folder: Path) -> None:
+    """Makes a study in the folder's storage as another program would."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'studies' / 'studies.db'}")
+    optuna.create_study(storage=storage, study_name="foreign").enqueue_trial({"x": 1})
+    storage.engine.dispose()
+
+
+def test_fork_without_a_study_creates_nothing(tmp_path: Path) -> None:
+    """Forking from a study that is not there is refused, and no database is made."""
+    write_study(tmp_path)
+    refused = rnn_search(tmp_path, "run", "tiny.toml", "--fork", "new")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert not (tmp_path / "studies").exists()
+
+
+def test_fork(ran: SimpleNamespace) -> None:
+    """`run --fork` takes over the trials that fit a changed space, with their files."""
+    write_study(
+        ran.folder,
+        file="fork",
+        keep=2,
+        space={**SPACE, "learning_rate": {"low": 5e-3, "high": 2.0}},
+        budget={"trials": 5},
+    )
+    forked = rnn_search(ran.folder, "run", "fork.toml", "--fork", "forked", "--json")
+    assert forked.returncode == 0, forked.stderr
+    assert read_json(forked.stdout)["name"] == "forked"
+    trials, files = trials_of(ran.folder, "forked"), files_of(ran.folder, "forked")
+    fit = [trial for trial in ran.trials if trial.params["learning_rate"] >= 5e-3]
+    assert 2 <= len(fit) < 5
+    taken, trained = trials[: len(fit)], trials[len(fit) :]
+    assert [t.user_attrs["forked_from"] for t in taken] == [["tiny", t.number] for t in fit]
+    for new, old in zip(taken, fit, strict=True):
+        assert (new.value, new.intermediate_values) == (old.value, old.intermediate_values)
+        losses = files[f"{new.number:05d}/losses.safetensors"]
+        assert losses == ran.files[f"{old.number:05d}/losses.safetensors"]
+    assert len(trained) == 5 - len(fit)
+    tried = {trial.params["learning_rate"] for trial in trained}
+    assert not tried & {0.01, 0.1}
+
+
+def test_all_trials_diverge(tmp_path: Path) -> None:
+    """A study all of whose trials diverge ends well and says that none has completed."""
+    space = {**SPACE, "learning_rate": {"low": 1e8, "high": 1e10}, "optimizer": ["sgd"]}
+    space["epochs"] = {"low": 3, "high": 6}
+    write_study(tmp_path, space=space)
+    run = rnn_search(tmp_path, "run", "tiny.toml", "--workers", 1)
+    assert run.returncode == 0, run.stderr
+    assert "No trial has completed" in run.stdout
+    assert "4 diverged" in run.stdout
+    trials = trials_of(tmp_path)
+    assert [trial.state for trial in trials] == [TrialState.PRUNED] * 4
+    for trial in trials:
+        assert trial.constraints == {"diverged": 1.0}
+        assert trial.user_attrs["outcome"] == "diverged"
+        assert trial.user_attrs["reason"]
+        assert all(math.isfinite(value) for value in trial.intermediate_values.values())
+    assert set(files_of(tmp_path)) == {f"{n:05d}/losses.safetensors" for n in range(4)}
+    shown = read_json(rnn_search(tmp_path, "show", "tiny", "--json").stdout)
+    assert shown["best"] is None
+    assert (shown["trials"]["pruned"], shown["trials"]["diverged"]) == (4, 4)
+
+
+def test_two_runs_at_once_are_exact(tmp_path: Path) -> None:
+    """Two runs of one study at the same time train exactly its total, each trial once."""
+    write_study(tmp_path, budget={"trials": 20})
+    runs = [start(tmp_path, "run", "tiny.toml", "--workers", 1) for _ in range(2)]
+    output = tmp_path / "output.txt"
+    assert [run.wait(250) for run in runs] == [0, 0], output.read_text()
+    trials = trials_of(tmp_path)
+    assert len(trials) == 20
+    assert all(trial.state.is_finished() for trial in trials)
+    assert len({tuple(sorted(trial.params.items())) for trial in trials}) == 20
+    ended = [line for line in output.read_text().splitlines() if line.startswith("[")]
+    assert len(ended) == 20
+    assert count(tmp_path, "rnn_search_leases") == 0
+
+
+def test_json_and_timeout(tmp_path: Path) -> None:
+    """When time is up a run exits with 0 and one JSON object; its trial goes on at resume."""
+    space = {**SPACE, "epochs": 300, "batch_size": [8]}
+    write_study(tmp_path, space=space, stopping={"patience": 0})
+    options = ("--timeout", "1s", "--workers", 1, "--json")
+    timed = rnn_search(tmp_path, "run", "tiny.toml", *options)
+    assert timed.returncode == 0, timed.stderr
+    counts = read_json(timed.stdout)["trials"]
+    assert (counts["total"], counts["interrupted"], counts["running"]) == (1, 1, 0)
+    before = trials_of(tmp_path)[0].params
+    resumed = rnn_search(tmp_path, "resume", "tiny", "--timeout", "none", "--trials", 1, "--json")
+    assert read_json(resumed.stdout)["trials"]["complete"] == 1
+    (trial,) = trials_of(tmp_path)
+    assert trial.params == before
+    assert list(trial.intermediate_values) == list(range(1, 301))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_once(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP end a run with 130, its summary, its checkpoints, no process."""
+    write_study(tmp_path, space=SLOW_SPACE, stopping={"patience": 0})
+    run = start(tmp_path, "run", "tiny.toml", "--workers", 2)
+    children = interrupt_when(run, lambda: epochs_reported(tmp_path) >= 5, number)
+    assert run.wait(60) == 130
+    assert len(children) >= 2
+    wait_for_end(children)
+    output = (tmp_path / "output.txt").read_text()
+    assert "2 interrupted" in output
+    assert "Next:" in output
+    assert "Traceback" not in output
+    assert count(tmp_path, "rnn_search_leases") == 0
+    assert set(files_of(tmp_path)) == {f"{n:05d}/checkpoint.pt" for n in range(2)}
+    assert all(trial.params for trial in trials_of(tmp_path))
+
+
+def test_interrupted_twice(tmp_path: Path) -> None:
+    """A second Ctrl-C stops at once, even in the middle of a long epoch, and leaves no process."""
+    space = {**SPACE, "epochs": 50, "batch_size": [1], "hidden_units": 128, "hidden_layers": 3}
+    write_study(tmp_path, rows=20_000, space=space)
+    run = start(tmp_path, "run", "tiny.toml", "--workers", 1)
+    children = interrupt_when(run, lambda: has_params(tmp_path), signal.SIGINT)
+    output = tmp_path / "output.txt"
+    interrupt_when(run, lambda: "Ctrl-C again stops at once" in output.read_text(), signal.SIGINT)
+    assert run.wait(60) == 130
+    wait_for_end(children)
+    assert "interrupted; run it again to go on" in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert epochs_reported(tmp_path) == 0
+
+
+def has_params(folder: Path) -> bool:
+    """Returns whether the first trial has all of its parameters."""
+    return count(folder, "trial_params") >= 7
+
+
+@pytest.mark.parametrize("modules", ["numpy", "torch", "optuna"])
+def test_interrupted_during_start_up(tmp_path: Path, modules: str) -> None:
+    """Ctrl-C while the command still imports exits with 130, one line and no traceback."""
+    write_study(tmp_path)
+    run = start(tmp_path, "run", "tiny.toml")
+    wait_until(lambda: has_mapped(run, modules), f"the import of {modules}")
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    output = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in output
+    assert "Error" not in output
+
+
+def has_mapped(process: subprocess.Popen[str], package: str) -> bool:
+    """Returns whether a process has a package's compiled code in memory, or has ended."""
+    if package == "optuna":
+        package = "sqlalchemy"
+    maps = Path(f"/proc/{process.pid}/maps")
+    return process.poll() is not None or f"/{package}/" in maps.read_text()
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    """--help imports neither torch nor Optuna, numpy, pandas or SQLAlchemy."""
+    helped = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "search", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.split("|")[-1].strip() for line in helped.stderr.splitlines()}
+    assert "search.cli" in imported
+    assert not imported & {"torch", "optuna", "numpy", "pandas", "sqlalchemy"}
+    assert "run" in helped.stdout

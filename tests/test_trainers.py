@@ -1,0 +1,406 @@
+"""What every kind of trainers promises, and what processes on this machine promise besides."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import is_alive, tiny_config, wait_for_end, wait_until
+
+from search.checkpoints import LOSSES, WEIGHTS, load_checkpoint
+from search.data import load_splits
+from search.data.splits import Splits
+from search.space import HyperParams
+from search.stopping import batch_judge
+from search.trainers import (
+    EpochDone,
+    Event,
+    LocalTrainers,
+    TrainerDied,
+    TrainerFault,
+    TrialEnded,
+)
+from search.training import Run
+from search.trial import Epoch, Goal, Outcome
+from search.worker import Job, TrialRules
+
+Make = Callable[[], LocalTrainers]
+PARAMS = HyperParams(0.01, 16, 3, 1, 4, "gru", "adam", "none", 0.1, 0.0, 0.0)
+LONG = replace(PARAMS, epochs=100_000)
+RULES = TrialRules(Goal(), patience=0, divergence=True)
+
+
+@pytest.fixture(scope="session")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    """A short sine, cut into windows."""
+    return load_splits(tiny_config(tmp_path_factory.mktemp("data")).data)
+
+
+def job(folder: Path, number: int = 0, params: HyperParams = PARAMS) -> Job:
+    """Returns the job of one trial, with a folder of its own."""
+    return Job(number, params, seed=number, folder=folder / str(number))
+
+
+def collect(
+    trainers: LocalTrainers, enough: Callable[[list[Event]], bool], what: str
+) -> list[Event]:
+    """Gathers events until there are enough."""
+    events: list[Event] = []
+
+    def listen() -> bool:
+        events.extend(trainers.events(0.1))
+        return enough(events)
+
+    wait_until(listen, what)
+    return events
+
+
+def until_end(trainers: LocalTrainers) -> list[Event]:
+    """Gathers events up to and with the end of a trial."""
+    return collect(trainers, lambda events: any(isinstance(e, TrialEnded) for e in events), "end")
+
+
+def epochs_in(events: list[Event], number: int = 0) -> list[Epoch]:
+    """Returns a trial's epochs, in the order in which they came, without their times."""
+    return [
+        replace(event.epoch, seconds=0.0)
+        for event in events
+        if isinstance(event, EpochDone) and event.number == number
+    ]
+
+
+def train_here(one: Job, splits: Splits, epochs: int) -> Run:
+    """Trains the same trial in this process."""
+    run = Run(one.params, splits, one.seed, RULES.goal, torch.device("cpu"))
+    for _ in range(epochs):
+        run.advance(batch_judge(None, splits.constant_loss))
+    return run
+
+
+class TrainersConformance:
+    """The promises of trainers of any kind; a subclass supplies the two fixtures.
+
+    ``make`` makes new trainers with one worker; ``trainers`` may be shared between tests, because
+    every test leaves them free.
+    """
+
+    def test_epochs_equal_a_run_here(
+        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
+    ) -> None:
+        """The epochs come in order, bit for bit those of a Run here, and then the end."""
+        one = job(tmp_path)
+        trainers.start(trainers.free()[0], one)
+        events = until_end(trainers)
+        expected = train_here(one, splits, 3)
+        assert epochs_in(events) == [replace(e, seconds=0.0) for e in expected.curve.epochs]
+        ended = events[-1]
+        assert isinstance(ended, TrialEnded)
+        assert ended.decision.outcome is Outcome.COMPLETE
+        assert (one.folder / LOSSES).exists()
+        assert (one.folder / WEIGHTS).exists()
+
+    def test_worker_is_free_before_and_after(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+        """A worker is free until it is given a trial, and again once the trial has ended."""
+        workers = trainers.free()
+        trainers.start(workers[0], job(tmp_path))
+        assert trainers.free() == workers[1:]
+        assert trainers.busy() == [0]
+        until_end(trainers)
+        assert trainers.free() == workers
+        assert trainers.busy() == []
+
+    def test_trial_after_trial(
+        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
+    ) -> None:
+        """What a worker trained before does not change a bit of what it trains next."""
+        worker = trainers.free()[0]
+        for number in (4, 5):
+            one = job(tmp_path, number)
+            trainers.start(worker, one)
+            losses = [epoch.figures for epoch in epochs_in(until_end(trainers), number)]
+            assert losses == [e.figures for e in train_here(one, splits, 3).curve.epochs]
+
+    def test_dropped_trial_is_silent(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+        """After drop() the worker takes the next trial and nothing more of the old one arrives."""
+        worker = trainers.free()[0]
+        trainers.start(worker, job(tmp_path, 0, LONG))
+        collect(trainers, lambda events: len(epochs_in(events)) >= 3, "three epochs")
+        trainers.drop(0, 2)
+        assert worker in trainers.free()
+        trainers.start(worker, job(tmp_path, 1))
+        events = until_end(trainers)
+        assert epochs_in(events, 0) == []
+        assert [epoch.index for epoch in epochs_in(events, 1)] == [1, 2, 3]
+        assert isinstance(events[-1], TrialEnded)
+        assert events[-1].number == 1
+
+    def test_dropped_trial_leaves_its_losses(
+        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
+    ) -> None:
+        """Of a dropped trial the losses stay, up to the epoch that counts, and nothing else."""
+        one = job(tmp_path, 0, LONG)
+        trainers.start(trainers.free()[0], one)
+        collect(trainers, lambda events: len(epochs_in(events)) >= 3, "three epochs")
+        trainers.drop(0, 2)
+        collect(trainers, lambda _: trainers.busy() == [], "the files to be settled")
+        assert [file.name for file in one.folder.iterdir()] == [LOSSES]
+        assert saved_losses(one.folder) == losses_here(one, splits, 2)
+
+    def test_drop_that_crosses_the_end(
+        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
+    ) -> None:
+        """A trial that had ended by the time it was dropped leaves the files of a dropped one."""
+        one = job(tmp_path)
+        trainers.start(trainers.free()[0], one)
+        wait_until((one.folder / WEIGHTS).exists, "the trial to end by itself")
+        trainers.drop(0, 2)
+        events = collect(trainers, lambda _: trainers.busy() == [], "the files to be settled")
+        assert events == []
+        assert [file.name for file in one.folder.iterdir()] == [LOSSES]
+        assert saved_losses(one.folder) == losses_here(one, splits, 2)
+
+    def test_abandoned_trial_keeps_its_files(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+        """abandon() frees the worker and touches nothing: the files are another's by now."""
+        one = job(tmp_path, 0, LONG)
+        worker = trainers.free()[0]
+        trainers.start(worker, one)
+        collect(trainers, lambda _: load_checkpoint(one.folder) is not None, "a checkpoint")
+        trainers.abandon(0)
+        assert worker in trainers.free()
+        events = collect(trainers, lambda _: trainers.busy() == [], "the worker to let go")
+        assert events == []
+        assert load_checkpoint(one.folder) is not None
+        assert not (one.folder / LOSSES).exists()
+
+    def test_stopped_trial_goes_on(
+        self,
+        make: Make,
+        splits: Splits,
+        tmp_path: Path,
+    ) -> None:
+        """stop() interrupts with a checkpoint from which others go on as if nothing had been."""
+        one, trainers = job(tmp_path, 0, LONG), make()
+        trainers.start(trainers.free()[0], one)
+        before = collect(trainers, lambda events: len(epochs_in(events)) >= 2, "two epochs")
+        trainers.stop()
+        before += until_end(trainers)
+        assert isinstance(before[-1], TrialEnded)
+        assert before[-1].decision.outcome is Outcome.INTERRUPTED
+        seen = len(epochs_in(before))
+        saved = load_checkpoint(one.folder)
+        assert saved is not None
+        assert len(saved["run"]["curve"]) >= seen
+        again = replace(one, params=replace(LONG, epochs=len(saved["run"]["curve"]) + 2))
+        others = make()
+        others.start(others.free()[0], again)
+        after = epochs_in(until_end(others))
+        expected = train_here(again, splits, again.params.epochs)
+        assert (
+            after == [replace(e, seconds=0.0) for e in expected.curve.epochs[:seen]] + after[seen:]
+        )
+        assert [e.figures for e in after] == [e.figures for e in expected.curve.epochs]
+        assert saved_losses(one.folder) == losses_here(again, splits, again.params.epochs)
+
+    def test_disk_fault_is_reported(self, make: Make, tmp_path: Path) -> None:
+        """A trial's folder that cannot be written is a fault of the place, not of the trial."""
+        trainers = make()
+        (tmp_path / "0").write_text("in the way")
+        trainers.start(trainers.free()[0], job(tmp_path))
+        events = collect(
+            trainers, lambda events: any(isinstance(e, TrainerFault) for e in events), "a fault"
+        )
+        fault = events[-1]
+        assert isinstance(fault, TrainerFault)
+        assert str(tmp_path / "0") in fault.reason
+        assert not any(isinstance(event, TrialEnded) for event in events)
+
+    def test_failing_trial_is_told_with_its_traceback(
+        self, trainers: LocalTrainers, tmp_path: Path
+    ) -> None:
+        """An exception in training fails that trial, with its traceback; the worker works on."""
+        worker = trainers.free()[0]
+        trainers.start(worker, job(tmp_path, 0, replace(PARAMS, optimizer="nonsense")))
+        (ended,) = until_end(trainers)
+        assert isinstance(ended, TrialEnded)
+        assert ended.decision.outcome is Outcome.FAILED
+        assert ended.decision.reason == "ValueError: unknown optimizer 'nonsense'"
+        assert "Traceback" in ended.traceback
+        trainers.start(worker, job(tmp_path, 1))
+        assert len(epochs_in(until_end(trainers), 1)) == 3
+
+    def test_diverging_trial_says_so(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+        """A trial whose error grows without bounds ends diverged, with its losses on disk."""
+        one = job(tmp_path, 0, replace(PARAMS, learning_rate=1e9, optimizer="sgd"))
+        trainers.start(trainers.free()[0], one)
+        ended = until_end(trainers)[-1]
+        assert isinstance(ended, TrialEnded)
+        assert ended.decision.outcome is Outcome.DIVERGED
+        assert (one.folder / LOSSES).exists()
+        assert not (one.folder / WEIGHTS).exists()
+
+
+def pack(splits: Splits, one: Job) -> str:
+    """Writes what a script needs to train a job, and returns where."""
+    path = one.folder.with_name("setup")
+    path.write_bytes(pickle.dumps((splits, RULES, one)))
+    return str(path)
+
+
+def saved_losses(folder: Path) -> list[float]:
+    """Returns the training losses that a trial has left on disk."""
+    from safetensors.torch import load_file
+
+    return list(load_file(folder / LOSSES)["train"].tolist())
+
+
+def losses_here(one: Job, splits: Splits, epochs: int) -> list[float]:
+    """Returns the training losses of the same trial in this process, as single precision."""
+    losses = train_here(one, splits, epochs).batch_losses
+    return list(torch.tensor(losses, dtype=torch.float32).tolist())
+
+
+@pytest.fixture(scope="module")
+def make(splits: Splits) -> Iterator[Make]:
+    """Makes trainers that are killed at the end of the module."""
+    made: list[LocalTrainers] = []
+
+    def make_one() -> LocalTrainers:
+        made.append(LocalTrainers(splits, RULES, workers=1, device="cpu"))
+        return made[-1]
+
+    yield make_one
+    for trainers in made:
+        trainers.kill()
+
+
+@pytest.fixture(scope="module")
+def shared(make: Make) -> list[LocalTrainers]:
+    """One process that trains, for one test after another."""
+    return [make()]
+
+
+class TestLocalTrainers(TrainersConformance):
+    """Processes on this machine."""
+
+    @pytest.fixture
+    def trainers(self, shared: list[LocalTrainers], make: Make) -> LocalTrainers:
+        """The shared process, or a new one if the test before has failed to leave it free."""
+        if shared[0].busy():
+            shared[0] = make()
+        return shared[0]
+
+    def test_killed_trainer_is_replaced(
+        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
+    ) -> None:
+        """A killed trainer is reported with its trial; a new one goes on from the checkpoint."""
+        one = job(tmp_path, 0, LONG)
+        worker = trainers.free()[0]
+        trainers.start(worker, one)
+        collect(trainers, lambda _: load_checkpoint(one.folder) is not None, "a checkpoint")
+        process = trainers._workers[worker].process
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        died = collect(
+            trainers, lambda events: any(isinstance(e, TrainerDied) for e in events), "a death"
+        )[-1]
+        assert died == TrainerDied(worker, 0, -signal.SIGKILL)
+        saved = load_checkpoint(one.folder)
+        assert saved is not None
+        again = replace(one, params=replace(LONG, epochs=len(saved["run"]["curve"]) + 1))
+        assert worker in trainers.free()
+        trainers.start(worker, again)
+        figures = [epoch.figures for epoch in epochs_in(until_end(trainers))]
+        expected = train_here(again, splits, again.params.epochs)
+        assert figures == [epoch.figures for epoch in expected.curve.epochs]
+
+    def test_killed_idle_trainer_is_replaced(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+        """A trainer that dies with nothing to do is reported without a trial, and replaced."""
+        process = trainers._workers[0].process
+        process.kill()
+        (died,) = collect(trainers, lambda events: len(events) > 0, "a death")
+        assert died == TrainerDied(0, None, -signal.SIGKILL)
+        trainers.start(0, job(tmp_path))
+        assert len(epochs_in(until_end(trainers))) == 3
+
+    def test_signals_of_a_terminal_are_blocked(self, splits: Splits, tmp_path: Path) -> None:
+        """Ctrl-C, SIGTERM and SIGHUP end no trainer, not even the first one while it starts."""
+        script = (
+            "import os, signal, sys\nfrom search.trainers import LocalTrainers, SIGNALS\n"
+            "if __name__ == '__main__':\n"
+            "    splits, rules, job = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
+            "    trainers = LocalTrainers(splits, rules, 2, 'cpu')\n"
+            "    for worker in trainers._workers:\n"
+            "        for number in SIGNALS: os.kill(worker.process.pid, number)\n"
+            "    trainers.start(0, job)\n"
+            "    while trainers.busy():\n"
+            "        for event in trainers.events(1): print(type(event).__name__, flush=True)\n"
+            "    print(trainers.free())\n"
+            "    trainers.kill()\n"
+        )
+        answer = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"import pathlib, pickle\n{script}",
+                pack(splits, job(tmp_path)),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert answer.stdout.split("\n") == [*["EpochDone"] * 3, "TrialEnded", "[0, 1]", ""]
+        assert answer.stderr == ""
+
+    def test_killed_means_gone(self, make: Make) -> None:
+        """kill() ends every process before it returns, also one that is still starting."""
+        trainers = make()
+        pids = [worker.process.pid for worker in trainers._workers]
+        trainers.kill()
+        assert not any(is_alive(pid) for pid in pids if pid is not None)
+
+    def test_trainers_die_with_their_parent(self, splits: Splits, tmp_path: Path) -> None:
+        """When the coordinator is killed with -9 its trainers end by themselves, busy or not."""
+        script = (
+            "import pickle, sys, pathlib\nfrom search.trainers import LocalTrainers\n"
+            "if __name__ == '__main__':\n"
+            "    splits, rules, job = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
+            "    trainers = LocalTrainers(splits, rules, 2, 'cpu')\n"
+            "    trainers.start(0, job)\n"
+            "    while not any(trainers.events(1)): pass\n"
+            "    print(*(w.process.pid for w in trainers._workers), flush=True)\n"
+            "    sys.stdin.read()\n"
+        )
+        parent = subprocess.Popen(
+            [sys.executable, "-c", script, pack(splits, job(tmp_path, 0, LONG))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert parent.stdout is not None
+        assert parent.stdin is not None
+        with parent.stdin, parent.stdout:
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            assert all(is_alive(pid) for pid in pids)
+            parent.kill()
+            parent.wait()
+            wait_for_end(pids)
+        assert len(pids) == 2
+
+    def test_trainers_do_not_import_the_database(self) -> None:
+        """What a trainer's process imports holds neither Optuna nor SQLAlchemy."""
+        script = (
+            "import sys, search.trainers\n"
+            "print([name for name in ('optuna', 'sqlalchemy') if name in sys.modules])"
+        )
+        answer = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        assert answer.stdout == "[]\n"
