@@ -1,0 +1,125 @@
+"""What ``rnn-search predict`` prints or writes: a table, figures, or text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from search.errors import RequestError, RunError
+from search.prediction import Classifier, Forecaster, LanguageModel, load
+
+TABLES = (".csv", ".parquet", ".pq")
+
+
+def answer(
+    folder: Path,
+    source: Path,
+    *,
+    out: Path | None = None,
+    as_json: bool = False,
+    length: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+) -> str:
+    """Predicts from a file, see `search.prediction`.
+
+    Args:
+        folder: Of the model.
+        source: The file.
+        out: Where the answer goes; None: it is returned.
+        as_json: Return it as JSON.
+        length: Continue a text by so many characters.
+        temperature: See `LanguageModel.generate`.
+        seed: Decides what is drawn.
+
+    Returns:
+        What is to be printed; empty if it went to ``out``.
+
+    Raises:
+        SearchError: Something does not fit together, or a file cannot be used; one line.
+    """
+    _require_place(out, as_json)
+    model = load(folder)
+    drawn = temperature is not None or seed is not None
+    if isinstance(model, LanguageModel):
+        if length is None and drawn:
+            raise RequestError("--temperature and --seed are for text that --length N continues")
+        return _text_answer(model, source, out, as_json, length, temperature, seed)
+    if length is not None or drawn:
+        raise RequestError(
+            f"--length, --temperature and --seed continue a text, and {folder} holds a model of "
+            f"the task {model.card.data.task}"
+        )
+    return _table_answer(model, source, out, as_json)
+
+
+def _require_place(out: Path | None, as_json: bool) -> None:
+    if out is None:
+        return
+    if as_json:
+        raise RequestError("--json prints and --out writes a file; give one of them")
+    if not out.parent.is_dir():
+        raise RequestError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out.is_dir():
+        raise RequestError(f"--out {out} is a folder; give a file")
+
+
+def _table_answer(
+    model: Forecaster | Classifier, source: Path, out: Path | None, as_json: bool
+) -> str:
+    if out is not None and out.suffix.lower() not in TABLES:
+        raise RequestError(f"--out {out}: the name must end in {', '.join(TABLES)}")
+    table = model.predict(source)
+    if out is not None:
+        _write(out, lambda part: _save(table, part, out.suffix.lower()))
+        return ""
+    if as_json:
+        return table.to_json(orient="records", date_format="iso", double_precision=15) + "\n"
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _text_answer(
+    model: LanguageModel,
+    source: Path,
+    out: Path | None,
+    as_json: bool,
+    length: int | None,
+    temperature: float | None,
+    seed: int | None,
+) -> str:
+    if length is None:
+        figures = model.predict(source)
+        plain = "".join(f"{name} {value:.6g}\n" for name, value in figures.items())
+        said = json.dumps(figures) + "\n" if as_json else plain
+    else:
+        heat = 1.0 if temperature is None else temperature
+        text = model.generate(source, length, heat, seed or 0)
+        said = json.dumps({"text": text}) if as_json else text
+        said = said if out is not None else said + "\n"
+    if out is None:
+        return said
+    _write(out, lambda part: part.write_text(said, encoding="utf-8"))
+    return ""
+
+
+def _save(table: pd.DataFrame, path: Path, kind: str) -> None:
+    if kind == ".csv":
+        table.to_csv(path, index=False, lineterminator="\n")
+    else:
+        table.to_parquet(path, index=False)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,293 @@
+"""One evaluation from what was asked for to its end: read, check, retrain, choose, look, tell."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+from search.coordinator import Ending
+from search.display import UNITS, Progress, figure, short
+from search.errors import RunError, StudyError
+from search.evaluation import (
+    Contest,
+    Evaluation,
+    choose_candidates,
+    choose_seeds,
+    choose_winner,
+    headline,
+    look_at_test,
+    mean_and_std,
+    plan_retrainings,
+    record_look,
+)
+from search.retraining import Result, Retrainer, Retraining, read_result
+from search.running import Plan, Request, catch_signals, make_plan
+from search.storage import StoredStudy, Taken, check_unchanged
+from search.surroundings import surroundings
+from search.trainers import LocalTrainers
+from search.trial import Curve, Decision, Epoch, Outcome
+from search.worker import TrialRules
+
+
+class RetrainingProgress(Progress):
+    """Follows retrainings as `Progress` follows trials, with which it shares lines and bars.
+
+    Args:
+        console: Where to write; bars are drawn only if it is a terminal.
+        stored: The study.
+        total: How many retrainings there are.
+        done: How many of them are finished already.
+        workers: How many trainers there are.
+    """
+
+    noun = "retrainings"
+
+    def __init__(
+        self, console: Console, stored: StoredStudy, total: int, done: int, workers: int
+    ) -> None:
+        super().__init__(console, stored, total, workers, None)
+        self._before = self._done = done
+        # Its own best: the trials were the best of many, retrainings cannot compare with them.
+        self._best = None
+        self._seeds: dict[int, int] = {}
+
+    def label(self, taken: Taken) -> str:
+        """Names a retraining by its trial and seed."""
+        return f"#{taken.number} seed {self._seeds[taken.trial_id]}"
+
+    def _count(self, _outcome: Outcome | None, _value: float | None) -> None:
+        """Counts one retraining more; the study knows nothing of them."""
+        if _outcome is None or _outcome is Outcome.INTERRUPTED:
+            return
+        self._done += 1
+        if _outcome is Outcome.COMPLETE and _value is not None:
+            better = self._best is None or self._goal.better(_value, self._best)
+            self._best = _value if better else self._best
+
+    def as_trial(self, retraining: Retraining) -> Taken:
+        """Returns what stands for a retraining where a trial is expected."""
+        self._seeds[retraining.index] = retraining.seed
+        return Taken(retraining.trial, retraining.index, retraining.params, 0, 0)
+
+
+class _Observer:
+    """Tells a `RetrainingProgress` of retrainings in the words of trials."""
+
+    def __init__(self, progress: RetrainingProgress) -> None:
+        self._progress = progress
+
+    def started(self, worker: int, retraining: Retraining) -> None:
+        """A retraining starts, or goes on."""
+        self._progress.started(worker, self._progress.as_trial(retraining))
+
+    def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
+        """A retraining has trained an epoch."""
+        self._progress.advanced(worker, self._progress.as_trial(retraining), epoch)
+
+    def ended(self, worker: int, retraining: Retraining, decision: Decision, curve: Curve) -> None:
+        """A retraining is over, or interrupted."""
+        self._progress.ended(worker, self._progress.as_trial(retraining), decision, curve)
+
+    def tick(self) -> None:
+        """Some time has passed."""
+        self._progress.tick()
+
+    def say(self, line: str) -> None:
+        """Something happened that a person should know."""
+        self._progress.say(line)
+
+
+def evaluate_study(
+    stored: StoredStudy, request: Request, top: int, seeds: int, console: Console
+) -> tuple[Evaluation | None, Ending]:
+    """Retrains the best configurations, chooses the winner, and looks at the test part once.
+
+    Args:
+        stored: The study; all that is written to it is that the test part was looked at.
+        request: Workers and device.
+        top: How many configurations.
+        seeds: How many seeds.
+        console: Where to say what happens.
+
+    Returns:
+        The evaluation and DONE, or None and INTERRUPTED.
+
+    Raises:
+        RequestError: There is nothing to evaluate, the data is another, or another evaluation of
+            the study is under way.
+        RunError: Disk or trainers failed, or no retraining completed.
+    """
+    candidates = choose_candidates(stored, top)
+    plan = make_plan(request, stored=stored.config)
+    check_unchanged(stored, plan.config, plan.splits.fingerprint)
+    chosen = choose_seeds(stored.config.seed, seeds, len(stored.trials()))
+    wanted = plan_retrainings(stored, candidates, chosen)
+    with _only_one(stored):
+        results, ending = _retrain(stored, plan, wanted, console)
+        if ending is not Ending.DONE:
+            return None, ending
+        contests = [
+            Contest(one, tuple(r for r in results if r.retraining.trial == one.trial))
+            for one in candidates
+        ]
+        winner = choose_winner(contests, stored.goal)
+        look = look_at_test(winner, plan.splits, plan.device)
+        looks = record_look(stored, winner, look)
+    config, baselines = stored.config, stored.attributes["baselines"]
+    names = (config.name, config.data.task, headline(stored), config.metric)
+    return Evaluation(*names, contests, winner, look, looks, baselines), Ending.DONE
+
+
+def _retrain(
+    stored: StoredStudy, plan: Plan, wanted: list[Retraining], console: Console
+) -> tuple[list[Result], Ending]:
+    """Trains what is not finished yet; returns the results in the order of ``wanted``."""
+    known = {one.index: read_result(one) for one in wanted}
+    left = [one for one in wanted if known[one.index] is None]
+    workers = max(1, min(plan.workers, len(left)))
+    trials = len({one.trial for one in wanted})
+    crew = f"{workers} worker{'s' if workers > 1 else ''} on {plan.device}"
+    _say(
+        console,
+        f"Evaluation of {stored.config.name}: configurations {trials}, seeds "
+        f"{len(wanted) // trials}, {len(wanted) - len(left)} of {len(wanted)} done, {crew}",
+    )
+    results = {index: result for index, result in known.items() if result is not None}
+    if not left:
+        return [results[one.index] for one in wanted], Ending.DONE
+    stopping = stored.config.stopping
+    rules = TrialRules(stored.goal, stopping.patience, stopping.divergence)
+    with (
+        catch_signals() as signals,
+        LocalTrainers(plan.splits, rules, workers, plan.device) as trainers,
+        RetrainingProgress(console, stored, len(wanted), len(results), workers) as progress,
+    ):
+        found = Retrainer(
+            trainers,
+            stored.goal,
+            _Observer(progress),
+            surroundings(plan.device),
+            lambda: signals.count > 0,
+        ).run(left)
+    results |= {result.retraining.index: result for result in found}
+    ending = Ending.DONE if len(results) == len(wanted) else Ending.INTERRUPTED
+    return [results[one.index] for one in wanted if one.index in results], ending
+
+
+@contextmanager
+def _only_one(stored: StoredStudy) -> Iterator[None]:
+    """Holds the study's evaluation folder; the lock ends with its holder, however that ends."""
+    folder = stored.folder / "evaluation"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(
+                f"another evaluation of '{stored.config.name}' is under way; wait for its end"
+            ) from None
+        yield
+
+
+def print_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """Prints what people read: the candidates, the test part, and how far to trust it."""
+    metric = evaluation.metric
+    words = metric.replace("_", " ")
+    console.print()
+    _say(console, f"Validation {words} of the best configurations, trained again:")
+    console.print(_candidates_table(evaluation))
+    promised, kept = evaluation.optimism
+    best = evaluation.contests[0].candidate.trial
+    _say(
+        console,
+        f"Optimism of the search: its best trial, #{best}, had {figure(metric, promised)}; the "
+        f"mean of its retrainings is {figure(metric, kept)}",
+    )
+    winner = evaluation.winner
+    console.print()
+    _say(
+        console,
+        f"Winner: #{winner.candidate.trial}, by the mean of its validation {evaluation.searched}",
+    )
+    _say(console, f"Test {words}{UNITS.get(metric, '')}:")
+    console.print(_test_table(evaluation))
+    places = {str(result.retraining.folder.parent) for result in winner.complete}
+    _say(console, f"Its networks are kept in {', '.join(sorted(places))}")
+    for line in _warnings(evaluation):
+        _say(console, line)
+
+
+def _warnings(evaluation: Evaluation) -> list[str]:
+    """Returns what makes the figures worth less."""
+    lines = [
+        f"note: {len(contest.results) - len(contest.complete)} of {len(contest.results)} "
+        f"retrainings of #{contest.candidate.trial} have no figure: {reason}"
+        for contest in evaluation.contests
+        for reason in [next((r.reason for r in contest.results if not r.complete), None)]
+        if reason is not None
+    ]
+    before = evaluation.looks[:-1]
+    if before:
+        lines.append(
+            f"WARNING: this was look {len(before) + 1} at the test part; the first was at "
+            f"{before[0]['time']} (trial #{before[0]['trial']}). Whatever was changed since "
+            "because of it makes this figure too good; only the first is quite honest."
+        )
+    return lines
+
+
+def _candidates_table(evaluation: Evaluation) -> Table:
+    table = _table("trial", "in the search", "mean", "std", "seeds", "configuration")
+    metric = evaluation.metric
+    for contest in evaluation.contests:
+        candidate, (mean, std) = contest.candidate, contest.spread(metric)
+        mark = "  ← winner" if contest is evaluation.winner else ""
+        table.add_row(
+            f"#{candidate.trial}",
+            figure(metric, candidate.figures.get(metric, float("nan"))),
+            figure(metric, mean),
+            figure(metric, std),
+            f"{len(contest.complete)}/{len(contest.results)}",
+            short(candidate.params.to_dict()) + mark,
+        )
+    return table
+
+
+def _test_table(evaluation: Evaluation) -> Table:
+    metric, look = evaluation.metric, evaluation.look
+    names = sorted(look.ensemble, key=lambda name: name != metric)
+    rows = [
+        (f"seed {result.retraining.seed}", figures)
+        for result, figures in zip(evaluation.winner.complete, look.each, strict=True)
+    ]
+    pairs = {name: mean_and_std([figures[name] for figures in look.each]) for name in names}
+    rows += [
+        ("mean of the seeds", {name: mean for name, (mean, _) in pairs.items()}),
+        ("std of the seeds", {name: std for name, (_, std) in pairs.items()}),
+        ("ensemble of the seeds", look.ensemble),
+        *((name.replace("_", " "), figures) for name, figures in look.baselines.items()),
+    ]
+    table = _table("", *(name.replace("_", " ") for name in names))
+    for title, figures in rows:
+        cells = [figure(name, figures[name]) if name in figures else "" for name in names]
+        table.add_row(title, *cells)
+    return table
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("", "configuration") else "right")
+    return table
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,172 @@
+"""An exported forecasting model: a table in, a table of forecasts out, in the data's own units.
+
+Shapes: L rows, N windows, T window, H horizon, K targets, O = H x K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from search.config import ForecastData
+from search.data.cards import ForecastCard
+from search.data.rows import Rows, arrange, refuse_extremes, runs_of
+from search.data.tables import read_table, require_columns, take_table
+from search.data.timeline import Stamps, Step, find_step, go_on
+from search.data.windows import ForecastPart, in_units, standardised
+from search.errors import DataError
+from search.model_files import Band
+from search.models import SequenceModel
+from search.training import outputs_of
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Forecasts:
+    """The forecasts of all windows that fit into a table.
+
+    Attributes:
+        rows: The table, in order.
+        last: (N,) row, of the L, that each window ends with: what its forecasts are made from.
+        values: (N, H, K) in the targets' units.
+    """
+
+    rows: Rows
+    last: Ints
+    values: Floats
+
+
+def forecast(network: SequenceModel, card: ForecastCard, source: Path | pd.DataFrame) -> Forecasts:
+    """Forecasts what follows every stretch of T rows of a table, its last rows among them.
+
+    Missing values are treated as in the study, but for the borders of its three parts, which
+    other data has not: what the study interpolated beside one may differ.
+
+    Raises:
+        DataError: The table cannot be used; one line with the remedy.
+    """
+    path = source if isinstance(source, Path) else Path("the frame")
+    frame = read_table(path) if isinstance(source, Path) else take_table(source, path)
+    special = [name for name in (card.series, card.time) if name is not None]
+    require_columns(frame, [*card.features, *special], path)
+    names = list(card.features)
+    data = ForecastData(
+        task="forecast", path=path, time=card.time, series=card.series, missing=card.missing
+    )
+    rows = arrange(frame, names, data, path, parts=False)
+    mean, std = np.array(card.feature_mean), np.array(card.feature_std)
+    with np.errstate(over="ignore", invalid="ignore"):
+        refuse_extremes(rows, names, (rows.values - mean) / std, path)
+    starts = _starts(rows, card.window, path)
+    nothing = torch.zeros(len(starts), 0)
+    values = standardised(rows.values, mean, std)
+    part = ForecastPart(values, torch.from_numpy(starts), nothing, card.window)
+    outputs = torch.cat([outputs for outputs, _ in outputs_of(network, part)])
+    last = starts + card.window - 1
+    in_order = _in_units(outputs, card, rows, last).numpy()
+    return Forecasts(rows, last, in_order.reshape(len(last), card.horizon, len(card.targets)))
+
+
+def _in_units(outputs: Tensor, card: ForecastCard, rows: Rows, last: Ints) -> Tensor:
+    observed = torch.zeros(len(last), len(card.targets), dtype=torch.float64)
+    if card.anchored:
+        places = [card.features.index(name) for name in card.targets]
+        observed = torch.from_numpy(rows.values[last][:, places])
+    shift, scale = (torch.tensor(one, dtype=torch.float64) for one in (card.shift, card.scale))
+    return in_units(outputs, observed, shift, scale, card.anchored)
+
+
+def _starts(rows: Rows, window: int, path: Path) -> Ints:
+    """Returns (N,) the first rows of all windows, none of which reaches over a gap."""
+    starts = np.arange(len(rows.values) - window + 1)
+    chosen: Ints = starts[rows.segments[starts] == rows.segments[starts + window - 1]]
+    if not len(chosen):
+        longest = int(np.unique(rows.segments, return_counts=True)[1].max())
+        raise DataError(
+            f"{path}: the longest stretch of rows without a gap is {longest} and the model sees "
+            f"{window}; give more rows"
+        )
+    return chosen
+
+
+def table_of(forecasts: Forecasts, card: ForecastCard, band: Band | None) -> pd.DataFrame:
+    """Returns one row for each window and step ahead.
+
+    Columns: the series, if there are several; ``made_from``, the time (or, without times, the row,
+    counted from 1 in each series) of the last row that was seen; ``ahead``, steps from there; the
+    time or ``row`` that is forecast; each target; and ``NAME_low`` and ``NAME_high``.
+
+    Args:
+        forecasts: What to show.
+        card: How the data is read.
+        band: For the interval; None: there are no such columns.
+    """
+    rows, count, horizon = forecasts.rows, len(forecasts.last), card.horizon
+    taken = {card.series, card.time, *card.targets}
+    made, ahead = _free("made_from", taken), _free("ahead", taken)
+    columns: dict[str, Any] = {}
+    if card.series is not None:
+        names = np.array(rows.names, dtype=object)[rows.series[forecasts.last]]
+        columns[card.series] = np.repeat(names, horizon)
+    seen, future = _times(forecasts, card)
+    columns[made] = seen.repeat(horizon)
+    columns[ahead] = np.tile(np.arange(1, horizon + 1), count)
+    columns[card.time or _free("row", taken)] = future
+    for at, name in enumerate(card.targets):
+        columns[name] = forecasts.values[:, :, at].reshape(-1)
+    if band is not None:
+        shape = (horizon, len(card.targets))
+        low, high = np.array(band.low).reshape(shape), np.array(band.high).reshape(shape)
+        for at, name in enumerate(card.targets):
+            for ending, edge in (("_low", low), ("_high", high)):
+                around = forecasts.values[:, :, at] + edge[:, at]
+                columns[_free(name + ending, taken)] = around.reshape(-1)
+    return pd.DataFrame(columns)
+
+
+def _free(name: str, taken: set[str | None]) -> str:
+    """Returns a column name that no column of the data has."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _times(forecasts: Forecasts, card: ForecastCard) -> tuple[pd.Index[Any], pd.Index[Any]]:
+    """Returns (N,) the times of the last rows seen and (N * H,) those that are forecast."""
+    rows, last, horizon = forecasts.rows, forecasts.last, card.horizon
+    runs = list(runs_of(rows.segments, rows.series))
+    if rows.stamps is None:
+        within = np.concatenate(
+            [np.arange(1, run.stop - run.start + 1) for run in runs_of(rows.series)]
+        )
+        ahead = within[last][:, None] + np.arange(1, horizon + 1)
+        return pd.Index(within[last]), pd.Index(ahead.reshape(-1))
+    instants = rows.stamps.instants
+    # A file with offsets from UTC is answered in UTC, which has no hour twice.
+    if not instants.equals(rows.stamps.clock):
+        instants = pd.DatetimeIndex(instants).tz_localize("UTC")
+    following = instants[:0]
+    for run, step in zip(runs, _steps(rows, rows.stamps, runs, card.step), strict=True):
+        stretch = instants[run.start : run.stop]
+        line = stretch.append(pd.Index(go_on(stretch[-1], step, horizon)))
+        ends = last[(last >= run.start) & (last < run.stop)] - run.start
+        at = ends[:, None] + np.arange(1, horizon + 1)
+        following = following.append(line[at.reshape(-1)])
+    return instants[last], following
+
+
+def _steps(rows: Rows, stamps: Stamps, runs: list[slice], step: Step) -> Iterator[Step]:
+    """Yields the step of each run: the study's, or that of the run's series if it had several."""
+    for run in runs:
+        series = np.flatnonzero(rows.series == rows.series[run.start])
+        yield find_step(stamps.take(series)) if step is None else step

@@ -1,0 +1,241 @@
+"""`load`: an exported model from its folder, ready to predict, with no study and no database.
+
+Shapes: N series, C classes, n characters, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from search.config import ClassifyData
+from search.data.cards import ClassifyCard, ForecastCard, LanguageCard
+from search.data.classification import padded_part
+from search.data.labelled import Labelled, read_unlabelled, without_missing
+from search.data.language import TextPart, encode, read_text, tally_text, text_figures
+from search.errors import DataError, RequestError, nearest
+from search.forecasts import forecast, table_of
+from search.model_files import ModelCard, read_model
+from search.models import SequenceModel
+from search.training import outputs_of
+
+CHUNK = 1024
+"""Characters of a prompt that are read at once."""
+
+
+class Model(ABC):
+    """A trained network and how it reads data.
+
+    Attributes:
+        card: What `model.json` holds.
+        network: The network, on the CPU.
+    """
+
+    def __init__(self, card: ModelCard, network: SequenceModel) -> None:
+        self.card = card
+        self.network = network
+
+    @abstractmethod
+    def predict(self, data: Any) -> Any:
+        """Predicts from a frame, or from a file if it is a path; see the task's own class."""
+
+
+class Forecaster(Model):
+    """A model of the task ``forecast``."""
+
+    def predict(self, data: pd.DataFrame | Path | str) -> pd.DataFrame:
+        """Forecasts from every window that fits, the one that ends with the last row included.
+
+        Args:
+            data: A frame, or the path of a CSV or Parquet file, with the columns of the study's
+                features, and its series and time if it had them. Targets need not be there
+                unless they are features.
+
+        Returns:
+            One row for each series, window and step ahead, see `search.forecasts.table_of`.
+
+        Raises:
+            DataError: The data cannot be used; one line with the remedy.
+        """
+        card = self.card.data
+        assert isinstance(card, ForecastCard)
+        source = data if isinstance(data, pd.DataFrame) else Path(data)
+        if isinstance(source, Path) and source.suffix.lower() == ".ts":
+            raise DataError(f"{source}: this model forecasts a table; give a CSV or Parquet file")
+        with _one_thread():
+            forecasts = forecast(self.network, card, source)
+        return table_of(forecasts, card, self.card.band)
+
+
+class Classifier(Model):
+    """A model of the task ``classify``."""
+
+    def predict(self, data: pd.DataFrame | Path | str) -> pd.DataFrame:
+        """Classifies series.
+
+        Args:
+            data: A frame in long form or the path of a CSV or Parquet file, if the study read a
+                table; else the path of a ``.ts`` file. Labels need not be there.
+
+        Returns:
+            One row for each series: ``series``, its name or number; ``label``, if the data has
+            labels; ``class``, the likeliest; and ``p_CLASS``, the probability of each.
+
+        Raises:
+            DataError: The data cannot be used, or has a label that is none of the classes.
+        """
+        card = self.card.data
+        assert isinstance(card, ClassifyCard)
+        read = self._read(card, data if isinstance(data, pd.DataFrame) else Path(data))
+        part = padded_part(read, card.classes, np.array(card.mean), np.array(card.scale))
+        with _one_thread():
+            outputs = torch.cat([outputs for outputs, _ in outputs_of(self.network, part)])
+        shares = functional.softmax(outputs.double(), dim=1).numpy()
+        names = [place.removeprefix("series '")[:-1] for place in read.places]
+        if card.series is None:
+            names = [str(number) for number in range(1, len(names) + 1)]
+        columns: dict[str, Any] = {"series": names}
+        if any(read.labels):
+            columns["label"] = read.labels
+        columns["class"] = [card.classes[at] for at in outputs.argmax(1).tolist()]
+        for at, name in enumerate(card.classes):
+            columns[f"p_{name}"] = shares[:, at]
+        return pd.DataFrame(columns)
+
+    def _read(self, card: ClassifyCard, source: Path | pd.DataFrame) -> Labelled:
+        name = source if isinstance(source, Path) else Path("the frame")
+        is_ts = isinstance(source, Path) and source.suffix.lower() == ".ts"
+        if is_ts != (card.series is None):
+            wanted = "a .ts file" if card.series is None else "a table, CSV or Parquet,"
+            raise DataError(f"{name}: this model was trained on {wanted}; give one of that kind")
+        keys = {"series": card.series, "label": card.label, "time": card.time}
+        data = ClassifyData.model_validate(
+            {"task": "classify", "path": name, "missing": card.missing, **keys}
+        )
+        read = read_unlabelled(source, data, card.channels, name)
+        for label, place in zip(read.labels, read.places, strict=True):
+            if label and label not in card.classes:
+                raise DataError(
+                    f"{name}, {place}: the label '{label}' is no class of the model"
+                    f"{nearest(label, card.classes)} (correct it, or leave the labels out)"
+                )
+        return without_missing(read, card.missing)
+
+
+class LanguageModel(Model):
+    """A model of the task ``language``."""
+
+    def predict(self, data: str | Path) -> dict[str, float]:
+        """Judges a text, as the study judged its validation part.
+
+        Args:
+            data: The text itself, or the `Path` of a file of UTF-8 text.
+
+        Returns:
+            ``nats_per_char`` and ``perplexity`` of every character but the first, characters that
+            the model does not know left out.
+
+        Raises:
+            DataError: The text has no character to predict, or there is no such file.
+        """
+        card, codes = self._codes(data)
+        if len(codes) < 2 or bool((codes[1:] == card.output_size).all()):
+            raise DataError(
+                "the text has no character, after its first, that the model knows; give a longer "
+                "text in the language of the study's"
+            )
+        part = TextPart(codes, card.output_size, card.sequence_length)
+        with _one_thread():
+            tallies = [tally_text(*pair) for pair in outputs_of(self.network, part)]
+        total = tallies[0]
+        for tally in tallies[1:]:
+            total = total + tally
+        figures = text_figures(total)
+        return {name: figures[name] for name in ("nats_per_char", "perplexity")}
+
+    @torch.no_grad()
+    def generate(
+        self, prompt: str | Path, length: int, temperature: float = 1.0, seed: int = 0
+    ) -> str:
+        """Continues a text.
+
+        Args:
+            prompt: The text itself, or the `Path` of a file of UTF-8 text.
+            length: How many characters to add.
+            temperature: Below 1: likelier characters more often; 0: always the likeliest.
+            seed: Decides what is drawn; the same seed gives the same text.
+
+        Returns:
+            The characters that follow the prompt.
+
+        Raises:
+            DataError: The prompt is empty, or there is no such file.
+            RequestError: Length or temperature makes no sense.
+        """
+        if length < 1 or not 0 <= temperature < float("inf"):
+            raise RequestError("length must be at least 1, and temperature a number from 0 on")
+        card, codes = self._codes(prompt)
+        if not len(codes):
+            raise DataError("the prompt is empty; give at least one character to continue")
+        generator = torch.Generator().manual_seed(seed)
+        state, found = None, list[str]()
+        self.network.eval()
+        with _one_thread():
+            for chunk in torch.split(codes.long(), CHUNK):
+                outputs, state = self.network(chunk[None], None, state)
+            for _ in range(length):
+                drawn = _draw(outputs[0, -1].double(), temperature, generator)
+                found.append(card.vocabulary[drawn])
+                outputs, state = self.network(torch.tensor([[drawn]]), None, state)
+        return "".join(found)
+
+    def _codes(self, text: str | Path) -> tuple[LanguageCard, Tensor]:
+        card = self.card.data
+        assert isinstance(card, LanguageCard)
+        return card, encode(read_text(text) if isinstance(text, Path) else text, card.vocabulary)
+
+
+def load(folder: Path | str) -> Forecaster | Classifier | LanguageModel:
+    """Reads a model that ``rnn-search export`` has written; nothing in it is executed.
+
+    Args:
+        folder: The folder it is in.
+
+    Raises:
+        DataError: There is none, or it is damaged or of a newer rnn-search; one line.
+    """
+    card, network = read_model(Path(folder))
+    if isinstance(card.data, ForecastCard):
+        return Forecaster(card, network)
+    if isinstance(card.data, ClassifyCard):
+        return Classifier(card, network)
+    return LanguageModel(card, network)
+
+
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+    """Returns the index of a character, drawn by its (V,) logits."""
+    if temperature == 0:
+        return int(logits.argmax())
+    # The largest is taken away first, so that no temperature, however small, overflows.
+    shares = functional.softmax((logits - logits.max()) / temperature, dim=0)
+    return int(torch.multinomial(shares, 1, generator=generator))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Computes on one thread, as trainers do, whose sums are then the same to the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

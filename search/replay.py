@@ -1,0 +1,291 @@
+"""One stored trial, trained again from its seed and configuration and compared bit for bit.
+
+What is replayed is what the trial did by itself: its epochs and, if it diverged or an exception
+ended it, the batch at which that happened. What others did to it is not: a trial that its peers
+ended, or that took its trainer down, is replayed up to the last epoch it had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from optuna.trial import FrozenTrial
+
+from search.checkpoints import LOSSES, load_losses, trial_folder
+from search.data.splits import Splits
+from search.errors import ConfigError, StudyError
+from search.report import find_trial
+from search.running import Plan, Request, choose_device, make_plan
+from search.space import HyperParams, differences, ordered
+from search.stopping import Divergence, batch_judge
+from search.storage import StoredStudy, check_unchanged, open_study
+from search.surroundings import surroundings
+from search.training import Run, is_out_of_memory, out_of_memory
+from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
+
+AT_END = (*INFEASIBLE, Outcome.FAILED)
+"""Outcomes that the training itself brought about, in the middle of an epoch."""
+DEATHS = "trainers down"
+"""Part of the reason of a trial that failed because it killed its trainers."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of it.
+
+    Attributes:
+        name: The study's name.
+        number: The trial's number.
+        outcome: How the trial ended then.
+        equal: True if every compared bit is the same.
+        epochs: How many epochs were trained again.
+        batches: How many batch losses were compared.
+        difference: The first difference, in words; empty if there is none.
+        changed: What computes otherwise now than then, as ``key: then → now``.
+        notes: What could not be compared, and why.
+    """
+
+    name: str
+    number: int
+    outcome: str
+    equal: bool
+    epochs: int
+    batches: int
+    difference: str
+    changed: list[str]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what ``--json`` prints."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Returns what a person reads."""
+        what = f"trial {self.number} of {self.name} ({self.outcome})"
+        extent = f"{self.epochs} epochs, {self.batches} batch losses"
+        if self.equal:
+            found = [f"equal: {what} gave the same bits again, {extent}"]
+        else:
+            found = [f"different: {what}; first difference: {self.difference}"]
+        found += [f"  changed since then: {change}" for change in self.changed]
+        if not self.equal and not self.changed:
+            found.append("  versions, platform and device are as they were then")
+        return [*found, *(f"  note: {note}" for note in self.notes)]
+
+
+@dataclass(frozen=True)
+class _Again:
+    """The trial as it was trained now; ``end`` is None if its end was not replayed."""
+
+    run: Run
+    end: Decision | None
+
+
+def replay(stored: StoredStudy, number: int, device: str = "auto") -> Replay:
+    """Trains a finished trial again and compares.
+
+    Args:
+        stored: Its study; nothing is written.
+        number: The trial's number.
+        device: As on the command line; ``auto``: the one it was trained on, if it is here.
+
+    Raises:
+        StudyError: There is no such trial, it is not finished, or the data is another by now.
+        ConfigError: There is no such device.
+    """
+    find_trial(stored, number)
+    trial = stored.trials()[number]
+    if not trial.state.is_finished():
+        raise StudyError(
+            f"trial {number} of '{stored.config.name}' is not finished; let "
+            f"rnn-search resume {stored.config.name} finish it first"
+        )
+    origin, own_number = _origin(stored, trial)
+    then: dict[str, str] = trial.user_attrs.get("surroundings") or stored.attributes["versions"]
+    plan = _plan(origin, device, then)
+    params = HyperParams(**_whole(ordered(trial.params, origin.config.space), number))
+    seed = derive_seed(origin.config.seed, "training", own_number)
+    with _one_thread():
+        again, notes = _train(trial, params, seed, plan)
+    found, batches, more = _compare(stored, trial, again, origin.goal)
+    now = surroundings(plan.device)
+    return Replay(
+        name=stored.config.name,
+        number=number,
+        outcome=trial.user_attrs.get("outcome", trial.state.name.lower()),
+        equal=not found,
+        epochs=len(again.run.curve),
+        batches=batches,
+        difference=found,
+        changed=differences(then, {key: now[key] for key in then if key in now}),
+        notes=[*notes, *more],
+    )
+
+
+def _origin(stored: StoredStudy, trial: FrozenTrial) -> tuple[StoredStudy, int]:
+    """Follows a forked trial to the study that trained it, whose seed it has.
+
+    Raises:
+        StudyError: That study is gone.
+    """
+    number = trial.number
+    while "forked_from" in trial.user_attrs:
+        name, number = trial.user_attrs["forked_from"]
+        try:
+            stored = open_study(stored.database, name)
+            trial = stored.trials()[number]
+        except (StudyError, IndexError):
+            raise StudyError(
+                f"the trial was forked from trial {number} of '{name}', which is not in "
+                f"{stored.database} any more; replay a trial that this study has trained itself"
+            ) from None
+    return stored, number
+
+
+def _plan(stored: StoredStudy, device: str, then: Mapping[str, str]) -> Plan:
+    """Reads the data of the study and checks that it is the same."""
+    if device == "auto":
+        try:
+            device = choose_device(then.get("device", "cpu"))
+        except ConfigError:  # That device is not here; the result says what differs.
+            device = "cpu"
+    request = Request(stored.config.name, str(stored.database), device=device)
+    plan = make_plan(request, stored=stored.config)
+    check_unchanged(stored, plan.config, plan.splits.fingerprint)
+    return plan
+
+
+def _whole(params: dict[str, Any], number: int) -> dict[str, Any]:
+    absent = [name for name in HyperParams.__dataclass_fields__ if name not in params]
+    if absent:
+        raise StudyError(
+            f"trial {number} ended before its {absent[0]} was drawn; choose another trial"
+        )
+    return params
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Computes as a trainer does: sums of several threads are rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(
+    trial: FrozenTrial, params: HyperParams, seed: int, plan: Plan
+) -> tuple[_Again, list[str]]:
+    """Trains the epochs that the trial had, and its end if that was its own."""
+    config, device = plan.config, torch.device(plan.device)
+    splits: Splits = plan.splits.to(device)
+    run = Run(params, splits, seed, Goal(config.metric, config.direction == "minimize"), device)
+    rule = Divergence() if config.stopping.divergence else None
+    judge = batch_judge(rule, splits.constant_loss)
+    outcome, reason = (trial.user_attrs.get(name, "") for name in ("outcome", "reason"))
+    wanted, notes = len(trial.intermediate_values), []
+    to_end = outcome in AT_END
+    if outcome == Outcome.PRUNED:
+        notes.append(f"pruned by its peers ({reason}), which is not replayed; its epochs are")
+    elif to_end and (DEATHS in reason or reason.startswith("out of memory")):
+        notes.append(f"it ended because it {reason}; its epochs alone are replayed")
+        to_end = False
+    try:
+        while len(run.curve) < wanted + to_end:
+            result = run.advance(judge)
+            if isinstance(result, Decision):
+                return _Again(run, result), notes
+    except (MemoryError, RuntimeError, ValueError, ArithmeticError) as error:
+        if is_out_of_memory(error):
+            return _Again(run, out_of_memory(error)), notes
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return _Again(run, Decision(Outcome.FAILED, said)), notes
+    return _Again(run, None), notes
+
+
+def _compare(
+    stored: StoredStudy, trial: FrozenTrial, again: _Again, goal: Goal
+) -> tuple[str, int, list[str]]:
+    """Returns the first difference or "", how many batch losses were compared, and notes."""
+    batches, at_batch, batch_difference, notes = _compare_losses(stored, trial, again.run)
+    epochs = again.run.curve.epochs
+    ends = [0, *again.run.epoch_ends]
+    steps = sorted(trial.intermediate_values.items())
+    curve = trial.user_attrs.get("curve", {})
+    for (index, value), epoch in zip(steps, epochs, strict=False):
+        if batch_difference and at_batch < ends[index]:
+            return batch_difference, batches, notes
+        now = epoch.figures[goal.metric]
+        if now != value:
+            said = f"epoch {index}: {goal.metric} was {value!r}, is {now!r}"
+            return said, batches, notes
+        said = _rounded_difference(curve, again.run.curve.compact(), epoch)
+        if said:
+            return said, batches, notes
+    if batch_difference:
+        return batch_difference, batches, notes
+    return _compare_end(trial, again, len(steps)), batches, notes
+
+
+def _compare_losses(
+    stored: StoredStudy, trial: FrozenTrial, run: Run
+) -> tuple[int, int, str, list[str]]:
+    """Compares the loss of every batch, as the float32 that the file holds.
+
+    Returns:
+        How many were compared; the index of the first that differs, with what differs; notes.
+    """
+    folder = trial_folder(stored.folder, trial.number)
+    kept = load_losses(folder)
+    if kept is None:
+        return 0, 0, "", [f"{folder / LOSSES} is not there or damaged: batches are not compared"]
+    now = torch.tensor(run.batch_losses, dtype=torch.float32)
+    count = min(len(kept), len(now))
+    # As bits, because a diverged trial's last loss may be NaN, which equals nothing.
+    apart = kept[:count].view(torch.int32) != now[:count].view(torch.int32)
+    if apart.any():
+        at = int(apart.int().argmax())
+        epoch = 1 + sum(end <= at for end in run.epoch_ends)
+        values = f"was {kept[at].item()!r}, is {now[at].item()!r}"
+        return count, at, f"epoch {epoch}, batch {at + 1}: the training loss {values}", []
+    if len(kept) != len(now):
+        return count, count, f"it trained {len(kept)} batches, now {len(now)}", []
+    return count, count, "", []
+
+
+def _rounded_difference(
+    then: Mapping[str, list[float | None]], now: Mapping[str, list[float | None]], epoch: Epoch
+) -> str:
+    """Compares an epoch's mean losses as the trial's curve has them, to seven digits."""
+    at = epoch.index - 1
+    for name, values in then.items():
+        if at < len(values) and values[at] != now[name][at]:
+            return f"epoch {epoch.index}: {name} loss was {values[at]}, is {now[name][at]}"
+    return ""
+
+
+def _compare_end(trial: FrozenTrial, again: _Again, epochs: int) -> str:
+    """Compares number of epochs, best epoch, its figures, and how the trial ended."""
+    attributes, curve = trial.user_attrs, again.run.curve
+    if len(curve) != epochs:
+        why = f" ({again.end.reason})" if again.end else ""
+        return f"it trained {epochs} epochs, now {len(curve)}{why}"
+    best = curve.best(again.run.goal)
+    figures = best.figures if best else {}
+    for name, value in attributes.get("figures", {}).items():
+        now = figures.get(name, math.nan)
+        if now != value:
+            return f"best epoch: {name} was {value!r}, is {now!r}"
+    if again.end is None:
+        return ""
+    then = (attributes.get("outcome"), attributes.get("reason"))
+    if then != (str(again.end.outcome), again.end.reason):
+        return f"it ended {then[0]} ({then[1]}), now {again.end.outcome} ({again.end.reason})"
+    return ""

@@ -1,0 +1,277 @@
+"""Configurations trained again with other seeds, on the trainers that trials train on.
+
+Each retraining has a folder of its own under ``evaluation/`` in the study's folder: a checkpoint
+while it goes on, and its result, losses and weights when it is over. What is finished is not
+trained again; what was interrupted goes on from its checkpoint, to the same result. The database
+is not touched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from search.checkpoints import (
+    WEIGHTS,
+    load_result,
+    remove_checkpoint,
+    save_result,
+)
+from search.coordinator import LIVES, TICK
+from search.errors import RunError, TrainerError
+from search.space import HyperParams
+from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
+from search.trial import Curve, Decision, Epoch, Goal, Outcome
+from search.worker import Job
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """A configuration to be trained with a seed.
+
+    Attributes:
+        index: Its place among all of an evaluation, which the trainers know it by.
+        trial: Number of the trial whose configuration it is.
+        seed: Decides everything else about it.
+        params: The configuration.
+        folder: Where its files are.
+    """
+
+    index: int
+    trial: int
+    seed: int
+    params: HyperParams
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a retraining.
+
+    Attributes:
+        retraining: Which one.
+        outcome: COMPLETE, DIVERGED or FAILED.
+        reason: Why it ended.
+        epoch: Its best epoch, from 1; None if it did not complete.
+        figures: Validation figures at the best epoch; empty if it did not complete.
+    """
+
+    retraining: Retraining
+    outcome: Outcome
+    reason: str
+    epoch: int | None
+    figures: dict[str, float]
+
+    @property
+    def complete(self) -> bool:
+        """True if it trained to its end, so that its figures count and its weights exist."""
+        return self.outcome is Outcome.COMPLETE
+
+
+class RetrainingObserver(Protocol):
+    """Is told what happens, to show it."""
+
+    def started(self, worker: int, retraining: Retraining) -> None:
+        """A retraining starts, or goes on, on a worker."""
+
+    def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
+        """A retraining has trained an epoch."""
+
+    def ended(self, worker: int, retraining: Retraining, decision: Decision, curve: Curve) -> None:
+        """A retraining is over, or interrupted."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+    def say(self, line: str) -> None:
+        """Something happened that a person should know."""
+
+
+def read_result(retraining: Retraining) -> Result | None:
+    """Returns what came of a retraining earlier.
+
+    Returns:
+        None if it is not finished, if its file is not what was written for this configuration, or
+        if its weights are gone: it is trained again then, to the same result.
+    """
+    stored = load_result(retraining.folder)
+    if stored is None or stored.get("params") != retraining.params.to_dict():
+        return None
+    try:
+        result = Result(
+            retraining,
+            Outcome(stored["outcome"]),
+            str(stored["reason"]),
+            stored["epoch"] if stored["epoch"] is None else int(stored["epoch"]),
+            {str(name): float(value) for name, value in stored["figures"].items()},
+        )
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+    there = (retraining.folder / WEIGHTS).exists()
+    return None if result.complete and not (there and result.figures) else result
+
+
+@dataclass
+class _Active:
+    retraining: Retraining
+    curve: Curve = field(default_factory=Curve)
+    started: float = field(default_factory=time.monotonic)
+
+
+class Retrainer:
+    """Trains a list of retrainings, as the coordinator does trials, but with no study to ask.
+
+    Args:
+        trainers: Where to train.
+        goal: The figure that the best epoch is chosen by.
+        observer: Is told what happens.
+        surroundings: What the trainers compute with, stored with each result.
+        interrupted: Says whether somebody wants this to stop.
+    """
+
+    def __init__(
+        self,
+        trainers: LocalTrainers,
+        goal: Goal,
+        observer: RetrainingObserver,
+        surroundings: dict[str, str],
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._trainers = trainers
+        self._goal = goal
+        self._observer = observer
+        self._surroundings = surroundings
+        self._interrupted = interrupted
+        self._active: dict[int, _Active] = {}
+        self._deaths: dict[int, int] = {}
+        self._orphans = 0
+        self._stopping = False
+        self._results: dict[int, Result] = {}
+
+    def run(self, wanted: Sequence[Retraining]) -> list[Result]:
+        """Trains what is wanted until all is done, or somebody interrupts.
+
+        Returns:
+            The results, in the order of ``wanted``; fewer of them if it was interrupted.
+
+        Raises:
+            RunError: Disk or trainers failed; what was finished is safe.
+        """
+        waiting = list(wanted)
+        while waiting or self._active:
+            if self._interrupted():
+                self._wind_down()
+                break
+            for worker in self._trainers.free():
+                if waiting:
+                    self._start(worker, _Active(waiting.pop(0)))
+            self._listen()
+        return [self._results[one.index] for one in wanted if one.index in self._results]
+
+    def _start(self, worker: int, active: _Active) -> None:
+        one = active.retraining
+        self._active[worker] = active
+        self._trainers.start(worker, Job(one.index, one.params, one.seed, one.folder.absolute()))
+        self._observer.started(worker, one)
+
+    def _listen(self) -> None:
+        for event in self._trainers.events(TICK):
+            self._handle(event)
+        self._observer.tick()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, TrainerDied):
+            self._bury(event)
+            return
+        active = self._active.get(event.worker)
+        if isinstance(event, EpochDone) and active is not None:
+            active.curve = active.curve.then(event.epoch)
+            self._observer.advanced(event.worker, active.retraining, event.epoch)
+        elif isinstance(event, TrialEnded) and active is not None:
+            self._end(event.worker, active, event.decision, event.traceback)
+        elif not isinstance(event, (EpochDone, TrialEnded)):
+            raise RunError(event.reason)
+
+    def _end(self, worker: int, active: _Active, decision: Decision, traceback: str) -> None:
+        del self._active[worker]
+        one = active.retraining
+        if decision.outcome is not Outcome.INTERRUPTED:
+            best = active.curve.best(self._goal)
+            complete = decision.outcome is Outcome.COMPLETE and best is not None
+            result = Result(
+                one,
+                decision.outcome,
+                decision.reason,
+                best.index if best and complete else None,
+                best.figures if best and complete else {},
+            )
+            self._results[one.index] = result
+            if is_lasting(result):
+                self._keep(result, active)
+            remove_checkpoint(one.folder)
+        if traceback:
+            self._observer.say(traceback.rstrip())
+        self._observer.ended(worker, one, decision, active.curve)
+
+    def _keep(self, result: Result, active: _Active) -> None:
+        one = result.retraining
+        stored: dict[str, Any] = {
+            "trial": one.trial,
+            "seed": one.seed,
+            "params": one.params.to_dict(),
+            "outcome": str(result.outcome),
+            "reason": result.reason,
+            "epoch": result.epoch,
+            "figures": result.figures,
+            "curve": active.curve.compact(),
+            "seconds": round(time.monotonic() - active.started, 3),
+            "surroundings": self._surroundings,
+        }
+        save_result(one.folder, stored)
+
+    def _bury(self, died: TrainerDied) -> None:
+        active = self._active.pop(died.worker, None)
+        if active is None:
+            self._orphans += 1
+            if self._orphans > LIVES:
+                raise TrainerError(f"trainers do not start (exit code {died.exit_code})")
+            return
+        if self._stopping:
+            return
+        one = active.retraining
+        self._deaths[one.index] = self._deaths.get(one.index, 0) + 1
+        self._observer.say(
+            f"a trainer died (exit code {died.exit_code}) with trial {one.trial}, seed {one.seed}"
+        )
+        if self._deaths[one.index] < LIVES:
+            self._start(died.worker, _Active(one, started=active.started))
+            return
+        reason = f"took {LIVES} trainers down, the last with exit code {died.exit_code}"
+        self._active[died.worker] = active
+        self._end(died.worker, active, Decision(Outcome.FAILED, reason), "")
+
+    def _wind_down(self) -> None:
+        """Lets every trainer stop at its next epoch, leaving its checkpoint."""
+        self._stopping = True
+        self._trainers.stop()
+        while self._trainers.busy():
+            self._listen()
+
+
+def is_lasting(result: Result) -> bool:
+    """True if training again would only give the same: not after faults and lack of memory."""
+    if result.outcome is Outcome.FAILED:
+        return False
+    return not result.reason.startswith("out of memory")
+
+
+def shown(result: Result) -> dict[str, Any]:
+    """Returns a result as ``--json`` prints it."""
+    plain = asdict(result)
+    return {
+        "seed": result.retraining.seed,
+        **{key: plain[key] for key in ("outcome", "reason", "epoch", "figures")},
+    }

@@ -1,0 +1,265 @@
+"""The parts of an evaluation: candidates, seeds, retrainings, the winner, the ensemble."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import CPU, LOSS, hyper, same_tensors, series, sine, text, train
+from networks import start as start_run
+
+from search.checkpoints import RESULT, WEIGHTS, load_weights
+from search.data.splits import Splits
+from search.errors import RunError
+from search.evaluation import (
+    Candidate,
+    Contest,
+    choose_seeds,
+    choose_winner,
+    combine,
+    evaluate_together,
+    load_models,
+    mean_and_std,
+)
+from search.retraining import Result, Retrainer, Retraining, read_result
+from search.space import HyperParams
+from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
+from search.training import evaluate
+from search.trial import Curve, Decision, Epoch, Goal, Outcome, derive_seed
+from search.worker import Job, TrialRules
+
+Make = Callable[[], Splits]
+
+
+class Silent:
+    """An observer that keeps how retrainings ended."""
+
+    def __init__(self) -> None:
+        self.endings: list[tuple[int, Outcome]] = []
+        self.lines: list[str] = []
+
+    def started(self, worker: int, retraining: Retraining) -> None:
+        """A retraining starts."""
+
+    def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
+        """A retraining has trained an epoch."""
+
+    def ended(self, worker: int, retraining: Retraining, decision: Decision, curve: Curve) -> None:
+        """A retraining is over."""
+        self.endings.append((retraining.index, decision.outcome))
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+    def say(self, line: str) -> None:
+        """Something happened."""
+        self.lines.append(line)
+
+
+def retrain(splits: Splits, wanted: list[Retraining]) -> tuple[list[Result], Silent]:
+    """Trains on one real trainer."""
+    trainers = LocalTrainers(splits, TrialRules(LOSS, 0, divergence=True), 1, "cpu")
+    observer = Silent()
+    return Retrainer(trainers, LOSS, observer, {"device": "cpu"}).run(wanted), observer
+
+
+def retraining(folder: Path, index: int = 0, seed: int = 7, **changes: object) -> Retraining:
+    """Returns a retraining of tiny hyperparameters."""
+    return Retraining(index, 3, seed, hyper(**changes), folder / f"{index}")
+
+
+def test_a_retraining_is_the_plain_run(tmp_path: Path) -> None:
+    """Result and weights are those of a run with that seed, and are read back as they were."""
+    one = retraining(tmp_path, seed=11, epochs=3)
+    (result,), observer = retrain(sine(), [one])
+    run = start_run(sine(), seed=11, epochs=3)
+    train(run, 3)
+    best = run.curve.best(LOSS)
+    assert best is not None
+    assert (result.outcome, result.epoch, result.figures) == (
+        Outcome.COMPLETE,
+        best.index,
+        best.figures,
+    )
+    assert observer.endings == [(0, Outcome.COMPLETE)]
+    weights = load_weights(one.folder)
+    assert weights is not None
+    assert same_tensors(weights, run.best_weights)
+    assert read_result(one) == result
+    assert {file.name for file in one.folder.iterdir()} == {RESULT, WEIGHTS, "losses.safetensors"}
+
+
+def test_a_diverged_retraining_has_no_figure(tmp_path: Path) -> None:
+    """A retraining that diverges is a result without figures, kept, and not trained again."""
+    one = retraining(tmp_path, learning_rate=1e12, optimizer="sgd")
+    other = retraining(tmp_path, index=1)
+    results, _ = retrain(sine(), [one, other])
+    assert [result.outcome for result in results] == [Outcome.DIVERGED, Outcome.COMPLETE]
+    assert (results[0].figures, results[0].epoch, results[0].complete) == ({}, None, False)
+    assert read_result(one) == results[0]
+
+
+def test_a_damaged_result_does_not_count(tmp_path: Path) -> None:
+    """A result that is not what was written, or whose weights are gone, is trained again."""
+    one = retraining(tmp_path, epochs=1)
+    (result,), _ = retrain(sine(), [one])
+    file = one.folder / RESULT
+    written = file.read_text()
+    for damage in ("not JSON", "[1]", '{"params": {}}', "", written.replace('"epoch"', '"age"')):
+        file.write_text(damage)
+        assert read_result(one) is None, damage
+    file.write_text(written)
+    assert read_result(one) == result
+    (one.folder / WEIGHTS).unlink()
+    assert read_result(one) is None
+    assert retrain(sine(), [one])[0] == [result]
+    assert read_result(one) == result
+
+
+def test_a_result_of_another_configuration_does_not_count(tmp_path: Path) -> None:
+    """A folder that holds another configuration's result is not taken for this one's."""
+    retrain(sine(), [retraining(tmp_path, epochs=1)])
+    assert read_result(retraining(tmp_path, epochs=2)) is None
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(1, 12), st.integers(0, 12), st.integers(0, 50))
+def test_seeds_of_an_evaluation(study_seed: int, count: int, more: int, trials: int) -> None:
+    """Seeds are distinct, no trial's own, and the first of them stay when there are more."""
+    seeds = choose_seeds(study_seed, count, trials)
+    assert len(set(seeds)) == count
+    assert not set(seeds) & {derive_seed(study_seed, "training", n) for n in range(trials)}
+    assert choose_seeds(study_seed, count + more, trials)[:count] == seeds
+
+
+def contest(trial: int, values: list[float | None]) -> Contest:
+    """Returns a contest whose retrainings came to these values; None: diverged."""
+    results = []
+    for seed, value in enumerate(values):
+        one = Retraining(seed, trial, seed, hyper(), Path())
+        done = Outcome.DIVERGED if value is None else Outcome.COMPLETE
+        figures = {} if value is None else {"loss": value, "accuracy": value}
+        results.append(Result(one, done, "a reason", None, figures))
+    return Contest(Candidate(trial, 0.0, {}, hyper()), tuple(results))
+
+
+outcomes = st.lists(st.none() | st.floats(0, 1), min_size=2, max_size=4)
+
+
+@given(st.lists(outcomes, min_size=1, max_size=5), st.booleans())
+def test_the_winner_fails_least_and_is_best_on_average(
+    values: list[list[float | None]], minimize: bool
+) -> None:
+    """No configuration has fewer failures, and none with as few has a better mean."""
+    goal = Goal("loss" if minimize else "accuracy", minimize)
+    contests = [contest(trial, found) for trial, found in enumerate(values)]
+    least = min(found.count(None) for found in values)
+    rivals = [c for c, found in zip(contests, values, strict=True) if found.count(None) == least]
+    if not any(rival.complete for rival in rivals):
+        with pytest.raises(RunError, match="every retraining failed"):
+            choose_winner(contests, goal)
+        return
+    winner = choose_winner(contests, goal)
+    assert any(winner is rival for rival in rivals)
+    mean = winner.spread(goal.metric)[0]
+    assert not any(goal.better(rival.spread(goal.metric)[0], mean) for rival in rivals)
+
+
+def test_one_lucky_seed_loses() -> None:
+    """A configuration with the best single value loses to one that is better on average."""
+    lucky, steady = contest(0, [0.1, 0.9, 0.9]), contest(1, [0.3, 0.3, 0.35])
+    assert choose_winner([lucky, steady], LOSS) is steady
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
+def test_mean_and_std(values: list[float]) -> None:
+    """They are the sample's mean and standard deviation; one value does not spread."""
+    mean, std = mean_and_std(values)
+    assert math.isclose(mean, statistics.mean(values), rel_tol=1e-9, abs_tol=1e-9)
+    assert std == (statistics.stdev(values) if len(values) > 1 else 0.0)
+    assert all(math.isnan(value) for value in mean_and_std([]))
+
+
+@pytest.mark.parametrize("task", ["classify", "language"])
+def test_an_ensemble_of_classes_has_the_mean_probability(task: str) -> None:
+    """Its outputs, taken as logits, give the mean of the networks' probabilities."""
+    outputs = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)) * 4
+    mean = outputs.softmax(-1).mean(0)
+    assert torch.allclose(combine(task, outputs).softmax(-1), mean, atol=1e-6)
+    assert torch.equal(combine("forecast", outputs), outputs.mean(0))
+
+
+@pytest.mark.parametrize("make", [sine, series, text])
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_networks_together_have_their_own_figures(make: Make, part: str) -> None:
+    """In one pass every network has the figures it has alone, to float precision."""
+    splits = make()
+    runs = [start_run(splits, seed=seed) for seed in (1, 2, 3)]
+    for run in runs:
+        train(run, 1)
+    models = [run.model for run in runs]
+    each, ensemble = evaluate_together(models, splits, part)
+    for figures, model in zip(each, models, strict=True):
+        assert figures == pytest.approx(evaluate(model, splits, part), rel=1e-6)
+    losses = [figures["loss"] for figures in each]
+    # Jensen: of squared errors and of logarithms, the mean's is at most the mean of theirs.
+    assert ensemble["loss"] <= statistics.fmean(losses) + 1e-6
+    twice = evaluate_together([models[0], models[0]], splits, part)[1]
+    assert math.isclose(twice["loss"], losses[0], rel_tol=1e-5)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    """Weights that do not fit the configuration stop the evaluation, naming the folder."""
+    one = retraining(tmp_path, epochs=1)
+    (result,), _ = retrain(sine(), [one])
+    assert len(load_models([result], sine(), str(CPU))) == 1
+    params: HyperParams = hyper(hidden_units=9)
+    other = Retraining(0, 3, 7, params, one.folder)
+    wrong = Result(other, result.outcome, result.reason, result.epoch, result.figures)
+    with pytest.raises(RunError, match="no weights that fit"):
+        load_models([wrong], sine(), "cpu")
+
+
+class Deadly:
+    """Trainers that die with every retraining a few times, then train it in one epoch."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths = deaths
+        self.job: Job | None = None
+
+    def free(self) -> list[int]:
+        """Returns the one worker, if it has nothing to do."""
+        return [] if self.job else [0]
+
+    def start(self, worker: int, job: Job) -> None:
+        """Takes a retraining."""
+        self.job = job
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        """Yields a death, or an epoch and the end."""
+        assert self.job is not None
+        number, self.job = self.job.number, None
+        self.deaths -= 1
+        if self.deaths >= 0:
+            yield TrainerDied(0, number, -9)
+            return
+        yield EpochDone(0, number, Epoch(1, 0.5, {"loss": 0.5}, 0.1, 0.1))
+        yield TrialEnded(0, number, Decision(Outcome.COMPLETE, "trained 1 epochs"))
+
+
+@pytest.mark.parametrize(("deaths", "outcome"), [(2, Outcome.COMPLETE), (3, Outcome.FAILED)])
+def test_a_deadly_retraining_fails_in_the_end(
+    tmp_path: Path, deaths: int, outcome: Outcome
+) -> None:
+    """The third trainer that dies fails a retraining; that is not kept, so it is tried again."""
+    trainers, observer, one = Deadly(deaths), Silent(), retraining(tmp_path)
+    retrainer = Retrainer(trainers, LOSS, observer, {})  # type: ignore[arg-type]
+    (result,) = retrainer.run([one])
+    assert result.outcome == outcome
+    assert len(observer.lines) == deaths
+    assert (one.folder / RESULT).exists() == result.complete

@@ -1,0 +1,202 @@
+"""`rnn-search replay`: a stored trial trained again, and what it says when bits differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from sqlalchemy import text
+from tiny import write_study
+
+from search.checkpoints import LOSSES, trial_folder
+from search.cli import main
+from search.config import Budget
+from search.database import Database
+from search.replay import replay
+from search.running import Request, make_plan, run_study
+from search.storage import StoredStudy, open_study
+
+SPACE: dict[str, Any] = {
+    "learning_rate": {"low": 1e-5, "high": 1e4},
+    "epochs": {"low": 4, "high": 8},
+    "hidden_units": 4,
+    "batch_size": [8, 16],
+    "dropout": {"low": 0.1, "high": 0.5},
+}
+"""Some of these trials diverge, and some are pruned."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The storage of a study that has run, with trials of several outcomes, and of its fork."""
+    folder = tmp_path_factory.mktemp("replay")
+    write_study(folder, space=SPACE, budget={"trials": 20}, stopping={"warmup_epochs": 0})
+    url = f"sqlite:///{folder / 'studies.db'}"
+    for fork in (None, "forked"):
+        request = Request(str(folder / "tiny.toml"), url, workers=1, device="cpu", fork=fork)
+        run_study(request, make_plan(request), Console(quiet=True))
+    return url
+
+
+@pytest.fixture
+def stored(url: str) -> StoredStudy:
+    """The study, opened anew."""
+    return open_study(Database(url, create=False), "tiny")
+
+
+def first(stored: StoredStudy, outcome: str) -> int:
+    """Returns the number of the first trial that ended so."""
+    return next(t.number for t in stored.trials() if t.user_attrs["outcome"] == outcome)
+
+
+@pytest.mark.parametrize("outcome", ["complete", "pruned", "diverged"])
+def test_a_trial_replays_to_the_same_bits(
+    stored: StoredStudy, outcome: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever its outcome, a trial gives the same epochs and batch losses, and the exit is 0."""
+    number = first(stored, outcome)
+    arguments = ["replay", "tiny", str(number), "--storage", str(stored.database), "--json"]
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["equal"], result["difference"], result["outcome"]) == (True, "", outcome)
+    assert result["changed"] == []
+    kept = load_file(trial_folder(stored.folder, number) / LOSSES)
+    assert result["batches"] == len(kept["train"]) > 0
+    assert result["epochs"] == len(stored.trials()[number].intermediate_values)
+    assert any("peers" in note for note in result["notes"]) == (outcome == "pruned")
+
+
+def test_a_forked_trial_replays_with_its_first_seed(stored: StoredStudy) -> None:
+    """A trial that came by --fork is trained with the seed that it had in its own study."""
+    forked = open_study(stored.database, "forked")
+    trial = next(t for t in forked.trials() if t.user_attrs["forked_from"][1] > 0)
+    assert replay(forked, trial.number).equal
+
+
+def change(stored: StoredStudy, statement: str, **values: object) -> None:
+    """Alters the database behind the study's back."""
+    with stored.database.engine.begin() as connection:
+        assert connection.execute(text(statement), values).rowcount == 1
+
+
+def alter_value(stored: StoredStudy, number: int) -> str:
+    """Changes the last bit or so of an epoch's value."""
+    trial = stored.trials()[number]
+    value = trial.intermediate_values[2]
+    change(
+        stored,
+        "UPDATE trial_intermediate_values SET intermediate_value = :value "
+        "WHERE trial_id = :trial AND step = 2",
+        value=value * (1 + 4e-16),
+        trial=trial._trial_id,
+    )
+    return "epoch 2: loss was"
+
+
+def alter_batch(stored: StoredStudy, number: int) -> str:
+    """Changes the last bit of the loss of the fourth batch."""
+    path = trial_folder(stored.folder, number) / LOSSES
+    tensors = load_file(path)
+    tensors["train"].view(torch.int32)[3] += 1
+    save_file(tensors, path)
+    return "batch 4: the training loss was"
+
+
+@pytest.mark.parametrize("alter", [alter_value, alter_batch])
+def test_one_bit_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    alter: Callable[[StoredStudy, int], str],
+) -> None:
+    """One bit less of a stored value or batch loss is the first difference, and the exit is 1."""
+    path = write_study(tmp_path, budget={"trials": 1}, space={**SPACE, "learning_rate": [0.01, 1]})
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    request = Request(str(path), url, workers=1, device="cpu")
+    stored, _ = run_study(request, make_plan(request), Console(quiet=True))
+    expected = alter(stored, 0)
+    assert main(["replay", "tiny", "0", "--storage", url]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("different: trial 0 of tiny")
+    assert expected in printed
+    assert "versions, platform and device are as they were then" in printed
+
+
+def test_what_has_changed_is_told(stored: StoredStudy) -> None:
+    """Versions and devices that are others now than when the trial was trained are named."""
+    number = first(stored, "complete")
+    trial = stored.trials()[number]
+    then = {**trial.user_attrs["surroundings"], "torch": "1.0", "device": "cuda:63"}
+    change(
+        stored,
+        "UPDATE trial_user_attributes SET value_json = :value "
+        "WHERE trial_id = :trial AND key = 'surroundings'",
+        value=json.dumps(then),
+        trial=trial._trial_id,
+    )
+    again = open_study(Database(str(stored.database), create=False), "tiny")
+    result = replay(again, number)
+    assert result.equal
+    assert [line.split(":")[0] for line in result.changed] == ["device", "torch"]
+    assert "changed since then" in "\n".join(result.lines())
+
+
+@pytest.mark.parametrize("number", ["99", "-1"])
+def test_no_such_trial(
+    stored: StoredStudy, number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A number that no trial has is one line that says which there are, and the exit is 2."""
+    assert main(["replay", "tiny", "--storage", str(stored.database), "--", number]) == 2
+    assert "has trials 0 to 19" in capsys.readouterr().err
+
+
+def test_an_unfinished_trial_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trial that is in training or interrupted cannot be replayed yet."""
+    path = write_study(tmp_path)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    request = Request(str(path), url, timeout=1e-9, workers=1, device="cpu")
+    plan = make_plan(request)
+    plan = type(plan)(
+        plan.config.model_copy(update={"budget": Budget(trials=1)}), *list(vars(plan).values())[1:]
+    )
+    stored, _ = run_study(request, plan, Console(quiet=True))
+    assert stored.take(1) is not None
+    assert main(["replay", "tiny", "0", "--storage", url]) == 2
+    assert "is not finished; let rnn-search resume tiny" in capsys.readouterr().err
+
+
+def test_other_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the data file has changed, a replay would mean nothing and is refused."""
+    path = write_study(tmp_path, budget={"trials": 1})
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    request = Request(str(path), url, workers=1, device="cpu")
+    run_study(request, make_plan(request), Console(quiet=True))
+    series = tmp_path / "series120.csv"
+    series.write_text(series.read_text() + "0.5\n")
+    assert main(["replay", "tiny", "0", "--storage", url]) == 2
+    assert "fingerprint" in capsys.readouterr().err
+
+
+def test_a_trial_that_killed_its_trainers(stored: StoredStudy) -> None:
+    """Of a trial that took trainers down only the epochs are trained again, and it says so."""
+    number = first(stored, "complete")
+    trial = stored.trials()[number]
+    for key, value in (("outcome", "failed"), ("reason", "took 3 trainers down, the last with 9")):
+        change(
+            stored,
+            "UPDATE trial_user_attributes SET value_json = :value "
+            "WHERE trial_id = :trial AND key = :key",
+            value=json.dumps(value),
+            trial=trial._trial_id,
+            key=key,
+        )
+    again = open_study(Database(str(stored.database), create=False), "tiny")
+    result = replay(again, number)
+    assert (result.equal, result.outcome) == (True, "failed")
+    assert result.epochs == len(trial.intermediate_values)
+    assert any("took 3 trainers down" in note for note in result.notes)
