@@ -151,9 +151,9 @@ class Stopping(_Section):
     """
 
     pruner: Literal["median", "none"] = "median"
-    warmup_epochs: Whole = Field(default=3, ge=0)
+    warmup_epochs: Whole = Field(default=1, ge=0)
     peers: Whole = Field(default=5, ge=5)
-    patience: Whole = Field(default=10, ge=0)
+    patience: Whole = Field(default=8, ge=0)
     divergence: Switch = True
 
 

@@ -302,7 +302,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "window": ({"window": 9}, r"\[data\] window: 8 → 9"),
     "metric": ({"metric": "mae"}, "metric: loss → mae"),
     "seed": ({"seed": 1}, "seed: 0 → 1"),
-    "stopping": ({"stopping": {"patience": 3}}, r"\[stopping\] patience: 10 → 3"),
+    "stopping": ({"stopping": {"patience": 3}}, r"\[stopping\] patience: 8 → 3"),
     "task": ({"task": "language"}, r"\[data\] task: forecast → language"),
 }
 
