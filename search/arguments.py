@@ -1,10 +1,21 @@
-"""The values that arguments of the command line may have: text → number, or why not."""
+"""The arguments of the command line: which commands there are, what each takes, text → value.
+
+Nothing heavy is imported here, so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+DEFAULT_STORAGE = "sqlite:///studies/studies.db"
+NONSENSE = 2
+"""The exit code if what was asked for makes no sense."""
 
 
 def count(text: str) -> int:
@@ -66,3 +77,119 @@ def timeout(text: str) -> float:
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} leaves no time")
     return value
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong in one line; the usage is where it points to."""
+        self.exit(NONSENSE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the whole command line; ``command`` is the name of the one given."""
+    parser = Parser(
+        prog="rnn-search",
+        description="Finds good hyperparameters for a recurrent network on your own sequences.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    for name, (about, add_options) in COMMANDS.items():
+        sub = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        sub.add_argument("--json", action="store_true", help="JSON on standard output")
+        add_options(sub)
+    return parser
+
+
+def _stored(sub: argparse.ArgumentParser) -> None:
+    """Adds what every command has that reads or writes a study."""
+    sub.add_argument(
+        "--storage",
+        default=os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE,
+        help=f"database URL (default: RNN_SEARCH_STORAGE, else {DEFAULT_STORAGE})",
+    )
+
+
+def _trained(sub: argparse.ArgumentParser) -> None:
+    """Adds what every command has that trains on several trainers."""
+    sub.add_argument("--workers", type=count, help="trainers (default: one per core)")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _searched(sub: argparse.ArgumentParser) -> None:
+    """Adds what decides how long a search goes on."""
+    sub.add_argument("--trials", type=count, help="trials that the study is to have in all")
+    sub.add_argument("--timeout", type=timeout, help="stop after this long: 90s, 10m, none")
+    sub.add_argument("--stagnation", type=stagnation, help="stop when so many were in vain")
+    sub.add_argument("--target", type=target, help="stop at this value; none: do not")
+    _trained(sub)
+
+
+def _named(sub: argparse.ArgumentParser, metavar: str = "NAME") -> None:
+    """Adds the study: the NAME of one in the storage, or a STUDY that may be a file, too."""
+    _stored(sub)
+    sub.add_argument("study", metavar=metavar)
+
+
+def _run(sub: argparse.ArgumentParser) -> None:
+    _named(sub, "STUDY")
+    _searched(sub)
+    sub.add_argument("--seed", type=seed, help="the study's seed (default: the file's)")
+    sub.add_argument("--fork", metavar="NEWNAME", help="a new study, with these trials")
+
+
+def _resume(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    _searched(sub)
+
+
+def _check(sub: argparse.ArgumentParser) -> None:
+    _named(sub, "STUDY")
+
+
+def _show(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("number", metavar="NUMBER", type=int, nargs="?")
+
+
+def _evaluate(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("--top", type=count, default=3, help="configurations (default: 3)")
+    sub.add_argument("--seeds", type=count, default=5, help="seeds of each (default: 5)")
+    _trained(sub)
+
+
+def _replay(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("number", metavar="NUMBER", type=int)
+    sub.add_argument("--device", default="auto", help="default: what the trial was trained on")
+
+
+def _export(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("folder", metavar="DIR", type=Path)
+    sub.add_argument("--trial", metavar="NUMBER", type=number, help="default: the best")
+    sub.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
+
+
+def _predict(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folder", metavar="DIR", type=Path)
+    sub.add_argument("input", metavar="INPUT", type=Path)
+    sub.add_argument("--out", metavar="FILE", type=Path, help="CSV or Parquet (text: text)")
+    sub.add_argument("--length", type=count, help="text: continue it by so many characters")
+    sub.add_argument("--temperature", type=temperature, help="0: the likeliest (default: 1)")
+    sub.add_argument("--seed", type=seed, help="of what is drawn (default: 0)")
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": ("create or resume a study and train until it has its trials", _run),
+    "resume": ("go on with a study from the storage alone, no file needed", _resume),
+    "list": ("the studies in the storage", _stored),
+    "show": ("what a study has come to, or one of its trials", _show),
+    "check": ("read file and data, print what would run", _check),
+    "evaluate": ("retrain the best, then look at the test part", _evaluate),
+    "replay": ("train one trial again and compare bit for bit", _replay),
+    "export": ("write a trial's network as files, to predict with", _export),
+    "predict": ("forecast, classify, judge or continue a file with an exported model", _predict),
+}
+"""Every command in the order in which ``--help`` lists them: what it is for, what it takes."""

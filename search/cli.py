@@ -12,13 +12,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from search.arguments import count, number, seed, stagnation, target, temperature, timeout
+from search.arguments import DEFAULT_STORAGE, NONSENSE, make_parser
 from search.errors import RequestError, RunError
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from search.running import Request
     from search.storage import StoredStudy
 
-DEFAULT_STORAGE = "sqlite:///studies/studies.db"
-DONE, FAILED, NONSENSE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
+    arguments = make_parser().parse_args(argv)
     before = signal.signal(signal.SIGINT, _leave)
     try:
-        return command(arguments)
+        return COMMANDS[arguments.command](arguments)
     except RequestError as error:
         # A column's or a file's name may hold a line break; the message stays one line.
         print("rnn-search:", " ".join(str(error).splitlines()), file=sys.stderr)
@@ -72,91 +70,6 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
     """
     os.write(2, b"rnn-search: interrupted; run it again to go on\n")
     os._exit(INTERRUPTED)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Says what is wrong in one line; the usage is where it points to."""
-        self.exit(NONSENSE, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="rnn-search",
-        description="Finds good hyperparameters for a recurrent network on your own sequences.",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, command, about in (
-        ("run", _run, "create or resume a study and train until it has its trials"),
-        ("resume", _resume, "go on with a study from the storage alone, no file needed"),
-    ):
-        sub = _add(commands, name, command, about)
-        sub.add_argument("study", metavar="STUDY" if name == "run" else "NAME")
-        sub.add_argument("--trials", type=count, help="trials that the study is to have in all")
-        sub.add_argument("--timeout", type=timeout, help="stop after this long: 90s, 10m, none")
-        sub.add_argument("--stagnation", type=stagnation, help="stop when so many were in vain")
-        sub.add_argument("--target", type=target, help="stop at this value; none: do not")
-        sub.add_argument("--workers", type=count, help="trainers (default: one per core)")
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-        if name == "run":
-            sub.add_argument("--seed", type=seed, help="the study's seed (default: the file's)")
-            sub.add_argument("--fork", metavar="NEWNAME", help="a new study, with these trials")
-    _add(commands, "list", _list, "the studies in the storage")
-    show = _add(commands, "show", _show, "what a study has come to, or one of its trials")
-    show.add_argument("study", metavar="NAME")
-    show.add_argument("number", metavar="NUMBER", type=int, nargs="?")
-    check = _add(commands, "check", _check, "read file and data, print what would run")
-    check.add_argument("study", metavar="STUDY")
-    evaluate = _add(commands, "evaluate", _evaluate, "retrain the best, then look at the test part")
-    evaluate.add_argument("study", metavar="NAME")
-    evaluate.add_argument("--top", type=count, default=3, help="configurations (default: 3)")
-    evaluate.add_argument("--seeds", type=count, default=5, help="seeds of each (default: 5)")
-    evaluate.add_argument("--workers", type=count, help="trainers (default: one per core)")
-    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    replay = _add(commands, "replay", _replay, "train one trial again and compare bit for bit")
-    replay.add_argument("study", metavar="NAME")
-    replay.add_argument("number", metavar="NUMBER", type=int)
-    replay.add_argument("--device", default="auto", help="default: what the trial was trained on")
-    _add_models(commands)
-    return parser
-
-
-def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
-    export = _add(commands, "export", _export, "write a trial's network as files, to predict with")
-    export.add_argument("study", metavar="NAME")
-    export.add_argument("folder", metavar="DIR", type=Path)
-    export.add_argument("--trial", metavar="NUMBER", type=number, help="default: the best")
-    export.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
-    predict = commands.add_parser(
-        "predict",
-        help="forecast, classify or judge a file with an exported model",
-        description="Forecasts, classifies, judges or continues INPUT with an exported model.",
-    )
-    predict.set_defaults(command=_predict)
-    predict.add_argument("folder", metavar="DIR", type=Path)
-    predict.add_argument("input", metavar="INPUT", type=Path)
-    predict.add_argument("--out", metavar="FILE", type=Path, help="CSV or Parquet (text: text)")
-    predict.add_argument("--json", action="store_true", help="JSON on standard output")
-    predict.add_argument("--length", type=count, help="text: continue it by so many characters")
-    predict.add_argument("--temperature", type=temperature, help="0: the likeliest (default: 1)")
-    predict.add_argument("--seed", type=seed, help="of what is drawn (default: 0)")
-
-
-def _add(
-    commands: argparse._SubParsersAction[_Parser],
-    name: str,
-    command: Callable[[argparse.Namespace], int],
-    about: str,
-) -> argparse.ArgumentParser:
-    sub = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
-    sub.set_defaults(command=command)
-    sub.add_argument(
-        "--storage",
-        default=os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE,
-        help=f"database URL (default: RNN_SEARCH_STORAGE, else {DEFAULT_STORAGE})",
-    )
-    sub.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    return sub
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -346,3 +259,17 @@ def _as_typed(program: str) -> str:
         return program
     here = Path(sys.argv[0]).with_name(program)
     return min(str(here), os.path.relpath(here), key=len) if here.exists() else program
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "resume": _resume,
+    "list": _list,
+    "show": _show,
+    "check": _check,
+    "evaluate": _evaluate,
+    "replay": _replay,
+    "export": _export,
+    "predict": _predict,
+}
+"""What each command of `search.arguments` does; it returns the exit code."""
