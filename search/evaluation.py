@@ -22,12 +22,12 @@ from torch import Tensor
 from search.checkpoints import load_weights
 from search.data.splits import Splits
 from search.errors import RunError, StudyError
-from search.models import SequenceModel, State, build
+from search.models import SequenceModel, build
 from search.report import HEADLINES
 from search.retraining import Result, Retraining, shown
 from search.space import HyperParams, ordered
 from search.storage import StoredStudy
-from search.training import EVALUATION_BATCH, EVALUATION_STREAMS
+from search.training import outputs_of
 from search.trial import Goal, derive_seed
 
 LOOKS = "rnn_search_test_looks"
@@ -195,19 +195,12 @@ def evaluate_together(
         splits: The data.
         part: ``"valid"`` or ``"test"``.
     """
-    size = EVALUATION_STREAMS if splits.per_step else EVALUATION_BATCH
-    states: list[State | None] = [None] * len(models)
     total: Tensor | None = None
-    for model in models:
-        model.eval()
-    for batch in getattr(splits, part).batches(size, None):
-        outputs = []
-        for at, model in enumerate(models):
-            before = states[at] if batch.carries else None
-            answer, states[at] = model(batch.inputs, batch.lengths, before)
-            outputs.append(answer)
+    answers = (outputs_of(model, getattr(splits, part)) for model in models)
+    for pairs in zip(*answers, strict=True):
+        outputs, targets = [answer for answer, _ in pairs], pairs[0][1]
         outputs.append(combine(splits.task, torch.stack(outputs)))
-        tally = torch.stack([splits.tally(answer, batch.targets) for answer in outputs])
+        tally = torch.stack([splits.tally(answer, targets) for answer in outputs])
         total = tally if total is None else total + tally
     if total is None:
         raise ValueError(f"the {part} part is empty")

@@ -5,11 +5,18 @@ Shapes: B minibatch, T time, F features, H hidden, L layers, O outputs, V vocabu
 
 from __future__ import annotations
 
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
 
 from search.data.splits import Splits
 from search.space import HyperParams
+
+ALIGNED = 16
+"""Units that a network is widened to a multiple of where its answers must not depend on their
+place in a batch: 16 float32 are the 64 bytes by which matrix kernels want rows to be aligned."""
 
 State = Tensor | tuple[Tensor, Tensor]
 """Hidden state (L, B, H); for LSTM a pair of it and the cell state."""
@@ -34,6 +41,7 @@ class SequenceModel(nn.Module):
         self, params: HyperParams, input_size: int, output_size: int, *, per_step: bool
     ) -> None:
         super().__init__()
+        self.params = params
         hidden, layers = params.hidden_units, params.hidden_layers
         self.per_step = per_step
         self.embedding = nn.Embedding(input_size, hidden) if per_step else None
@@ -68,6 +76,51 @@ class SequenceModel(nn.Module):
             else:
                 hidden = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
         return self.head(self.dropout(hidden)), state
+
+
+@torch.no_grad()
+def widened(model: SequenceModel) -> SequenceModel:
+    """Returns the same network with units added whose weights are zero, up to `ALIGNED`.
+
+    The added units stay exactly 0 in every cell, and what a zero adds to a sum is nothing, so it
+    computes the same. Measured: with any other number of units, the last bit of an output depends
+    on the row of the batch that it stands in; with these, on nothing but its own input.
+
+    The answer shares nothing with ``model`` and holds until the next call with the same model.
+    """
+    units = model.params.hidden_units
+    if model.per_step or units % ALIGNED == 0:
+        return model
+    wide = -(-units // ALIGNED) * ALIGNED
+    if model not in _TWINS:
+        _TWINS[model] = _empty_twin(model, wide)
+    twin = _TWINS[model].to(model.head.weight.device, model.head.weight.dtype)
+    for target, weights in zip(twin.parameters(), model.parameters(), strict=True):
+        if target.shape[0] == weights.shape[0]:
+            target[..., : weights.shape[-1]] = weights
+            continue
+        # One block of rows for each gate; columns are inputs or, likewise widened, units.
+        blocks = target.view(-1, wide, *target.shape[1:])
+        old = weights.view(-1, units, *weights.shape[1:])
+        blocks[(slice(None), slice(units), *map(slice, old.shape[2:]))] = old
+    return twin
+
+
+_TWINS: WeakKeyDictionary[SequenceModel, SequenceModel] = WeakKeyDictionary()
+"""What `widened` made; to build one takes as long as a pass over a small data set."""
+
+
+def _empty_twin(model: SequenceModel, units: int) -> SequenceModel:
+    """Returns a network like ``model``, of ``units`` units, all weights 0."""
+    head, params = model.head, replace(model.params, hidden_units=units)
+    with torch.device("meta"):
+        twin = SequenceModel(
+            params, model.recurrent.input_size, head.out_features, per_step=model.per_step
+        )
+    twin = twin.to(head.weight.dtype).to_empty(device=head.weight.device)
+    for weights in twin.parameters():
+        weights.zero_()
+    return twin
 
 
 def build(params: HyperParams, splits: Splits) -> SequenceModel:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from search.data.splits import Batch, Part, Splits
-from search.models import SequenceModel, State, build, detach
+from search.models import SequenceModel, State, build, detach, widened
 from search.space import HyperParams
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 
@@ -31,8 +31,8 @@ MOMENTUM = 0.9
 EVALUATION_BATCH = 256
 """Examples per batch where no gradient is needed; no result depends on it."""
 ROWS = 32
-"""Batches without gradients are filled up to a multiple of this: matrix products of fewer than 16
-rows take other kernels (MKL, measured up to 128 units), whose sums differ in the last bit."""
+"""Batches without gradients are filled up to a multiple of this: matrix products of few rows take
+other kernels (measured with MKL: of fewer than 16), whose sums differ in the last bit."""
 EVALUATION_STREAMS = 16
 """Parallel streams that a text is cut into for validation."""
 
@@ -208,7 +208,7 @@ def outputs_of(model: SequenceModel, part: Part) -> Iterator[tuple[Tensor, Tenso
         Outputs and targets of each batch; shapes as in `Splits.loss`.
     """
     state: State | None = None
-    model.eval()
+    model = widened(model).eval()
     for batch in part.batches(EVALUATION_STREAMS if model.per_step else EVALUATION_BATCH, None):
         if model.per_step:
             outputs, state = model(batch.inputs, None, state if batch.carries else None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from search.data.classification import SeriesPart
 from search.dimensions import CELLS
-from search.models import SequenceModel, State, build, detach
+from search.models import SequenceModel, State, build, detach, widened
 
 cells = pytest.mark.parametrize("cell", CELLS)
 
@@ -152,3 +152,29 @@ def test_dropout_acts_in_training_only(cell: str) -> None:
     assert torch.equal(model(inputs)[0], model(inputs)[0])
     model.train()
     assert not torch.equal(model(inputs)[0], model(inputs)[0])
+
+
+@cells
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_widened_network_computes_the_same(cell: str, layers: int) -> None:
+    """Units added to fill 16 stay 0 and change nothing, before and after a step of training."""
+    original, inputs = network(cell, layers), torch.randn(7, 9, 3).double()
+    for _ in range(2):
+        wide = widened(original)
+        assert wide.recurrent.hidden_size == 16
+        outputs, state = wide.eval()(inputs)
+        expected, units = original(inputs)
+        torch.testing.assert_close(outputs, expected, rtol=1e-12, atol=1e-12)
+        for mine, theirs in zip(states(state), states(units), strict=True):
+            assert not mine[..., 5:].any()
+            torch.testing.assert_close(mine[..., :5], theirs, rtol=1e-12, atol=1e-12)
+        with torch.no_grad():
+            for weights in original.parameters():
+                weights.add_(torch.randn_like(weights))
+
+
+def test_a_network_of_full_width_is_not_widened() -> None:
+    """A network of 16 units is its own wide network; and so is one that answers every step."""
+    params = hyper(hidden_units=16)
+    for model in (SequenceModel(params, 3, 4, per_step=False), network("gru", per_step=True)):
+        assert widened(model) is model

@@ -157,7 +157,7 @@ def test_a_forecast_does_not_depend_on_the_rest_of_the_file(shop: Made) -> None:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-@pytest.mark.parametrize("units", [5, 16, 96])
+@pytest.mark.parametrize("units", [5, 16, 21, 96])
 def test_an_answer_does_not_depend_on_its_batch(cell: str, units: int) -> None:
     """The outputs of windows are the same to the last bit, however many others there are."""
     torch.manual_seed(0)
