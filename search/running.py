@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import FrameType
@@ -35,8 +35,10 @@ from search.surroundings import surroundings
 from search.trainers import LocalTrainers
 from search.worker import TrialRules
 
+TRAINER_BYTES = 300e6
+"""Memory that a trainer takes before it has any data: mostly torch."""
 LARGEST_CREW = 16
-"""Trainers that are started at most unless ``--workers`` asks for more: each takes about 300 MB."""
+"""Trainers that are started at most unless ``--workers`` asks for more."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def make_plan(
     except ConfigError as error:
         raise ConfigError(f"{file or config.name}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
-    workers = request.workers or min(len(os.sched_getaffinity(0)), LARGEST_CREW)
+    workers = choose_workers(request.workers)
     return Plan(config, splits, [*splits.notes, *remarks], workers, device)
 
 
@@ -143,6 +145,8 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
     database = Database(request.storage, create=request.fork is None)
     stored = _open_or_create(database, request, plan)
     total = plan.config.budget.trials
+    left = total - sum(trial.state.is_finished() for trial in stored.trials())
+    plan = replace(plan, workers=max(1, min(plan.workers, left)))
     timeout = request.timeout if request.timeout is not None else plan.config.budget.timeout
     timeout = None if timeout == float("inf") else timeout
     _greet(console, stored, plan, total)
@@ -238,6 +242,23 @@ def choose_device(wanted: str) -> str:
         raise ConfigError(f"--device {wanted}: torch finds no CUDA device here; use --device cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise ConfigError(f"--device {wanted}: there are only {torch.cuda.device_count()} devices")
+    return wanted
+
+
+def choose_workers(wanted: int | None) -> int:
+    """Returns how many trainers there may be; by default one per core.
+
+    Raises:
+        ConfigError: So many cannot fit in this machine's memory.
+    """
+    if wanted is None:
+        return min(len(os.sched_getaffinity(0)), LARGEST_CREW)
+    most = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / TRAINER_BYTES)
+    if wanted > most:
+        raise ConfigError(
+            f"--workers {wanted}: each takes about {TRAINER_BYTES / 1e6:.0f} MB, and this "
+            f"machine's memory has room for {most}; it has {os.cpu_count()} cores"
+        )
     return wanted
 
 

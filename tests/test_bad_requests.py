@@ -73,6 +73,12 @@ def test_no_password_is_printed(form: str, password: str) -> None:
     assert password not in str(caught.value)
 
 
+def test_more_workers_than_memory(refuse: Refuse) -> None:
+    """Trainers that cannot fit in this machine's memory are refused before one is started."""
+    says = ("--workers 99999: each takes about 300 MB", "room for")
+    refuse(FILES, says, "run", "s.toml", "--workers", "99999")
+
+
 DATABASES = [
     ("folder", {"x.db": None}, "x.db", "x.db is a folder; the storage must be a file"),
     ("empty file", {"x.db": b""}, "x.db", "x.db is empty, not a database; delete it"),

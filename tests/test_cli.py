@@ -249,6 +249,15 @@ def test_all_trials_diverge(tmp_path: Path) -> None:
     assert (shown["trials"]["pruned"], shown["trials"]["diverged"]) == (4, 4)
 
 
+def test_no_more_workers_than_trials(tmp_path: Path) -> None:
+    """A run starts no more trainers than it has trials left to train."""
+    write_study(tmp_path)
+    run = rnn_search(tmp_path, "run", "tiny.toml", "--workers", 8, "--trials", 1)
+    assert "0 of 1 trials done, 1 worker on" in run.stdout, run.stderr
+    run = rnn_search(tmp_path, "run", "tiny.toml", "--workers", 8, "--trials", 3)
+    assert "1 of 3 trials done, 2 workers on" in run.stdout, run.stderr
+
+
 def test_two_runs_at_once_are_exact(tmp_path: Path) -> None:
     """Two runs of one study at the same time train exactly its total, each trial once."""
     write_study(tmp_path, budget={"trials": 20})
