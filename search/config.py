@@ -21,7 +21,7 @@ from search.dimensions import HYPERPARAMETERS, Dimension, parse_dimension
 from search.errors import ConfigError, nearest
 from search.fields import Columns, Missing, Seconds, Share, Shares, Switch, Whole, shown
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 METRICS: dict[str, dict[str, Literal["minimize", "maximize"]]] = {
     "forecast": {"loss": "minimize", "rmse": "minimize", "mae": "minimize"},
@@ -243,7 +243,7 @@ def _dimension(name: str, written: object) -> Dimension:
         raise ValueError(f"{name}: {error}") from None
 
 
-def load_config(path: Path) -> StudyConfig:
+def load_config(path: Path | str) -> StudyConfig:
     """Reads a study file.
 
     A relative path in ``[data]`` is looked for beside the study file, then in the current folder.
@@ -251,6 +251,7 @@ def load_config(path: Path) -> StudyConfig:
     Raises:
         ConfigError: The file cannot be read, is no TOML, or makes no sense; one line.
     """
+    path = Path(path)
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except IsADirectoryError:

@@ -47,6 +47,7 @@ ORDER = [
     "surroundings",
     "database",
     "leases",
+    "forks",
     "storage",
     "model_files",
     "forecasts",
