@@ -105,7 +105,8 @@ class OnnxCard(_Plain):
         inputs: What each input is: type, shape, meaning.
         outputs: What each output is.
         difference: The largest from the PyTorch networks that onnxruntime showed when it was
-            exported; forecasts in standard deviations, probabilities, or their logarithms.
+            exported: of forecasts, in standard deviations; of probabilities; of their logarithms
+            and of states, relative to 1 and their size.
     """
 
     sha256: str

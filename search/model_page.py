@@ -9,7 +9,7 @@ from search.model_files import ModelCard
 
 NETWORKS = {
     "trial": "a network",
-    "winner": "the best, by its validation part, of the networks of an evaluation's winner",
+    "winner": "of the networks of an evaluation's winner, the best of validation",
     "ensemble": "all networks of an evaluation's winner, which answer as one",
 }
 
@@ -19,8 +19,8 @@ def page(card: ModelCard) -> str:
     form = "" if card.source == "trial" else f", {card.source}"
     parts = [
         f"# {card.study}, trial {card.trial}{form}",
-        f"For the task {card.data.task}: {NETWORKS[card.source]}, trained by rnn-search. It needs "
-        "no study and\nno database: `pip install rnn-search`, then",
+        f"For the task {card.data.task}: {NETWORKS[card.source]}.\nIt needs no study and no "
+        "database: `pip install rnn-search`, then",
         _example(card),
         "`model.safetensors` holds the weights, `model.json` all else: how data is read and "
         "standardised,\nthe hyperparameters, versions, figures, and a fingerprint of the data "
@@ -126,10 +126,12 @@ def _listed(names: list[str] | tuple[str, ...]) -> str:
 def _onnx(card: ModelCard) -> str:
     assert card.onnx is not None
     many = "these networks and how they answer as one" if card.joined else "the same network"
+    worst = f"{card.onnx.difference:.1e}"
     return f"""## ONNX
 
-`model.onnx` holds {many}, for programs without PyTorch: `pip install
-onnxruntime`. Data goes in as it is, in its own units; `batch` and `time` may be anything.
+`model.onnx` holds {many}, for programs without
+PyTorch: `pip install onnxruntime`. Data goes in as it is, in its own units; `batch` and `time` may
+be anything.
 
 {_table(("input", "what it is"), card.onnx.inputs)}
 
@@ -139,8 +141,7 @@ onnxruntime`. Data goes in as it is, in its own units; `batch` and `time` may be
 {_onnx_code(card)}
 ```
 
-onnxruntime's answers differed from PyTorch's by {card.onnx.difference:.1e} at most when this was
-written."""
+When this was written, onnxruntime's answers differed from PyTorch's by at most {worst}."""
 
 
 def _onnx_code(card: ModelCard) -> str:
