@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import re
@@ -168,7 +169,13 @@ def _replay(sub: argparse.ArgumentParser) -> None:
 def _export(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("folder", metavar="DIR", type=Path)
-    sub.add_argument("--trial", metavar="NUMBER", type=number, help="default: the best")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--trial", metavar="NUMBER", type=number, help="default: the best")
+    add = functools.partial(which.add_argument, action="store_const", dest="source")
+    add("--winner", const="winner", help="the evaluation's, its best seed by validation")
+    add("--ensemble", const="ensemble", help="all seeds of the evaluation's winner, as one")
+    sub.set_defaults(source="trial")
+    sub.add_argument("--onnx", action="store_true", help="model.onnx, too, for other programs")
     sub.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
 
 
@@ -189,7 +196,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "check": ("read file and data, print what would run", _check),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
-    "export": ("write a trial's network as files, to predict with", _export),
+    "export": ("write a network, or an ensemble, as files to predict with", _export),
     "predict": ("forecast, classify, judge or continue a file with an exported model", _predict),
 }
 """Every command in the order in which ``--help`` lists them: what it is for, what it takes."""

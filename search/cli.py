@@ -198,13 +198,20 @@ def _replay(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from search.export import export
 
-    done = export(_open(arguments), arguments.folder, arguments.trial, force=arguments.force)
+    done = export(
+        _open(arguments),
+        arguments.folder,
+        arguments.trial,
+        source=arguments.source,
+        onnx=arguments.onnx,
+        force=arguments.force,
+    )
     for note in done.notes:
         print(f"note: {note}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(done.card.model_dump(mode="json"), indent=2))
     else:
-        print(f"trial {done.card.trial} of {done.card.study} is in {done.folder}; use it with")
+        print(f"{done.what} is in {done.folder}; use it with")
         print(f"  {_as_typed('rnn-search')} predict {done.folder} INPUT")
     return DONE
 
