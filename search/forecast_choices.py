@@ -6,6 +6,7 @@ Shapes: L rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from search.data.roles import LABEL_WORDS, Roles, words_of
 from search.data.rows import runs_of
 from search.data.season import Season, autocorrelation, find_season, likely_seasons
 from search.data.tables import numbers, refuse_stray_text, require_columns
+from search.data.timeline import parse_times
 from search.data.windows import ForecastPart, ForecastSplits
 from search.errors import DataError
 
@@ -33,10 +35,15 @@ LONGEST_WINDOW = 256
 LONGEST_HORIZON = 100
 WINDOWS = (24, 12, 6, 3, 1)
 """Windows where there is no season, the first that leaves enough examples."""
+SMALL_WINDOW = 6
+"""Less than this is hardly a past."""
 ENOUGH = (30, 8, 8)
 """Examples wanted for training, validation and test."""
 PLENTY = (100, 30, 30)
 """The same for forecasts of a whole season, whose examples overlap."""
+BARELY = (12, 4, 4)
+"""What is taken where no window leaves enough."""
+FEWEST_ROWS = 20
 SERIES_ASKED = 9
 """So many stretches, the longest, are asked for their season; more than half must agree."""
 SHARE_WANTED = 0.5
@@ -59,10 +66,16 @@ def forecast_choices(
     Raises:
         DataError: It cannot be forecast, whatever is chosen; one line with the remedy.
     """
+    if len(frame) < FEWEST_ROWS:
+        raise DataError(
+            f"{path} has {len(frame)} rows, too few to learn from; give it {FEWEST_ROWS} or more"
+        )
     targets = wanted or (_likely_target(frame, path, roles),)
-    data, smallest = _first_that_works(frame, path, roles, targets)
-    season, neighbours = _find_season(smallest, roles)
-    chosen, splits = _fit_windows(frame, path, data, season)
+    chosen, splits, season, neighbours = _settle(frame, path, roles, targets)
+    gaps = _harmful_gaps(frame, path, roles, chosen, splits)
+    if gaps:
+        roles = replace(roles, time=None, left_out={**roles.left_out, str(roles.time): gaps})
+        chosen, splits, season, neighbours = _settle(frame, path, roles, targets)
     timing = splits.describe()[1].removeprefix("time: ")
     why = (
         'Numbers in time. "classify" would need a series and a label column; "language" reads the '
@@ -79,6 +92,27 @@ def forecast_choices(
         Choice("split", list(chosen.split), "Shares of training, validation and test, in time."),
     ]
     return choices, [*left_out_notes(roles), *_notes(splits, targets[0], neighbours)]
+
+
+def _settle(
+    frame: pd.DataFrame, path: Path, roles: Roles, targets: tuple[str, ...]
+) -> tuple[ForecastData, ForecastSplits, Season | None, float | None]:
+    data, smallest = _first_that_works(frame, path, roles, targets)
+    season, neighbours = _find_season(smallest, roles)
+    return *_fit_windows(frame, path, data, season), season, neighbours
+
+
+def _harmful_gaps(
+    frame: pd.DataFrame, path: Path, roles: Roles, data: ForecastData, splits: ForecastSplits
+) -> str:
+    """Says why the time is better left out: many rows, in order, but gaps leave no real window."""
+    if roles.time is None or roles.series is not None or data.window >= SMALL_WINDOW:
+        return ""
+    stretches = len(np.unique(splits.segments.numpy()))
+    ordered = parse_times(frame[roles.time], path).instants.is_monotonic_increasing
+    if not ordered or SMALL_WINDOW * stretches < len(frame) or len(frame) < 2 * sum(ENOUGH):
+        return ""
+    return f"its {stretches - 1} gaps leave no window; the rows count as evenly spaced instead"
 
 
 def left_out_notes(roles: Roles) -> list[str]:
@@ -102,9 +136,12 @@ def _likely_target(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
     if not roles.values:
         special = [name for name in (roles.time, roles.series) if name is not None]
         refuse_stray_text(frame, special, path)
+        found = ", ".join(map(repr, frame))
+        found = found if len(found) <= 200 else f"{found[:197]}..."
+        alone = " (columns are delimited by , ; | or a tab)" if len(frame.columns) == 1 else ""
         raise DataError(
-            f"{path} has no column of numbers to forecast among {', '.join(map(repr, frame))}; "
-            "give it one, or learn it as text: --task language"
+            f"{path} has no column of numbers to forecast, only {found}{alone}; give it one, or "
+            "learn the file as text: --task language"
         )
     by_name = {name.casefold(): name for name in roles.values}
     named = next((by_name[name] for name in TARGETS if name in by_name), None)
@@ -119,10 +156,13 @@ def _first_that_works(
     require_columns(frame, targets, path)
     for name in targets:
         numbers(frame, name, path)
+    early = frame.iloc[: int(len(frame) * ForecastData.model_fields["split"].default[0])]
     others = [
         name
         for name in roles.values
-        if name not in targets and frame[name].isna().mean() <= MOST_MISSING
+        if name not in targets
+        and frame[name].isna().mean() <= MOST_MISSING
+        and early[name].nunique() > 1
     ]
     every = (*targets, *others)
     refusal: DataError | None = None
@@ -148,8 +188,10 @@ def _first_that_works(
 
 def _absent(frame: pd.DataFrame, path: Path, columns: tuple[str, ...]) -> NDArray[np.bool_]:
     """Returns (L,) which rows lack a value."""
-    values = np.column_stack([numbers(frame, name, path) for name in columns])
-    return np.logical_or.reduce(np.isnan(values), axis=1)
+    absent = np.zeros(len(frame), dtype=np.bool_)
+    for name in columns:
+        absent |= np.isnan(numbers(frame, name, path))
+    return absent
 
 
 def _find_season(splits: ForecastSplits, roles: Roles) -> tuple[Season | None, float | None]:
@@ -196,9 +238,9 @@ def _rungs(season: Season | None) -> Iterator[tuple[int, int, tuple[int, int, in
 def _fit_windows(
     frame: pd.DataFrame, path: Path, data: ForecastData, season: Season | None
 ) -> tuple[ForecastData, ForecastSplits]:
-    """Returns the first window and horizon that leave enough examples, else the smallest."""
+    """Returns the first window and horizon that leave enough examples, or barely enough."""
     steps = season and season.steps
-    best: tuple[ForecastData, ForecastSplits] | None = None
+    found: list[tuple[ForecastData, ForecastSplits]] = []
     refusal: DataError | None = None
     for window, horizon, wanted in _rungs(season):
         change = {"window": window, "horizon": horizon, "season": steps}
@@ -208,14 +250,18 @@ def _fit_windows(
         except DataError as error:
             refusal = error
             continue
-        best = tried, splits
-        sizes = (splits.train.size, splits.valid.size, splits.test.size)
-        if all(size >= least for size, least in zip(sizes, wanted, strict=True)):
-            return best
-    if best is None:
+        found.append((tried, splits))
+        if _leaves(splits, wanted):
+            return tried, splits
+    if not found:
         assert refusal is not None
         raise refusal
-    return best
+    return next((one for one in found if _leaves(one[1], BARELY)), found[-1])
+
+
+def _leaves(splits: ForecastSplits, wanted: tuple[int, int, int]) -> bool:
+    sizes = (splits.train.size, splits.valid.size, splits.test.size)
+    return all(size >= least for size, least in zip(sizes, wanted, strict=True))
 
 
 def _target_choice(targets: tuple[str, ...], roles: Roles, wanted: tuple[str, ...]) -> Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -29,10 +30,12 @@ FOREIGN = {
     **dict.fromkeys((".arff", ".tsf"), "a format of its own"),
 }
 """Endings of files that hold tables which are not read as they are."""
+NUMBERS = r"[-+0-9.,;|\seE]*[0-9][-+0-9.,;|\seE]*"
 LOOKED_AT = 200
 """So many lines of a text decide whether it is a table."""
 
 MOST_CHARACTERS = 1_000_000
+SHORT = 20_000
 LENGTHS = (64, 32, 16, 8)
 """Characters of a sequence, the first that leaves enough sequences."""
 ENOUGH_SEQUENCES = 10
@@ -103,9 +106,15 @@ def _is_table(path: Path) -> bool:
     if head[:4] == b"PAR1" or head[:2] == b"\x1f\x8b":
         return True
     try:
-        return bool(numeric_columns(read_csv(decode(head, path), path)))
+        text = decode(head, path)
+        if numeric_columns(read_csv(text, path)):
+            return True
     except DataError:
-        return False
+        text = head.decode(errors="replace")
+    # What is hardly more than numbers is a table without a header, or one cut by blanks; its
+    # reader says so.
+    lines = [line for line in text.splitlines() if line.strip()]
+    return 2 * sum(re.fullmatch(NUMBERS, line) is not None for line in lines) > len(lines)
 
 
 def _columns(given: Iterable[str], frame: pd.DataFrame, path: Path) -> tuple[str, ...]:
@@ -286,4 +295,5 @@ def _text_proposal(data: LanguageData, text: str) -> Proposal:
         Choice("split", list(data.split), "Shares of training, validation and test, in order."),
     )
     form = f"{len(text)} characters, {len(set(text))} of them distinct, text"
-    return Proposal(data.path, form, choices)
+    notes = ("so short a text teaches hardly more than itself",) if len(text) < SHORT else ()
+    return Proposal(data.path, form, choices, notes)

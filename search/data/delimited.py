@@ -129,15 +129,15 @@ def _header(records: list[list[str]], above: int, path: Path) -> list[str]:
             f"{path}: row {line + 1} has {len(records[1])} fields but the header names "
             f"{len(names)}; give every column a name, and end no line with a delimiter"
         )
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{path}: the header names '{twice[0]}' twice; rename one")
     if all(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", name) for name in names):
         counted = [str(first + at) for first in (0, 1) for at in range(len(names))]
         if names not in (counted[: len(names)], counted[len(names) :]):
             raise DataError(
                 f"{path}: row {line} holds only numbers; the first line must name the columns"
             )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: the header names '{twice[0]}' twice; rename one")
     return names
 
 

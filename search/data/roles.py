@@ -170,8 +170,14 @@ def _clocks(frame: pd.DataFrame, path: Path, wanted: Collection[str]) -> Iterato
             continue
         codes = pd.factorize(instants)[0].astype(np.int64)
         if int(codes.max()) > 0:
-            dated = isinstance(instants, pd.DatetimeIndex) or bool(words_of(name) & YEARS)
+            dated = isinstance(instants, pd.DatetimeIndex) or _are_years(column)
             yield _Clock(str(name), codes, dated)
+
+
+def _are_years(column: pd.Series[Any]) -> bool:
+    numeric = pd.api.types.is_numeric_dtype(column)
+    named = bool(words_of(str(column.name)) & YEARS)
+    return numeric and named and bool(column.between(1500, 2200).all())
 
 
 def counts(column: pd.Series[Any]) -> bool:
@@ -184,7 +190,7 @@ def counts(column: pd.Series[Any]) -> bool:
 
 def _spread(frame: pd.DataFrame, clocks: Iterable[_Clock]) -> tuple[str, ...]:
     """Returns the columns that together are the time, such as year and quarter, or none."""
-    years = [clock.name for clock in clocks if words_of(clock.name) & YEARS and clock.repeats]
+    years = [one.name for one in clocks if one.repeats and _are_years(frame[one.name])]
     parts = [
         str(name)
         for name in numeric_columns(frame)
