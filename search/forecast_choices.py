@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from search.choices import Choice
 from search.config import ForecastData
 from search.data.forecasting import cut_table
-from search.data.roles import LABEL_WORDS, Roles, words_of
+from search.data.roles import Roles, words_of
 from search.data.rows import runs_of
 from search.data.season import Season, autocorrelation, find_season, likely_seasons
 from search.data.tables import numbers, refuse_stray_text, require_columns
@@ -30,6 +30,9 @@ MOST_MISSING = 0.1
 """A column that lacks a larger share of its values is not shown to the network."""
 TARGETS = ("target", "y", "value", "ot", "sales", "demand", "load", "close")
 """Names, in lower case, that are taken for the target before the first column is."""
+
+NO_TARGETS = {"label", "labels", "class"}
+"""Words in the names of columns that are forecast only where there is no other."""
 
 LONGEST_WINDOW = 256
 LONGEST_HORIZON = 100
@@ -145,7 +148,7 @@ def _likely_target(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
         )
     by_name = {name.casefold(): name for name in roles.values}
     named = next((by_name[name] for name in TARGETS if name in by_name), None)
-    plain = [name for name in roles.values if not words_of(name) & LABEL_WORDS]
+    plain = [name for name in roles.values if not words_of(name) & NO_TARGETS]
     return named or (plain or roles.values)[0]
 
 

@@ -169,6 +169,8 @@ def _written(path: Path, study: Path) -> str:
 
 
 def _require_free(study: Path, force: bool) -> None:
+    if os.path.lexists(study.parent) and not study.parent.is_dir():
+        raise StudyError(f"{study.parent} is no folder, and it is where studies are kept; move it")
     if study.is_dir():
         raise StudyError(f"{study} is a folder; choose another name: --name NAME")
     if os.path.lexists(study) and not force:
@@ -188,9 +190,8 @@ def _write(study: Path, text: str, force: bool) -> None:
             study.touch(exist_ok=False)
         part.replace(study)
     except FileExistsError:
-        _require_free(study, force)
-        raise RunError(f"{study.parent} is no folder; it is where studies are kept") from None
-    except OSError as error:
-        raise RunError(f"{study} cannot be written: {error.strerror}") from None
-    finally:
         part.unlink(missing_ok=True)
+        raise StudyError(f"{study} has just appeared; replace it with --force") from None
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RunError(f"{study} cannot be written: {error.strerror}") from None

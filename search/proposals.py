@@ -54,7 +54,7 @@ def propose(path: Path, task: str | None = None, targets: tuple[str, ...] = ()) 
     """
     _require_file(path, task)
     is_ts = path.suffix.lower() == ".ts"
-    if is_ts or task == "language" or (task is None and not targets and not _is_table(path)):
+    if is_ts or task == "language" or (task is None and not _is_table(path)):
         if targets:
             raise RequestError(f"--target names a column of a table, and {path} is read as none")
         if is_ts and task == "forecast":
@@ -133,7 +133,7 @@ def _label(
     """Returns label and series if the table is to be classified, None if it is to be forecast."""
     named = targets[0] if len(targets) == 1 else None
     series = roles.series
-    if named is not None and series and is_label(frame, series, named):
+    if named not in (None, series) and series and is_label(frame, series, named):
         text = named not in numeric_columns(frame)
         if task == "classify" or text or named == roles.label:
             return named, series

@@ -110,7 +110,8 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
             series.
 
     Raises:
-        DataError: The table lies on its side, one column a time step.
+        DataError: The table lies on its side, one column a time step; or the times of several
+            series are mixed.
     """
     _refuse_wide(frame, path)
     names = [str(name) for name in frame.columns]
@@ -118,8 +119,14 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     spread = _spread(frame, clocks)
     clocks = [clock for clock in clocks if clock.name not in spread]
     clock, series = _time_and_series(frame, clocks, {*wanted, *spread})
+    if clock is not None and series is None and 2 * (int(clock.codes.max()) + 1) <= len(frame):
+        raise DataError(
+            f"{path}: most times in '{clock.name}' occur more than once, and no column tells the "
+            "series apart, so that each has a time but once; make such a column, if need be by "
+            "joining two"
+        )
     others = [name for name in names if name not in (clock and clock.name, series)]
-    label, told_by = _label(frame, clock, others, series, {*spread})
+    label, told_by = _label(frame, clock, others, series, {*wanted, *spread})
     series = series or told_by
     counters = {one.name for one in clocks if not one.repeats}
     special = {clock.name if clock else None, series, *spread, *counters}
@@ -137,7 +144,7 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
 
 def words_of(name: str) -> set[str]:
     """Returns the words of a column's name: ``storeId`` has store and id."""
-    return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+    return set(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
 
 
 def _refuse_wide(frame: pd.DataFrame, path: Path) -> None:
@@ -159,14 +166,14 @@ def _clocks(frame: pd.DataFrame, path: Path, wanted: Collection[str]) -> Iterato
             continue
         if name in numeric and not (numeric - {name}):
             continue  # Something must be left to forecast.
-        if name in numeric and name not in named and not counts(column):
-            continue
         if name in numeric and (words_of(name) & LABEL_WORDS or not np.isfinite(column).all()):
             continue
         try:
             parse_times(column.iloc[:HEAD], path)
             instants = parse_times(column, path).instants
         except DataError:
+            continue
+        if not (name in named or isinstance(instants, pd.DatetimeIndex) or counts(column)):
             continue
         codes = pd.factorize(instants)[0].astype(np.int64)
         if int(codes.max()) > 0:
