@@ -153,6 +153,20 @@ def _show(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("number", metavar="NUMBER", type=int, nargs="?")
 
 
+def _init(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("data", metavar="DATA", type=Path, help="CSV, Parquet, .ts or text")
+    sub.add_argument("--task", choices=("forecast", "classify", "language"))
+    sub.add_argument(
+        "--target",
+        metavar="COLUMN",
+        action="append",
+        default=[],
+        help="what to forecast (again, or with commas, for several), or the class",
+    )
+    sub.add_argument("--name", help="the study's name (default: the file's)")
+    sub.add_argument("--force", action="store_true", help="replace a study file that is there")
+
+
 def _evaluate(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("--top", type=count, default=3, help="configurations (default: 3)")
@@ -193,6 +207,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "resume": ("go on with a study from the storage alone, no file needed", _resume),
     "list": ("the studies in the storage", _stored),
     "show": ("what a study has come to, or one of its trials", _show),
+    "init": ("look at a data file and write a study for it", _init),
     "check": ("read file and data, print what would run", _check),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),

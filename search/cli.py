@@ -167,6 +167,23 @@ def _check(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from search.init import initiate, say
+
+    done = initiate(
+        arguments.data,
+        name=arguments.name,
+        task=arguments.task,
+        targets=tuple(arguments.target),
+        force=arguments.force,
+    )
+    if arguments.json:
+        print(json.dumps(done.to_json(), indent=2))
+    else:
+        print(*say(done, _as_typed("rnn-search")), sep="\n")
+    return DONE
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from search.evaluating import evaluate_study, print_evaluation
 
@@ -298,6 +315,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "resume": _resume,
     "list": _list,
     "show": _show,
+    "init": _init,
     "check": _check,
     "evaluate": _evaluate,
     "replay": _replay,

@@ -253,13 +253,24 @@ def load_config(path: Path | str) -> StudyConfig:
     """
     path = Path(path)
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; give a study file (.toml)") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no UTF-8 text; give a study file (.toml)") from None
+    return read_config(text, path)
+
+
+def read_config(text: str, path: Path) -> StudyConfig:
+    """Reads the text of a study file as if it lay at ``path``, see `load_config`.
+
+    Raises:
+        ConfigError: It is no TOML, or makes no sense; one line.
+    """
+    try:
+        written = tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{path} nests its lists or tables too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
@@ -294,8 +305,8 @@ def _find(written: str, key: str, study_file: Path) -> Path:
         raise ConfigError(f"{study_file}: [data] {key}: is empty; give the path of a file")
     try:
         path = Path(written).expanduser()
-        here = study_file.parent / path
-        return (here if here.exists() or not path.exists() else path).resolve()
+        here = (study_file.parent / path).resolve()
+        return here if here.exists() or not path.exists() else path.resolve()
     except (OSError, ValueError, RuntimeError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
