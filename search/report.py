@@ -12,6 +12,7 @@ from search.database import Database
 from search.diagnosis import Finding, read_finding
 from search.errors import StudyError
 from search.space import ordered
+from search.sparkline import best_so_far
 from search.storage import MARK, StoredStudy, list_studies, open_study
 from search.trial import INFEASIBLE, Outcome
 
@@ -65,6 +66,8 @@ class Summary:
         baselines: Validation figures of the naive methods, by name.
         verdicts: How many trials have which finding.
         enough: Why the study needs no further trials although some are left; else empty.
+        progress: The best value so far after each trial, in the order of their numbers, from the
+            first that completed.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Summary:
     notes: list[str]
     storage: str
     enough: str = ""
+    progress: list[float] = field(default_factory=list)
 
     @property
     def best(self) -> TrialLine | None:
@@ -139,6 +143,7 @@ def summarize(stored: StoredStudy) -> Summary:
         notes=attributes["notes"],
         storage=str(stored.database),
         enough=stored.reached() or stored.stagnated() or "",
+        progress=best_so_far([line.value for line in lines], stored.goal),
     )
 
 

@@ -42,6 +42,7 @@ ORDER = [
     "training",
     "stopping",
     "diagnosis",
+    "sparkline",
     "checkpoints",
     "worker",
     "sampling",
