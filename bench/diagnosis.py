@@ -6,13 +6,17 @@
 A ladder is a random configuration of the default space (but of 4 to 12 epochs), trained with one
 seed at every third of its learning rate, from 1e-4 to 1.0: each curve is a trial, whose neighbours
 are the same with the rate x 3 and ÷ 3. The rules of the search end what diverges or gets no better.
-`train` goes on where it was interrupted.
+`train` goes on where it was interrupted. `judge` counts, for each finding, how often the best
+validation loss is lower at three times and at a third of the rate; the rules were chosen on the
+ladders before `FRESH`, the later ones are new to them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +25,7 @@ from typing import Any
 import torch
 from curves import TASKS, load_example, random_params, train
 
-from search.diagnosis import RATE_STEP, constant_of
+from search.diagnosis import ADVICE, RATE_STEP, constant_of, diagnose
 from search.stopping import Divergence, batch_judge, out_of_patience
 from search.trial import Goal, derive_seed
 
@@ -29,6 +33,9 @@ SPACE = {"epochs": {"low": 4, "high": 12}}
 CHARACTERS = {"shakespeare": 20_000}
 LOWEST, HIGHEST = 1e-4, 1.0
 PATIENCE = 8
+FRESH = 45
+BETTER = 0.99
+"""A loss below this share of another counts as better where epochs are compared."""
 
 Record = dict[str, Any]
 
@@ -69,6 +76,70 @@ def collect(path: Path, ladders: int) -> None:
                     file.flush()
 
 
+def values(record: Record, epochs: int | None = None) -> list[float]:
+    """Returns the validation loss of every epoch, or of the first ones."""
+    return [figures["loss"] for figures in record["figures"][:epochs]]
+
+
+def found(record: Record, epochs: int) -> str | None:
+    """Returns the finding after so many epochs; None if the trial has not trained them."""
+    if not 0 < epochs <= len(record["figures"]):
+        return None
+    losses = record["batch_losses"][: record["epoch_ends"][epochs - 1]]
+    per_epoch = record["epoch_ends"][0]
+    return diagnose(losses, values(record, epochs), per_epoch, record["naive"]).name
+
+
+def compare_rates(records: list[Record], epochs: int | None) -> None:
+    """Prints how often another rate is better, by finding, direction and example.
+
+    Args:
+        records: Trials, and their neighbours on their ladders.
+        epochs: Judge after so many; None: at the end. What is compared is always the end.
+    """
+    places = {(r["example"], r["ladder"], r["step"]): r for r in records}
+    counts: dict[tuple[str, int, str], list[bool]] = defaultdict(list)
+    for (example, ladder, step), record in places.items():
+        at = epochs or len(record["figures"])
+        name = None if record["outcome"] == "diverged" else found(record, at)
+        for direction in (1, -1):
+            other = places.get((example, ladder, step + direction))
+            if name is not None and other is not None:
+                better = min(values(other), default=math.inf) < min(values(record))
+                counts[name, direction, example].append(better)
+    for name in ADVICE:
+        for direction, sign in ((1, "x 3"), (-1, "/ 3")):
+            each = [counts[name, direction, example] for example in TASKS]
+            if all_of := [better for part in each for better in part]:
+                parts = ", ".join(f"{sum(part)}/{len(part)}" for part in each)
+                share = sum(all_of) / len(all_of)
+                print(f"  {name:<14} {sign} better {share:4.0%} of {len(all_of):3d}   ({parts})")
+
+
+def compare_epochs(records: list[Record]) -> None:
+    """Prints how often the second half of the epochs brought a better loss, by finding before."""
+    counts: dict[str, list[bool]] = defaultdict(list)
+    for record in records:
+        half = len(record["figures"]) // 2
+        name = found(record, half) if half >= 3 else None
+        if name is not None:
+            counts[name].append(min(values(record)) < BETTER * min(values(record, half)))
+    for name, better in counts.items():
+        print(f"  {name:<14} better by 1 % later: {sum(better)} of {len(better)}")
+
+
+def judge(path: Path) -> None:
+    """Prints what the advice is worth."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for title, first, last in (("chosen on", 0, FRESH), ("fresh", FRESH, 10**9)):
+        part = [record for record in records if first <= record["ladder"] < last]
+        for epochs in (None, 2, 3):
+            print(f"{title}, {len(part)} trials, judged after {epochs or 'all'} epochs:")
+            compare_rates(part, epochs)
+        print(f"{title}, judged after half of the epochs:")
+        compare_epochs(part)
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,9 +147,12 @@ def main() -> None:
     verb = verbs.add_parser("train")
     verb.add_argument("file", type=Path)
     verb.add_argument("ladders", type=int)
+    verbs.add_parser("judge").add_argument("file", type=Path)
     args = parser.parse_args()
     if args.verb == "train":
         collect(args.file, args.ladders)
+    else:
+        judge(args.file)
 
 
 if __name__ == "__main__":

@@ -19,16 +19,18 @@ from search.trial import Curve, Outcome
 RATE_STEP = 3.0
 """What advice multiplies or divides a learning rate by: half a decade, as grids usually have it."""
 
-LEAP = 0.25
+LEAP = 0.2
 """How far above the start, as a share of it, training error must leap to be called too high."""
 NOTHING, LITTLE = 0.05, 0.2
 """A range of training error, as a share of its first value: almost nothing, and little."""
+NOTHING_VALID = 0.02
+"""Almost nothing of validation error, which has no noise of batches and dropout in it."""
 STEADY = 0.05
 """Rises, as a share of the range, up to which a curve falls steadily."""
 JUMPY_TRAINING, JUMPY_VALIDATION = 0.3, 0.2
 """Rises, as a share of the range, above which a curve jumps."""
 FAR_FROM_GOOD = 0.5
-"""A best validation loss, as a share of the loss at the start, above which little is learned."""
+"""A lowest loss, as a share of the loss at the start, above which little has been learned."""
 OVERFITTED = 0.1
 """A rise of validation error from its best to its end, as a share of its fall until then."""
 STILL, OVER = 0.1, 0.02
@@ -116,17 +118,22 @@ def diagnose(
     broken = _first_not_finite(train) or _first_not_finite(valid)
     if broken:
         return _finding("diverging", not_finite_at=broken)
-    if constant_loss is not None and not math.isfinite(constant_loss):
-        constant_loss = None
-    points = _points(train, batches_per_epoch or len(train) // max(1, len(valid)))
+    known = [] if constant_loss is None or not math.isfinite(constant_loss) else [constant_loss]
+    # To 1 or less, by a power of two: sums stay finite, and nothing is rounded.
+    _, exponent = math.frexp(max(map(abs, [*train, *valid, *known])))
+    train, valid, known = (
+        [math.ldexp(loss, -exponent) for loss in losses] for losses in (train, valid, known)
+    )
+    points = _points(train, max(1, batches_per_epoch or len(train) // max(1, len(valid))))
     if len(train) < 3 or len(points) < 2:
         return _finding("undecided", losses=len(train))
-    start = train[0] if constant_loss is None else max(train[0], constant_loss)
+    start = max(train[0], *known) if known else train[0]
     return (
-        _judge_height(points, start)
-        or _judge_fall(points, valid)
+        _judge_flat(valid, start)
+        or _judge_height(points, start)
+        or _judge_fall(points, valid, start)
         or _judge_jumps(points, valid, start)
-        or _judge_end(points, valid, constant_loss)
+        or _judge_end(points, valid, known)
     )
 
 
@@ -169,6 +176,14 @@ def constant_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
     return None
 
 
+def _judge_flat(valid: list[float], start: float) -> Finding | None:
+    """Finds validation error that does not move: it has no noise, so nothing else does either."""
+    if len(valid) < 2 or _ratio(min(valid), abs(start)) < FAR_FROM_GOOD:
+        return None
+    reach = _reach(valid)
+    return _finding("too-slow", validation_reach=reach) if reach < NOTHING_VALID else None
+
+
 def _judge_height(points: list[float], start: float) -> Finding | None:
     """Finds training error that leaps far above the start, to stay there or to come back."""
     leap = _ratio(max(points) - start, abs(start))
@@ -179,11 +194,16 @@ def _judge_height(points: list[float], start: float) -> Finding | None:
     return _finding("jumping", above_start=leap)
 
 
-def _judge_fall(points: list[float], valid: list[float]) -> Finding | None:
-    """Finds training error that falls by almost nothing, or by little and ever so steadily."""
-    reach = _ratio(max(points) - min(points), abs(points[0]))
+def _judge_fall(points: list[float], valid: list[float], start: float) -> Finding | None:
+    """Finds error that falls by almost nothing, or by little and ever so steadily.
+
+    What has fallen far in the first epoch already, and by little since, is not slow but done.
+    """
+    if _ratio(min(valid or points), abs(start)) < FAR_FROM_GOOD:
+        return None
     rises = _rises(valid if len(valid) > 1 else points)
-    if reach < NOTHING or (reach < LITTLE and rises < STEADY and points[-1] <= points[0]):
+    reach, steady = _reach(points), rises < STEADY and points[-1] <= points[0]
+    if reach < NOTHING or (reach < LITTLE and steady):
         return _finding("too-slow", reach=reach, rises=rises)
     return None
 
@@ -203,13 +223,13 @@ def _judge_jumps(points: list[float], valid: list[float], start: float) -> Findi
     return None
 
 
-def _judge_end(points: list[float], valid: list[float], constant_loss: float | None) -> Finding:
+def _judge_end(points: list[float], valid: list[float], constant: list[float]) -> Finding:
     """Judges what the number of epochs, the decay and the size of the network decide."""
     values = valid if len(valid) > 1 else points
     best = min(values)
     at = values.index(best)
-    if constant_loss is not None and len(valid) > 1 and best >= constant_loss:
-        return _finding("stuck", best=best, constant=constant_loss)
+    if constant and len(valid) > 1 and best >= constant[0]:
+        return _finding("stuck", best_to_constant=_ratio(best, constant[0]))
     fall = max(values[: at + 1]) - best
     evidence = {"best_at": at + 1.0, "of": float(len(values))}
     rise = _ratio(values[-1] - best, fall)
@@ -234,6 +254,11 @@ def _points(train: list[float], per_epoch: int) -> list[float]:
     else:
         ends = [epoch * per_epoch for epoch in range(whole + 1)]
     return [math.fsum(train[a:b]) / (b - a) for a, b in pairwise(ends)]
+
+
+def _reach(values: list[float]) -> float:
+    """Returns the range of the values as a share of the first."""
+    return _ratio(max(values) - min(values), abs(values[0]))
 
 
 def _rises(values: list[float]) -> float:

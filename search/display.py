@@ -321,6 +321,8 @@ def print_trial(console: Console, line: TrialLine, metric: str) -> None:
     console.print(f"[bold]Trial {line.number}[/]: {line.outcome}")
     if line.reason:
         console.print(f"  {line.reason}", markup=False, highlight=False)
+    if line.follows is not None:
+        console.print(f"  follows the advice on trial {line.follows}", highlight=False)
     if line.finding is not None:
         evidence = ", ".join(f"{key} {value:g}" for key, value in line.finding.evidence.items())
         said = f"  {line.finding.name} ({evidence}): {line.finding.advice}"

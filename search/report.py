@@ -37,6 +37,7 @@ class TrialLine:
         traceback: Of the exception that failed it.
         curve: Losses per epoch, by ``train`` and ``valid``.
         finding: What its losses say; None if they say nothing, or it is not over.
+        follows: Number of the trial whose finding it follows, if it does.
     """
 
     number: int
@@ -51,6 +52,7 @@ class TrialLine:
     traceback: str = ""
     curve: dict[str, list[float | None]] = field(default_factory=dict)
     finding: Finding | None = None
+    follows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,8 @@ def trial_line(stored: StoredStudy, trial: FrozenTrial, held: set[int]) -> Trial
         traceback=attributes.get("traceback", ""),
         curve=attributes.get("curve", {}),
         finding=read_finding(attributes),
+        # A forked trial follows one of another study's numbers.
+        follows=None if "forked_from" in attributes else attributes.get("follows"),
     )
 
 

@@ -45,6 +45,7 @@ ORDER = [
     "sparkline",
     "checkpoints",
     "worker",
+    "follow_ups",
     "sampling",
     "surroundings",
     "database",
