@@ -8,7 +8,8 @@ seed at every third of its learning rate, from 1e-4 to 1.0: each curve is a tria
 are the same with the rate x 3 and ÷ 3. The rules of the search end what diverges or gets no better.
 `train` goes on where it was interrupted. `judge` counts, for each finding, how often the best
 validation loss is lower at three times and at a third of the rate; the rules were chosen on the
-ladders before `FRESH`, the later ones are new to them.
+ladders before `FRESH`, the later ones are new to them. Last, the thresholds are chosen on two
+examples and tried on the third.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from curves import TASKS, load_example, random_params, train
@@ -36,6 +38,8 @@ PATIENCE = 8
 FRESH = 45
 BETTER = 0.99
 """A loss below this share of another counts as better where epochs are compared."""
+RIGHT = 0.85
+"""Share of cases in which advice must be right for its thresholds to be chosen."""
 
 Record = dict[str, Any]
 
@@ -128,6 +132,49 @@ def compare_epochs(records: list[Record]) -> None:
         print(f"  {name:<14} better by 1 % later: {sum(better)} of {len(better)}")
 
 
+def outcomes(records: list[Record], name: str, direction: int) -> dict[str, list[bool]]:
+    """Returns, by example, for each trial with the finding whether its neighbour is better."""
+    places = {(r["example"], r["ladder"], r["step"]): r for r in records}
+    found_in: dict[str, list[bool]] = {example: [] for example in TASKS}
+    for (example, ladder, step), record in places.items():
+        other = places.get((example, ladder, step + direction))
+        if other is None or record["outcome"] == "diverged":
+            continue
+        if found(record, len(record["figures"])) == name:
+            better = min(values(other), default=math.inf) < min(values(record))
+            found_in[example].append(better)
+    return found_in
+
+
+def compare_examples(records: list[Record]) -> None:
+    """Prints what thresholds that two examples choose are worth on the third.
+
+    Chosen is the setting that finds the most among those that are right in `RIGHT` of the cases.
+    """
+    grids: dict[tuple[str, int], list[dict[str, float]]] = {
+        ("too-slow", 1): [{"LITTLE": little} for little in (0.1, 0.15, 0.2, 0.25, 0.3)],
+        ("jumping", -1): [
+            {"LEAP": leap, "FAR_FROM_GOOD": far, "JUMPY_VALIDATION": jumpy}
+            for leap in (0.1, 0.2, 0.4)
+            for far in (0.4, 0.5, 0.7)
+            for jumpy in (0.1, 0.2, 0.4)
+        ],
+    }
+    for (name, direction), grid in grids.items():
+        table = []
+        for setting in grid:
+            with mock.patch.multiple("search.diagnosis", **setting):
+                table.append((setting, outcomes(records, name, direction)))
+        for example in TASKS:
+            best: tuple[int, dict[str, float], list[bool]] = (0, {}, [])
+            for setting, by in table:
+                seen = [better for other in TASKS if other != example for better in by[other]]
+                if len(seen) > best[0] and sum(seen) >= RIGHT * len(seen):
+                    best = (len(seen), setting, by[example])
+            _, setting, held = best
+            print(f"  {name} on {example}: {sum(held)} of {len(held)} with {setting or 'nothing'}")
+
+
 def judge(path: Path) -> None:
     """Prints what the advice is worth."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -138,6 +185,8 @@ def judge(path: Path) -> None:
             compare_rates(part, epochs)
         print(f"{title}, judged after half of the epochs:")
         compare_epochs(part)
+    print("thresholds chosen on the two other examples:")
+    compare_examples(records)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,18 @@ TRIALS = 20
 Curve = dict[str, Any]
 
 
-def train_trial(
-    config: StudyConfig, splits: Splits, params: HyperParams, number: int, peers: list[list[float]]
-) -> Curve:
+@dataclass(frozen=True)
+class Study:
+    """A study, its data, and the validation loss of the best constant prediction."""
+
+    config: StudyConfig
+    splits: Splits
+    constant: float | None
+
+
+def train_trial(study: Study, params: HyperParams, number: int, peers: list[list[float]]) -> Curve:
     """Trains one trial as a search does, with its finding."""
+    config, splits = study.config, study.splits
 
     def enough(values: list[float]) -> Decision | None:
         verdict = None
@@ -53,20 +62,20 @@ def train_trial(
     curve = train(params, splits, seed, judge, enough)
     values = [figures["loss"] for figures in curve["figures"]]
     if curve["outcome"] != Outcome.DIVERGED and values:
-        ends, constant = curve["epoch_ends"], constant_of(splits.baselines("valid"))
+        ends, constant = curve["epoch_ends"], study.constant
         losses = curve["batch_losses"][: ends[-1]]
         curve["finding"] = diagnose(losses, values, ends[0], constant).to_attributes()
     return {**curve, "values": values}
 
 
-def run_study(config: StudyConfig, splits: Splits, memo: dict[str, Curve]) -> list[dict[str, Any]]:
+def run_study(ours: Study, memo: dict[str, Curve]) -> list[dict[str, Any]]:
     """Returns the trials of one study.
 
     Args:
-        config: The study.
-        splits: Its data.
+        ours: The study.
         memo: Trials with what came before them, of this study and its twin.
     """
+    config = ours.config
     study = optuna.create_study(sampler=StudySampler(config), pruner=optuna.pruners.NopPruner())
     past: list[dict[str, Any]] = []
     for number in range(TRIALS):
@@ -74,7 +83,7 @@ def run_study(config: StudyConfig, splits: Splits, memo: dict[str, Curve]) -> li
         params = suggest(trial, config.space)
         key = repr([[one["params"] for one in past], params])
         if key not in memo:
-            memo[key] = train_trial(config, splits, params, number, [p["values"] for p in past])
+            memo[key] = train_trial(ours, params, number, [p["values"] for p in past])
         curve = memo[key]
         values, outcome = curve["values"], curve["outcome"] or Outcome.COMPLETE
         for step, value in enumerate(values, 1):
@@ -107,6 +116,8 @@ def run(path: Path, seeds: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     done = {(record["example"], record["seed"]) for record in map(json.loads, lines)}
+    loaded = {name: load_example(name, CHARACTERS.get(name), space=SPACE) for name in TASKS}
+    naive = {name: constant_of(splits.baselines("valid")) for name, (_, splits) in loaded.items()}
     with path.open("a") as file:
         for seed in range(seeds):
             for name in TASKS:
@@ -115,9 +126,10 @@ def run(path: Path, seeds: int) -> None:
                 memo: dict[str, Curve] = {}
                 record: dict[str, Any] = {"example": name, "seed": seed}
                 for switch in (False, True):
-                    changes = {"space": SPACE, "seed": seed, "follow_advice": switch}
-                    config, splits = load_example(name, CHARACTERS.get(name), **changes)
-                    record["with" if switch else "without"] = run_study(config, splits, memo)
+                    config, splits = loaded[name]
+                    config = config.model_copy(update={"seed": seed, "follow_advice": switch})
+                    ours = Study(config, splits, naive[name])
+                    record["with" if switch else "without"] = run_study(ours, memo)
                 file.write(json.dumps(record) + "\n")
                 file.flush()
 
