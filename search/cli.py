@@ -7,6 +7,7 @@ Nothing heavy is imported before a command needs it, so that ``--help`` answers 
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
 import io
 import json
@@ -45,9 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A mark that the terminal's encoding lacks must not end a search.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="rnn-search")
     arguments = make_parser().parse_args(argv)
     before = {number: signal.signal(number, _leave) for number in SIGNALS}
     try:
@@ -74,6 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+PLAIN_WORDS = {"→": "->", "←": "<-", "·": "|", "…": "...", "±": "+-", "÷": "/"}
+"""What is written where the encoding of the output has no such sign; "?" for all others."""
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Lets Python write what an encoding cannot hold in other words, and go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    return "".join(PLAIN_WORDS.get(sign, "?") for sign in part), error.end
+
+
+codecs.register_error("rnn-search", _plainly)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -77,7 +77,7 @@ def test_an_encoding_that_lacks_the_marks(tmp_path: Path, encoding: str) -> None
             check=False,
         )
         assert run.returncode == 0, run.stderr
-        assert b"? best" in run.stdout or arguments[0] == "show"
+        assert b"<- best" in run.stdout or arguments[0] == "show"
 
 
 def test_a_full_disk_behind_the_output(folder: Path) -> None:
