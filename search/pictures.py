@@ -129,12 +129,19 @@ def _canvas() -> _CurveCanvas:
     return _CurveCanvas()
 
 
-def new_figure(width: int, height: int) -> Figure:
-    """Returns an empty figure of so many pixels that can be drawn on without a display."""
+def new_figure(width: int, height: int, density: float = 1.0) -> Figure:
+    """Returns an empty figure that can be drawn on without a display.
+
+    Args:
+        width: In pixels as a page counts them.
+        height: Likewise.
+        density: How many pixels of the picture make one of these.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    size = width / DPI, height / DPI
+    figure = Figure(figsize=size, dpi=density * DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
