@@ -152,6 +152,11 @@ def _show(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("number", metavar="NUMBER", type=int, nargs="?")
 
 
+def _report(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("--out", metavar="DIR", type=Path, help="default: with the study's files")
+
+
 def _evaluate(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("--top", type=count, default=3, help="configurations (default: 3)")
@@ -187,6 +192,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "list": ("the studies in the storage", _stored),
     "show": ("what a study has come to, or one of its trials", _show),
     "check": ("read file and data, print what would run", _check),
+    "report": ("one page on all that a study has found: HTML, Markdown, PNG", _report),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
     "export": ("write a trial's network as files, to predict with", _export),

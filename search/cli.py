@@ -154,6 +154,17 @@ def _check(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from search.reporting import report
+
+    written = report(_open(arguments), arguments.out)
+    if arguments.json:
+        print(json.dumps(written.to_json(), indent=2))
+    else:
+        print(f"{written.html}\n{written.markdown}, with {len(written.pictures)} pictures")
+    return DONE
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from search.evaluating import evaluate_study, print_evaluation
 
@@ -267,6 +278,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "show": _show,
     "check": _check,
+    "report": _report,
     "evaluate": _evaluate,
     "replay": _replay,
     "export": _export,

@@ -274,6 +274,7 @@ def record_look(stored: StoredStudy, winner: Contest, look: Look) -> list[dict[s
         "mean": mean,
         "std": std,
         "ensemble": look.ensemble[metric],
+        "baselines": {n: f[metric] for n, f in look.baselines.items() if metric in f},
     }
 
     def add() -> list[dict[str, Any]]:

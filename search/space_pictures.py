@@ -186,29 +186,7 @@ def timeline_picture(entries: Sequence[Entry], clock: Clock) -> bytes:
     undecorate(axes)
     end = max(clock.worked(entry.ended or 0.0) for entry, _ in lanes)
     size, unit = time_unit(end)
-    for outcome, (colour, hatch) in BARS.items():
-        bars = [
-            (
-                names.index(lane),
-                clock.worked(e.begun or 0.0) / size,
-                clock.worked(e.ended or 0.0) / size,
-            )
-            for e, lane in lanes
-            if e.line.outcome == outcome
-        ]
-        if bars:
-            rows, begun, ended = np.array(bars).T
-            axes.barh(
-                rows,
-                ended - begun,
-                left=begun,
-                height=0.72,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                linewidth=0.4 if len(lanes) <= 300 else 0.0,
-                label=f"{outcome} ({len(bars)})",
-            )
+    _bars(axes, [(e, names.index(lane)) for e, lane in lanes], clock, size)
     for pause in clock.pauses:
         axes.axvline(clock.worked(pause[0]) / size, color=INK, linewidth=1, linestyle=":")
     scale(axes, "x", [0.0, end / size], log=False)
@@ -218,6 +196,29 @@ def timeline_picture(entries: Sequence[Entry], clock: Clock) -> bytes:
     axes.set_xlabel(f"{unit} of work" + ("; dotted: a pause was cut out" if clock.pauses else ""))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), **{**LEGEND, "ncols": 5})
     return to_png(figure)
+
+
+def _bars(axes: Axes, rows: Sequence[tuple[Entry, int]], clock: Clock, size: float) -> None:
+    """Draws a bar for each trial in its row, by outcome."""
+    for outcome, (colour, hatch) in BARS.items():
+        bars = [
+            (row, clock.worked(e.begun or 0.0) / size, clock.worked(e.ended or 0.0) / size)
+            for e, row in rows
+            if e.line.outcome == outcome
+        ]
+        if bars:
+            heights, begun, ended = np.array(bars).T
+            axes.barh(
+                heights,
+                ended - begun,
+                left=begun,
+                height=0.72,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0.4 if len(rows) <= 300 else 0.0,
+                label=f"{outcome} ({len(bars)})",
+            )
 
 
 def assign_lanes(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:

@@ -34,7 +34,7 @@ LARGEST_LOSS = 30.0
 """Losses above so many times the median are drawn at the upper edge, or nothing could be seen."""
 BIN = 3
 """Parts of a decade of learning rates; the best of each makes the line through the points."""
-FEWEST = 12
+FEWEST_POINTS = 12
 """Points without which there is no such line."""
 
 
@@ -139,7 +139,7 @@ def _scatter(
 
 def _envelope(axes: Axes, rates: Sequence[float], losses: Sequence[float]) -> None:
     """Draws a line through the best trial of each third of a decade: the blackboard's curve."""
-    if len(rates) < FEWEST:
+    if len(rates) < FEWEST_POINTS:
         return
     best: dict[int, tuple[float, float]] = {}
     for rate, loss in zip(rates, losses, strict=True):

@@ -43,6 +43,7 @@ ORDER = [
     "stopping",
     "diagnosis",
     "pictures",
+    "documents",
     "checkpoints",
     "worker",
     "sampling",
@@ -65,13 +66,32 @@ ORDER = [
     "answers",
     "running",
     "evaluating",
+    "entries",
+    "importance",
+    "certainty",
+    "study_pictures",
+    "space_pictures",
+    "report_sections",
+    "report_ending",
+    "reporting",
     "replay",
     "arguments",
     "cli",
     "__main__",
 ]
 """The reading order of DESIGN.md; a file imports only from files above it. ``""`` is `search`."""
-HEAVY = ("torch", "optuna", "pandas", "numpy", "pydantic", "rich", "sqlalchemy", "tomli_w")
+HEAVY = (
+    "matplotlib",
+    "PIL",
+    "torch",
+    "optuna",
+    "pandas",
+    "numpy",
+    "pydantic",
+    "rich",
+    "sqlalchemy",
+    "tomli_w",
+)
 
 
 def module_name(path: Path) -> str:
