@@ -167,6 +167,11 @@ def _init(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--force", action="store_true", help="replace a study file that is there")
 
 
+def _report(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("--out", metavar="DIR", type=Path, help="default: with the study's files")
+
+
 def _evaluate(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("--top", type=count, default=3, help="configurations (default: 3)")
@@ -209,6 +214,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "show": ("what a study has come to, or one of its trials", _show),
     "init": ("look at a data file and write a study for it", _init),
     "check": ("read file and data, print what would run", _check),
+    "report": ("one page on all that a study has found: HTML, Markdown, PNG", _report),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
     "export": ("write a network, or an ensemble, as files to predict with", _export),

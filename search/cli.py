@@ -199,6 +199,17 @@ def _init(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from search.reporting import report
+
+    written = report(_open(arguments), arguments.out)
+    if arguments.json:
+        print(json.dumps(written.to_json(), indent=2))
+    else:
+        print(f"{written.html}\n{written.markdown}, with {len(written.pictures)} pictures")
+    return DONE
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from search.evaluating import evaluate_study, print_evaluation
 
@@ -332,6 +343,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "show": _show,
     "init": _init,
     "check": _check,
+    "report": _report,
     "evaluate": _evaluate,
     "replay": _replay,
     "export": _export,

@@ -258,6 +258,7 @@ def record_look(stored: StoredStudy, winner: Contest, look: Look) -> list[dict[s
         "std": std,
         "ensemble": look.ensemble[metric],
         "figures": {"seeds": look.each, "ensemble": look.ensemble},
+        "baselines": {n: f[metric] for n, f in look.baselines.items() if metric in f},
     }
 
     def add() -> list[dict[str, Any]]:

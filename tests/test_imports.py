@@ -46,6 +46,8 @@ ORDER = [
     "stopping",
     "diagnosis",
     "sparkline",
+    "pictures",
+    "documents",
     "checkpoints",
     "worker",
     "follow_ups",
@@ -75,6 +77,14 @@ ORDER = [
     "answers",
     "running",
     "evaluating",
+    "entries",
+    "importance",
+    "certainty",
+    "study_pictures",
+    "space_pictures",
+    "report_sections",
+    "report_ending",
+    "reporting",
     "replay",
     "choices",
     "forecast_choices",
@@ -85,7 +95,18 @@ ORDER = [
     "__main__",
 ]
 """The reading order of DESIGN.md; a file imports only from files above it. ``""`` is `search`."""
-HEAVY = ("torch", "optuna", "pandas", "numpy", "pydantic", "rich", "sqlalchemy", "tomli_w")
+HEAVY = (
+    "matplotlib",
+    "PIL",
+    "torch",
+    "optuna",
+    "pandas",
+    "numpy",
+    "pydantic",
+    "rich",
+    "sqlalchemy",
+    "tomli_w",
+)
 
 
 def module_name(path: Path) -> str:
