@@ -11,6 +11,7 @@ from typing import Protocol
 from optuna.trial import TrialState
 
 from search.checkpoints import keep_weights, remove_checkpoint, trial_folder
+from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
 from search.stopping import worse_than_peers
 from search.storage import StoredStudy, Taken
@@ -47,8 +48,15 @@ class Observer(Protocol):
     def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
         """A trial has trained an epoch."""
 
-    def ended(self, worker: int, taken: Taken, decision: Decision, curve: Curve) -> None:
-        """A trial is over, or interrupted."""
+    def ended(
+        self,
+        worker: int,
+        taken: Taken,
+        decision: Decision,
+        curve: Curve,
+        finding: Finding | None = None,
+    ) -> None:
+        """A trial is over, or interrupted; then it has no finding."""
 
     def tick(self) -> None:
         """Some time has passed."""
@@ -63,6 +71,7 @@ class _Active:
 
     taken: Taken
     curve: Curve = field(default_factory=Curve)
+    losses: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -96,6 +105,7 @@ class Coordinator:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._interrupted = interrupted
         self._surroundings = dict(surroundings or {})
+        self._constant = constant_of(stored.attributes["baselines"])
         self._active: dict[int, _Active] = {}
         self._idle_until = 0.0
         self._winding_down = False
@@ -188,6 +198,7 @@ class Coordinator:
             return
         active = self._active.get(event.worker)
         if isinstance(event, EpochDone) and active is not None:
+            active.losses += event.losses
             self._advance(event.worker, active, event.epoch)
         elif isinstance(event, TrialEnded) and active is not None:
             self._end(event.worker, active, event.decision, event.traceback)
@@ -244,7 +255,13 @@ class Coordinator:
     def _tell(self, worker: int, active: _Active, decision: Decision, traceback: str = "") -> None:
         del self._active[worker]
         seconds = round(time.monotonic() - active.started, 3)
-        extra = {"seconds": seconds, "worker": worker, "surroundings": self._surroundings}
+        finding = diagnose_trial(decision.outcome, active.curve, active.losses, self._constant)
+        extra = {
+            "seconds": seconds,
+            "worker": worker,
+            "surroundings": self._surroundings,
+            **(finding.to_attributes() if finding else {}),
+        }
         told = self._stored.finish(
             active.taken,
             decision,
@@ -253,7 +270,7 @@ class Coordinator:
         )
         self._told = True
         if told:
-            self._observer.ended(worker, active.taken, decision, active.curve)
+            self._observer.ended(worker, active.taken, decision, active.curve, finding)
 
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.diagnosis import ADVICE, Finding
 from search.report import Summary, TrialLine
 from search.storage import StoredStudy, Taken
 from search.trial import Curve, Decision, Epoch, Outcome
@@ -119,7 +120,14 @@ class Progress:
         """A trial has trained an epoch."""
         self._running[worker] = (taken, epoch)
 
-    def ended(self, worker: int, taken: Taken, decision: Decision, curve: Curve) -> None:
+    def ended(
+        self,
+        worker: int,
+        taken: Taken,
+        decision: Decision,
+        curve: Curve,
+        finding: Finding | None = None,
+    ) -> None:
         """A trial is over, or interrupted."""
         self._running.pop(worker, None)
         best = curve.best(self._goal)
@@ -215,6 +223,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     for outcome, reasons in summary.reasons.items():
         for reason, count in reasons.items():
             console.print(f"  {outcome} {count}: {reason}", markup=False, highlight=False)
+    for name, count in summary.verdicts.items():
+        console.print(f"  {name} {count}: {ADVICE[name][0]}", markup=False, highlight=False)
     if summary.enough:
         console.print(f"  enough: {summary.enough}", markup=False, highlight=False)
     for note in summary.notes:
@@ -297,6 +307,10 @@ def print_trial(console: Console, line: TrialLine, metric: str) -> None:
     console.print(f"[bold]Trial {line.number}[/]: {line.outcome}")
     if line.reason:
         console.print(f"  {line.reason}", markup=False, highlight=False)
+    if line.finding is not None:
+        evidence = ", ".join(f"{key} {value:g}" for key, value in line.finding.evidence.items())
+        said = f"  {line.finding.name} ({evidence}): {line.finding.advice}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     if line.value is not None:
         console.print(f"  {metric} {line.value:.6g} at epoch {line.epoch} of {line.epochs}")
     for name, value in {**line.params, **line.figures}.items():

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database import Database
+from search.diagnosis import Finding, read_finding
 from search.errors import StudyError
 from search.space import ordered
 from search.storage import MARK, StoredStudy, list_studies, open_study
@@ -34,6 +35,7 @@ class TrialLine:
         seconds: How long it took.
         traceback: Of the exception that failed it.
         curve: Losses per epoch, by ``train`` and ``valid``.
+        finding: What its losses say; None if they say nothing, or it is not over.
     """
 
     number: int
@@ -47,6 +49,7 @@ class TrialLine:
     seconds: float | None
     traceback: str = ""
     curve: dict[str, list[float | None]] = field(default_factory=dict)
+    finding: Finding | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def summarize(stored: StoredStudy) -> Summary:
         ranking=sorted(complete_lines, key=lambda line: sign * (line.value or 0.0)),
         reasons=_reasons(lines),
         baselines=attributes["baselines"],
-        verdicts={},
+        verdicts=_verdicts(lines),
         notes=attributes["notes"],
         storage=str(stored.database),
         enough=stored.reached() or stored.stagnated() or "",
@@ -185,6 +188,7 @@ def trial_line(stored: StoredStudy, trial: FrozenTrial, held: set[int]) -> Trial
         seconds=attributes.get("seconds"),
         traceback=attributes.get("traceback", ""),
         curve=attributes.get("curve", {}),
+        finding=read_finding(attributes),
     )
 
 
@@ -208,6 +212,12 @@ def _count(lines: list[TrialLine]) -> dict[str, int]:
         "interrupted": counted[Outcome.INTERRUPTED],
         "waiting": counted["waiting"],
     }
+
+
+def _verdicts(lines: list[TrialLine]) -> dict[str, int]:
+    """Counts findings, the most frequent first."""
+    counted = Counter(line.finding.name for line in lines if line.finding is not None)
+    return dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _reasons(lines: list[TrialLine]) -> dict[str, dict[str, int]]:

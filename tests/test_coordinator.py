@@ -13,6 +13,7 @@ from tiny import tiny_config
 from search import coordinator as module
 from search.coordinator import Coordinator, Ending
 from search.database import Database
+from search.diagnosis import Finding
 from search.errors import RunError, TrainerError
 from search.storage import StoredStudy, Taken, create_study, open_study
 from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, TrialEnded
@@ -97,6 +98,7 @@ class Silent:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.endings: list[tuple[int, Outcome]] = []
+        self.findings: dict[int, Finding | None] = {}
 
     def started(self, worker: int, taken: Taken) -> None:
         """A trial starts."""
@@ -104,9 +106,17 @@ class Silent:
     def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
         """A trial has trained an epoch."""
 
-    def ended(self, worker: int, taken: Taken, decision: Decision, curve: Curve) -> None:
+    def ended(
+        self,
+        worker: int,
+        taken: Taken,
+        decision: Decision,
+        curve: Curve,
+        finding: Finding | None = None,
+    ) -> None:
         """A trial is over."""
         self.endings.append((taken.number, decision.outcome))
+        self.findings[taken.number] = finding
 
     def tick(self) -> None:
         """Some time has passed."""
