@@ -42,6 +42,7 @@ ORDER = [
     "training",
     "stopping",
     "diagnosis",
+    "pictures",
     "checkpoints",
     "worker",
     "sampling",
