@@ -66,6 +66,7 @@ ORDER = [
     "running",
     "evaluating",
     "replay",
+    "dashboard",
     "arguments",
     "cli",
     "__main__",
