@@ -1,7 +1,8 @@
 """Attaches what optuna-dashboard shows of ours: notes, pictures and plots of a study.
 
-A trial's note and picture are attached before it is told, as Optuna wants it; attaching them once
-more replaces them. What a person has written in the dashboard stays.
+A trial's note and the record of its picture are attached before it is told, as Optuna wants it;
+attaching them once more replaces them. The picture itself is drawn when the trainers are busy
+again, and if a run is killed before, by the next one. What a person has written stays.
 
 Notes are attributes of the study, under the names that optuna-dashboard gives them. They are
 written here one by one, because its `save_note` reads the notes of all trials each time: 0.15 s at
@@ -13,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import tempfile
+import uuid
+from collections import deque
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict
 
 import sqlalchemy as sa
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore, get_all_artifact_meta
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
@@ -38,6 +40,8 @@ BELOW = (
 """Ends what is ours of a study's note."""
 FEW, SHARE = 3, 10
 """A study's note and plots are written anew when so many trials, or this part of all, are new."""
+LATE = 20
+"""Pictures that a killed run has left undrawn and that are drawn at a run's end, 30 ms each."""
 _attributes = sa.table(
     "study_system_attributes", sa.column("study_id"), sa.column("key"), sa.column("value_json")
 )
@@ -57,19 +61,9 @@ class Attachments(Attacher):
         self._say = say
         self._folder = stored.database.artifacts
         self._store = FileSystemArtifactStore(self._folder)
-        self._due = 0
-        self._prepared = False
-
-    def prepare(self) -> None:
-        """Does what takes a while, the first time that it is called.
-
-        Loads what draws, and gives finished trials their notes that have none: those of a fork,
-        and of a study from before there were notes.
-        """
-        if not self._prepared:
-            self._prepared = True
-            curve_picture([], [])
-            self._stored.database.patiently(self._fill_in)
+        self._undrawn: deque[tuple[str, TrialLine]] = deque()
+        self._missing: deque[tuple[str, TrialLine]] | None = None
+        self._new, self._wanted = 0, 1
 
     def attach(
         self, taken: Taken, decision: Decision, curve: Curve, finding: Finding | None
@@ -99,23 +93,39 @@ class Attachments(Attacher):
         # Another run may have taken over and told a trial while this one slept.
         with contextlib.suppress(UpdateFinishedTrialError):
             self._stored.database.patiently(lambda: self._attach(taken.trial_id, line))
+            self._new += 1
 
-    def refresh(self, *, last: bool = False) -> None:
-        """Writes the study's note and plots anew, if enough has happened.
+    def idle(self) -> None:
+        """Draws what is to be drawn, and writes the study's note anew if it is time."""
+        if self._missing is None:
+            self._missing = self._look_back()
+            curve_picture([], [])  # Loads what draws, while the first trials begin.
+        if not self._draw() and self._missing:
+            self._paint(*self._missing.popleft())
+        if self._new >= self._wanted:
+            self._refresh()
 
-        Args:
-            last: The run is over: write them in any case.
-        """
-        finished = sum(trial.state.is_finished() for trial in self._stored.trials())
-        if finished and (last or finished >= self._due):
-            self._due = finished + max(FEW, finished // SHARE)
-            self._stored.database.patiently(self._refresh)
+    def close(self) -> None:
+        """Draws what is left, and writes the study's note for the last time."""
+        missing = self._look_back() if self._missing is None else self._missing
+        self._draw()
+        for _ in range(min(LATE, len(missing))):
+            self._paint(*missing.popleft())
+        self._refresh()
 
     def _attach(self, trial_id: int, line: TrialLine) -> None:
-        picture = self._draw(trial_id, line) if line.epochs else None
-        self._note(trial_id, line, picture)
+        picture = None
+        if line.epochs:
+            # The same at a second try, so that there is never a second picture.
+            picture = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self._stored.folder.name}/{trial_id}"))
+            meta = ArtifactMeta(picture, PICTURE, "image/png", None)
+            self._stored.database.storage.set_trial_system_attr(
+                trial_id, f"artifacts:{picture}", json.dumps(asdict(meta))
+            )
+            self._undrawn.append((picture, line))
+        self._write(trial_id, line, picture)
 
-    def _note(self, trial_id: int, line: TrialLine, picture: str | None) -> None:
+    def _write(self, trial_id: int, line: TrialLine, picture: str | None) -> None:
         path = picture and f"/artifacts/{self._study_id}/{trial_id}/{picture}"
         ours = trial_note(line, self._stored.config.metric, path)
         note = _Note(self._stored, f"{trial_id}:")
@@ -124,9 +134,16 @@ class Attachments(Attacher):
         theirs = "" if ours in note.body or (path and path in note.body) else note.body
         note.write(f"{ours}\n\n---\n{theirs}" if theirs else ours)
 
-    def _draw(self, trial_id: int, line: TrialLine) -> str | None:
-        """Stores the picture; returns its id, or None if the disk does not take it."""
-        config, storage = self._stored.config, self._stored.database.storage
+    def _draw(self) -> bool:
+        """Draws the pictures of this run's trials; returns False if there was none to draw."""
+        any_left = bool(self._undrawn)
+        while self._undrawn:
+            self._paint(*self._undrawn.popleft())
+        return any_left
+
+    def _paint(self, picture: str, line: TrialLine) -> None:
+        """Writes a picture; it is not worth a run that the disk does not take it."""
+        config = self._stored.config
         png = curve_picture(
             line.curve["train"],
             line.curve["valid"],
@@ -134,45 +151,49 @@ class Attachments(Attacher):
             best_epoch=line.epoch,
             title=f"{config.name} #{line.number}: {line.outcome}",
         )
-        trial = storage.get_trial(trial_id)
         try:
-            known = self._picture(trial)
-            if known is not None:  # by a run that was killed before it told the trial
-                self._store.write(known, io.BytesIO(png))
-                return known
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-                file = Path(folder) / PICTURE
-                file.write_bytes(png)
-                return upload_artifact(
-                    artifact_store=self._store,
-                    file_path=str(file),
-                    study_or_trial=trial,
-                    storage=storage,
-                    mimetype="image/png",
-                )
+            self._store.write(picture, io.BytesIO(png))
         except OSError as error:
             self._say(f"trial {line.number} has no picture: {error}")
-            return None
+
+    def _look_back(self) -> deque[tuple[str, TrialLine]]:
+        """Gives finished trials their notes that have none; returns the pictures that are missing.
+
+        These are trials of a fork, of a study from before there were notes, and what a killed
+        run, or one on another machine, has not drawn here.
+        """
+        storage = self._stored.database.storage
+        finished = [trial for trial in self._stored.trials() if trial.state.is_finished()]
+        known = (
+            self._stored.database.patiently(lambda: storage.get_study_system_attrs(self._study_id))
+            if finished
+            else {}
+        )
+        missing: deque[tuple[str, TrialLine]] = deque()
+        for trial in finished:
+            picture = self._picture(trial)
+            line = trial_line(self._stored, trial, set())
+            if f"dashboard:{trial._trial_id}:note_ver" not in known:
+                self._write(trial._trial_id, line, picture)
+            if picture is not None and line.curve and not (self._folder / picture).exists():
+                missing.append((picture, line))
+        return missing
 
     def _picture(self, trial: FrozenTrial) -> str | None:
-        """Returns the id of the picture that a trial has already."""
-        storage = self._stored.database.storage
-        known = get_all_artifact_meta(trial, storage=storage)
+        """Returns the id of the picture that a finished trial has."""
+        known = get_all_artifact_meta(trial, storage=self._stored.database.storage)
         return next((one.artifact_id for one in known if one.filename == PICTURE), None)
 
-    def _fill_in(self) -> None:
-        finished = [trial for trial in self._stored.trials() if trial.state.is_finished()]
-        storage = self._stored.database.storage
-        known = storage.get_study_system_attrs(self._study_id) if finished else {}
-        for trial in finished:
-            if f"dashboard:{trial._trial_id}:note_ver" not in known:
-                line = trial_line(self._stored, trial, set())
-                self._note(trial._trial_id, line, self._picture(trial))
-
     def _refresh(self) -> None:
+        """Writes the study's note and plots anew."""
+        lines = [trial_line(self._stored, trial, set()) for trial in self._stored.trials()]
+        if lines:
+            self._new, self._wanted = 0, max(FEW, len(lines) // SHARE)
+            self._stored.database.patiently(lambda: self._summarize(lines))
+
+    def _summarize(self, lines: list[TrialLine]) -> None:
         stored, summary = self._stored, summarize(self._stored)
-        lines = [trial_line(stored, trial, set()) for trial in stored.trials()]
         plots = {
             "rate-against-loss": rate_against_loss(lines, stored.goal),
             "best-curves": best_curves(summary.ranking),

@@ -68,16 +68,16 @@ class Observer(Protocol):
 class Attacher:
     """Attaches what the dashboard shows of trials and study; this one attaches nothing."""
 
-    def prepare(self) -> None:
-        """Trials are in training: there is time for what takes a while."""
-
     def attach(
         self, taken: Taken, decision: Decision, curve: Curve, finding: Finding | None
     ) -> None:
-        """A trial is about to be told."""
+        """A trial is about to be told; its trainer waits."""
 
-    def refresh(self, *, last: bool = False) -> None:
-        """A trial has been told, or the run is over."""
+    def idle(self) -> None:
+        """The trainers are busy: there is time for what takes a while."""
+
+    def close(self) -> None:
+        """The run is over."""
 
 
 @dataclass
@@ -145,7 +145,7 @@ class Coordinator:
         self._tidy()
         ending = self._loop()
         self._wind_down()
-        self._attacher.refresh(last=True)
+        self._attacher.close()
         return ending
 
     def _loop(self) -> Ending:
@@ -160,7 +160,7 @@ class Coordinator:
             more = self._stagnated is not None or self._fill()
             if not more and not self._active:
                 return Ending.DONE
-            self._attacher.prepare()
+            self._attacher.idle()
             self._listen()
 
     def _is_enough(self) -> bool:
@@ -292,7 +292,6 @@ class Coordinator:
         self._told = True
         if told:
             self._observer.ended(worker, active.taken, decision, active.curve, finding)
-        self._attacher.refresh()
 
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)

@@ -37,8 +37,8 @@ def study_note(summary: Summary) -> str:
     counts, best = summary.counts, summary.best
     finished = counts["complete"] + counts["pruned"] + counts["failed"]
     parts = [
-        f"**{plain(summary.name)}**: {summary.task}, {_name(summary.metric)} "
-        f"{'small' if summary.direction == 'minimize' else 'large'}",
+        f"**{plain(summary.name)}**: {summary.task}, looking for the "
+        f"{'smallest' if summary.direction == 'minimize' else 'largest'} {_name(summary.metric)}",
         f"{finished} of {summary.target} trials finished: {counts['complete']} complete, "
         f"{counts['pruned']} pruned ({counts['diverged']} of them diverged), "
         f"{counts['failed']} failed",

@@ -24,6 +24,8 @@ KINDS = {
     Outcome.DIVERGED: (RED, "x"),
 }
 """The outcomes that the first plot tells apart: colour and marker."""
+LOG = {"type": "log", "dtick": "D2"}
+"""An axis with ticks at 1, 2 and 5 times the powers of ten."""
 COLOURS = (
     *("#0b3c7d", "#e08a1e", "#2a8a57", "#c0392b", "#7a4fa3"),
     *("#8a5a2b", "#d6619b", "#6b6b6b", "#a3a12a", "#1e9bb5"),
@@ -46,7 +48,7 @@ def rate_against_loss(lines: Iterable[TrialLine], goal: Goal) -> str:
     values = [value for trace in traces for value in trace["y"]]
     name = goal.metric.replace("_", " ")
     layout = _layout(f"learning rate against {name}", "learning rate", name, values)
-    layout["xaxis"]["type"] = "log"
+    layout["xaxis"] |= LOG
     return json.dumps({"data": traces, "layout": layout})
 
 
@@ -98,7 +100,7 @@ def _layout(title: str, x: str, y: str, values: Sequence[float]) -> dict[str, An
     return {
         "title": {"text": title},
         "xaxis": {"title": {"text": x}},
-        "yaxis": {"title": {"text": y}, "type": "log" if log else "linear"},
+        "yaxis": {"title": {"text": y}, **(LOG if log else {})},
         "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
     }
 
