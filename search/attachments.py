@@ -34,8 +34,9 @@ from search.storage import StoredStudy, Taken
 from search.trial import Curve, Decision
 
 PICTURE = "curve.png"
+LINE = "\n\n---\n"
 BELOW = (
-    "\n\n*rnn-search writes this anew as it goes on. What you write below the line stays.*\n\n---\n"
+    f"\n\n*rnn-search writes this anew as it goes on. What you write below the line stays.*{LINE}"
 )
 """Ends what is ours of a study's note."""
 FEW, SHARE = 3, 10
@@ -129,10 +130,11 @@ class Attachments(Attacher):
         path = picture and f"/artifacts/{self._study_id}/{trial_id}/{picture}"
         ours = trial_note(line, self._stored.config.metric, path)
         note = _Note(self._stored, f"{trial_id}:")
-        # What is there already is ours, of a run that was killed before it told the trial, or a
-        # person's, of the time when the trial was in training.
-        theirs = "" if ours in note.body or (path and path in note.body) else note.body
-        note.write(f"{ours}\n\n---\n{theirs}" if theirs else ours)
+        # Of what is there already, ours is from a run that was killed before it told the trial; a
+        # person's is from the time when the trial was in training.
+        had_ours = note.body.startswith(ours) or (path and path in note.body)
+        theirs = note.body.partition(LINE)[2] if had_ours else note.body
+        note.write(ours + LINE + theirs if theirs else ours)
 
     def _draw(self) -> bool:
         """Draws the pictures of this run's trials; returns False if there was none to draw."""
