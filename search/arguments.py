@@ -51,6 +51,13 @@ def number(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """Reads a port's number."""
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no port: a number from 1 to 65535")
+    return int(text)
+
+
 def temperature(text: str) -> float:
     """Reads a number from 0 on."""
     if not re.fullmatch(r"[0-9]{0,6}\.?[0-9]{1,9}", text):
@@ -207,6 +214,17 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=seed, help="of what is drawn (default: 0)")
 
 
+def _dashboard(sub: argparse.ArgumentParser) -> None:
+    _stored(sub)
+    sub.add_argument("--port", type=port, help="default: 8080 if it is free, else another")
+    sub.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    sub.add_argument(
+        "--i-know-there-is-no-login",
+        action="store_true",
+        help="allows a --host that others reach: they may change and delete studies",
+    )
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "run": ("create or resume a study and train until it has its trials", _run),
     "resume": ("go on with a study from the storage alone, no file needed", _resume),
@@ -215,6 +233,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "init": ("look at a data file and write a study for it", _init),
     "check": ("read file and data, print what would run", _check),
     "report": ("one page on all that a study has found: HTML, Markdown, PNG", _report),
+    "dashboard": ("look at the studies in a browser, also while they run", _dashboard),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
     "export": ("write a network, or an ensemble, as files to predict with", _export),

@@ -210,6 +210,20 @@ def _report(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from search.dashboard import Dashboard
+
+    exposed = arguments.i_know_there_is_no_login
+    with Dashboard(arguments.storage, arguments.host, arguments.port, exposed) as dashboard:
+        if arguments.json:
+            print(json.dumps({"url": dashboard.url, "storage": str(dashboard.database)}))
+        else:
+            print(f"{dashboard.database} is shown on {dashboard.url}; Ctrl-C ends it")
+        sys.stdout.flush()
+        dashboard.wait()
+    return DONE
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from search.evaluating import evaluate_study, print_evaluation
 
@@ -322,7 +336,7 @@ def _next_commands(console: Console, stored: StoredStudy, request: Request, endi
     for program, arguments, why in (
         ("rnn-search", f"resume {name}{go_on}{where}", "go on with this study"),
         ("rnn-search", f"show {name}{where}", "this table again; add a number for one trial"),
-        ("optuna-dashboard", shlex.quote(str(stored.database)), "look at it in a browser"),
+        ("rnn-search", f"dashboard{where}", "look at it in a browser"),
     ):
         line = f"  {_as_typed(program)} {arguments}"
         console.print(f"{line:<60}  {why}", markup=False, highlight=False, soft_wrap=True)
@@ -344,6 +358,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "init": _init,
     "check": _check,
     "report": _report,
+    "dashboard": _dashboard,
     "evaluate": _evaluate,
     "replay": _replay,
     "export": _export,

@@ -65,6 +65,21 @@ class Observer(Protocol):
         """Something happened that a person should know."""
 
 
+class Attacher:
+    """Attaches what the dashboard shows of trials and study; this one attaches nothing."""
+
+    def attach(
+        self, taken: Taken, decision: Decision, curve: Curve, finding: Finding | None
+    ) -> None:
+        """A trial is about to be told; its trainer waits."""
+
+    def idle(self) -> None:
+        """The trainers are busy: there is time for what takes a while."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
 @dataclass
 class _Active:
     """A trial in training."""
@@ -86,6 +101,7 @@ class Coordinator:
         timeout: Seconds after which this run stops; None: never.
         interrupted: Says whether somebody wants this run to stop.
         surroundings: What the trainers compute with, stored with each trial for `replay`.
+        attacher: Attaches what the dashboard shows.
     """
 
     def __init__(
@@ -97,6 +113,7 @@ class Coordinator:
         timeout: float | None = None,
         interrupted: Callable[[], bool] = lambda: False,
         surroundings: Mapping[str, str] | None = None,
+        attacher: Attacher | None = None,
     ) -> None:
         self._stored = stored
         self._trainers = trainers
@@ -105,6 +122,7 @@ class Coordinator:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._interrupted = interrupted
         self._surroundings = dict(surroundings or {})
+        self._attacher = attacher or Attacher()
         self._constant = constant_of(stored.attributes["baselines"])
         self._active: dict[int, _Active] = {}
         self._idle_until = 0.0
@@ -127,6 +145,7 @@ class Coordinator:
         self._tidy()
         ending = self._loop()
         self._wind_down()
+        self._attacher.close()
         return ending
 
     def _loop(self) -> Ending:
@@ -141,6 +160,7 @@ class Coordinator:
             more = self._stagnated is not None or self._fill()
             if not more and not self._active:
                 return Ending.DONE
+            self._attacher.idle()
             self._listen()
 
     def _is_enough(self) -> bool:
@@ -262,6 +282,7 @@ class Coordinator:
             "surroundings": self._surroundings,
             **(finding.to_attributes() if finding else {}),
         }
+        self._attacher.attach(active.taken, decision, active.curve, finding)
         told = self._stored.finish(
             active.taken,
             decision,
