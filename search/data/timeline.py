@@ -99,8 +99,8 @@ def parse_times(column: pd.Series[Any], path: Path) -> Stamps:
 def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
     """Finds where the steps of one series are interrupted.
 
-    There is no gap if pandas finds a regular calendar (months, quarters, business days...). Daily
-    stamps without weekends are counted in weekdays, of which `HOLIDAYS` in a row may be absent.
+    There is no gap if pandas finds a regular calendar (months, quarters, business days...), but
+    business hours are hours with gaps. Daily stamps without weekends are counted in weekdays, of which `HOLIDAYS` in a row may be absent.
     Otherwise a gap is a difference of more than `GAP` times the median difference.
 
     Args:
@@ -120,7 +120,7 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
     if dates and np.ptp(steps) > 0:
         # Hours are regular in UTC; days and months, where there is summer time, on the wall.
         for index in (instants, stamps.clock):
-            frequency = pd.infer_freq(pd.DatetimeIndex(index)) if len(raw) > 1 else None
+            frequency = _calendar(pd.DatetimeIndex(index))
             if frequency is not None:
                 return gaps, f"regular ({frequency})"
         if _only_weekdays(pd.DatetimeIndex(stamps.clock), typical):
@@ -143,7 +143,7 @@ def find_step(stamps: Stamps) -> Step:
         return None
     if not isinstance(instants, pd.DatetimeIndex):
         return float(np.median(raw))
-    frequency = pd.infer_freq(instants) if len(raw) > 1 else None
+    frequency = _calendar(instants)
     if frequency is not None:
         return frequency
     seconds = float(np.median(raw / np.timedelta64(1, "s")))
@@ -174,6 +174,15 @@ def go_on(last: Any, step: Step, count: int) -> list[Any]:
         return [last + pd.Timedelta(seconds=at * float(step)) for at in steps]
     whole = int(step) if float(step).is_integer() else float(step)
     return [last + at * whole for at in steps]
+
+
+def _calendar(index: pd.DatetimeIndex) -> str | None:
+    """Returns the regular calendar that pandas finds, if any.
+
+    Business hours count as none: pandas takes hourly stamps for them that lack 16 or 64 in a row.
+    """
+    found = pd.infer_freq(index) if len(index) > 2 else None
+    return None if found == "bh" else found
 
 
 def _only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
