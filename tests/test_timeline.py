@@ -118,6 +118,15 @@ def test_offsets_order_the_hour_that_comes_twice() -> None:
     assert (instants[1] - instants[0]) == pd.Timedelta("1h")
 
 
+@pytest.mark.parametrize("written", ["+01", "+0100", "+01:00", " +01:00"])
+def test_offsets_of_two_digits(written: str) -> None:
+    """An offset may be given in hours alone, as PostgreSQL writes it."""
+    words = [f"2020-01-{day} 00:30:00{written}" for day in (30, 31)]
+    stamps = parse_times(pd.Series(words, name="when"), PATH)
+    assert stamps.instants[1] == pd.Timestamp("2020-01-30 23:30")
+    assert stamps.clock[1] == pd.Timestamp("2020-01-31 00:30")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -35,7 +35,8 @@ DATES = (
     *("%b %Y", "%B %Y", "%b-%Y", "%b-%y", "%m/%Y", "%m.%Y", "%Y:%m", "%YM%m"),
 )
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-OFFSET = r"\s*(?:Z|[+-]\d{2}:?\d{2})$"
+OFFSET = r"(\d[T ]\d[\d:.,]*)\s*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+"""Behind a clock, so that the -31 of 2020-01-31 is none."""
 QUARTER = r"(\d{4})[- ]?[Qq]([1-4])"
 
 DAY = 86400  # seconds
@@ -100,8 +101,9 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
     """Finds where the steps of one series are interrupted.
 
     There is no gap if pandas finds a regular calendar (months, quarters, business days...), but
-    business hours are hours with gaps. Daily stamps without weekends are counted in weekdays, of which `HOLIDAYS` in a row may be absent.
-    Otherwise a gap is a difference of more than `GAP` times the median difference.
+    business hours are hours with gaps. Daily stamps without weekends are counted in weekdays, of
+    which `HOLIDAYS` in a row may be absent. Otherwise a gap is a difference of more than `GAP` times
+    the median difference.
 
     Args:
         stamps: (L,), sorted, no instant twice.
@@ -218,9 +220,9 @@ def _from_words(column: pd.Series[Any], path: Path) -> Stamps:
     instants = pd.to_datetime(words, format="ISO8601", errors="coerce", utc=True)
     if instants.notna().all():
         index = pd.DatetimeIndex(instants).tz_localize(None)
-        if not words.str.contains(OFFSET).any():
+        clock = words.str.replace(OFFSET, r"\1", regex=True)
+        if clock.equals(words):
             return Stamps(index, index)
-        clock = words.str.replace(OFFSET, "", regex=True)
         return Stamps(index, pd.DatetimeIndex(pd.to_datetime(clock, format="ISO8601")))
     if words.str.fullmatch(QUARTER).all():
         parts = words.str.extract(QUARTER).astype(int)
