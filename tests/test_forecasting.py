@@ -147,6 +147,17 @@ def test_training_windows_see_no_later_part(tmp_path: Path) -> None:
     assert before.constant_loss == after.constant_loss
 
 
+def test_interpolation_stays_within_a_stretch(tmp_path: Path) -> None:
+    """What is missing beside a gap takes the value on its own side of the gap."""
+    frame = daily(np.r_[noise(40), 1000 + noise(40, 1)])
+    frame["when"] += pd.to_timedelta(np.where(np.arange(80) < 40, 0, 900), "D")
+    frame.loc[38:40, "y"] = np.nan
+    splits = load(tmp_path, frame, time="when", window=4, missing="interpolate")
+    observed = splits.observed[37:42, 0].tolist()
+    assert observed[1:3] == [observed[0]] * 2
+    assert observed[3] == observed[4]
+
+
 def test_interpolation_stays_within_a_part(tmp_path: Path) -> None:
     """A value missing at the end of training is not filled from the validation part."""
     values = noise(100)

@@ -92,8 +92,8 @@ def arrange(
         columns: The C columns to read.
         data: Which columns are time and series, and what to do about missing values.
         path: The file, for messages.
-        parts: Whether each series is cut into training, validation and test, over whose borders
-            nothing is interpolated; False: all rows are one part, number 0.
+        parts: Whether each series is cut into training, validation and test, over whose borders,
+            as over gaps, nothing is interpolated; False: all rows are one part, number 0.
 
     Raises:
         DataError: A time, series or value is missing or makes no sense.
@@ -104,8 +104,9 @@ def arrange(
     values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
     table = pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
     shares = data.split if parts else (1.0, 0.0, 0.0)
-    values, keep = treat_missing(table, data.missing, runs_of(codes, _parts(codes, shares)), path)
     gaps[1:] |= np.diff(codes) != 0
+    runs = runs_of(np.cumsum(gaps), _parts(codes, shares))
+    values, keep = treat_missing(table, data.missing, runs, path)
     # A dropped row raises the count, so that no stretch holds rows from both of its sides.
     stretches = np.cumsum(gaps) + np.cumsum(np.logical_not(keep))
     codes = codes[keep]

@@ -155,7 +155,8 @@ def treat_missing(
         frame: (L, F) float64, NaN where missing, indexed by row number.
         how: ``error``, ``interpolate`` (linearly within each run; its ends take the nearest
             value) or ``drop``.
-        runs: Stretches that may be interpolated over: one series in one part of the split each.
+        runs: Stretches that may be interpolated over: one series in one part of the split each,
+            and no gap.
         path: The file, for messages.
 
     Returns:
@@ -191,8 +192,8 @@ def missing_notes(frame: pd.DataFrame, how: str) -> list[str]:
     done = "dropped, each leaving a gap"
     if how == "interpolate":
         done = (
-            "interpolated within their part; no window ends with one or has one as its target, "
-            "because the interpolation looks ahead"
+            "interpolated within their part, never over a gap; no window ends with one or has one "
+            "as its target, because the interpolation looks ahead"
         )
     return [f"{rows} of {len(frame)} rows with missing values were {done}"]
 
@@ -221,8 +222,8 @@ def _missing_message(frame: pd.DataFrame) -> str:
 def _nothing_left(frame: pd.DataFrame) -> str:
     return (
         f"column '{frame.columns[0]}' has no value at all in rows {frame.index.min()} to "
-        f"{frame.index.max()}, which are one part of the split, so that nothing can be "
-        'interpolated there; leave the column out, or set missing = "drop"'
+        f"{frame.index.max()}, which are one part of the split or lie between two gaps, so that "
+        'nothing can be interpolated there; leave the column out, or set missing = "drop"'
     )
 
 
