@@ -273,6 +273,18 @@ LONG = [
     ("blanks", "", long_form(last="99,u ,1\n98, v,1\n97,u v,1\n96,uv,1\n"), "only in blanks"),
     ("two labels", "", long_form(last="3,u,1\n"), "row 162 gives series '3' the label 'u'"),
     ("one class", "", long_form("u"), "every series has the label 'u'"),
+    (
+        "features with label",
+        "series = 's'\nlabel = 'label'\nfeatures = ['x', 'label']",
+        long_form("{ab}").replace("u", "1").replace("v", "2"),
+        "[data] features: 'label' is the label column",
+    ),
+    (
+        "features with series",
+        "series = 's'\nlabel = 'label'\nfeatures = 's'",
+        long_form(),
+        "[data] features: 's' is the series column",
+    ),
     ("own classes", "", long_form("l{case}"), "no class has two series"),
     ("no label", "", long_form(last="99,,1\n"), "column 'label' is empty in row 162"),
     ("text", "", long_form(last="3,v,oops\n"), "column 'x' has 'oops' in row 162"),

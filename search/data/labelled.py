@@ -146,6 +146,12 @@ def _read_ts(path: Path, data: ClassifyData) -> Labelled:
 
 
 def _read_long(path: Path, data: ClassifyData, channels: tuple[str, ...] | None) -> Labelled:
+    for key in ("label", "series", "time"):
+        if getattr(data, key) in (data.features or ()):
+            raise ConfigError(
+                f"[data] features: '{getattr(data, key)}' is the {key} column, from which the "
+                "answer could be read; leave it out"
+            )
     for key in ("series", "label"):
         if getattr(data, key) is None:
             raise ConfigError(
