@@ -204,6 +204,13 @@ def test_figures_equal_those_of_the_whole_part(tmp_path: Path) -> None:
         assert figures["macro_f1"] == pytest.approx(slow_macro_f1(targets.tolist(), guess.tolist()))
 
 
+def test_the_majority_is_that_of_training(tmp_path: Path) -> None:
+    """Which class is most frequent in the part that is judged makes no difference."""
+    train, test = cases(40, "aaab"), cases(8, "abbb")
+    got = load(ts(tmp_path / "a.ts", train), test_path=ts(tmp_path / "b.ts", test))
+    assert got.baselines("test")["majority"]["accuracy"] == 0.25
+
+
 def test_majority_and_constant_loss(tmp_path: Path) -> None:
     """The majority's loss is by training's shares; the constant loss is their entropy."""
     got = load(ts(tmp_path / "toy.ts", cases(40, "aaab")), valid=0.25, test=0.25)

@@ -137,17 +137,15 @@ class ClassifySplits(Splits):
     def baselines(self, part: str) -> dict[str, dict[str, float]]:
         """Figures of ``majority`` and ``one_nn``.
 
-        ``majority`` is the most that always guessing one class can reach on the part: the share
-        of its most frequent class (the "no information rate" of R's caret; training cannot tell
-        which class that is where it has as many of each). Its loss is that of the classes' shares
-        in training. ``one_nn`` guesses the class of the nearest training series, see
+        ``majority`` always guesses the most frequent class of training, the first of several. Its
+        loss is that of the classes' shares in training. ``one_nn`` guesses the class of the nearest training series, see
         `nearest_series`; it has no loss.
         """
         chosen = self._part({"valid": "validation", "test": "test"}[part])
         train, labels = self._part("training"), chosen.labels.cpu().numpy()
         counts = np.bincount(train.labels.cpu().numpy(), minlength=self.output_size)
         loss = -np.log(counts[labels] / counts.sum()).mean()
-        majority = np.full(len(labels), np.bincount(labels).argmax())
+        majority = np.full(len(labels), counts.argmax())
         nearest = train.labels.cpu()[nearest_series(chosen, train)].numpy()
         return {
             "majority": {"loss": float(loss), **_scores(self._confusion(labels, majority))},

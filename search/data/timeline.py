@@ -102,8 +102,8 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
 
     There is no gap if pandas finds a regular calendar (months, quarters, business days...), but
     business hours are hours with gaps. Daily stamps without weekends are counted in weekdays, of
-    which `HOLIDAYS` in a row may be absent. Otherwise a gap is a difference of more than `GAP` times
-    the median difference.
+    which `HOLIDAYS` in a row may be absent. Otherwise a gap is a difference of more than `GAP`
+    times the median difference.
 
     Args:
         stamps: (L,), sorted, no instant twice.
