@@ -138,8 +138,8 @@ class ClassifySplits(Splits):
         """Figures of ``majority`` and ``one_nn``.
 
         ``majority`` always guesses the most frequent class of training, the first of several. Its
-        loss is that of the classes' shares in training. ``one_nn`` guesses the class of the nearest training series, see
-        `nearest_series`; it has no loss.
+        loss is that of the classes' shares in training. ``one_nn`` guesses the
+        class of the nearest training series, see `nearest_series`; it has no loss.
         """
         chosen = self._part({"valid": "validation", "test": "test"}[part])
         train, labels = self._part("training"), chosen.labels.cpu().numpy()
