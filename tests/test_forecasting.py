@@ -147,6 +147,13 @@ def test_training_windows_see_no_later_part(tmp_path: Path) -> None:
     assert before.constant_loss == after.constant_loss
 
 
+def test_series_are_named_as_written(tmp_path: Path) -> None:
+    """Series 01 and 1 of a CSV are two, and so is one whose name may stand for nothing."""
+    names = np.repeat(["01", "1", "NA"], 40)
+    splits = load(tmp_path, pd.DataFrame({"s": names, "y": noise(120)}), series="s", window=4)
+    assert "120 rows in 3 series" in splits.describe()[0]
+
+
 def test_interpolation_stays_within_a_stretch(tmp_path: Path) -> None:
     """What is missing beside a gap takes the value on its own side of the gap."""
     frame = daily(np.r_[noise(40), 1000 + noise(40, 1)])

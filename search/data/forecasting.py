@@ -49,7 +49,7 @@ def load_forecast(data: ForecastData) -> ForecastSplits:
     """
     if data.path is None:
         raise ValueError("examples must be resolved to a path before they are loaded")
-    frame = read_table(data.path)
+    frame = read_table(data.path, (data.series,))
     columns = _choose_columns(frame, data, data.path)
     rows = arrange(frame, columns.used, data, data.path)
     return _assemble(rows, _windows(rows, data), columns, data)

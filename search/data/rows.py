@@ -88,7 +88,7 @@ def arrange(
     """Sorts the rows by series and time, and treats gaps and missing values.
 
     Args:
-        frame: As `read_table` returns it, with all columns that are named.
+        frame: As `read_table` returns it, with all columns that are named; the series as names.
         columns: The C columns to read.
         data: Which columns are time and series, and what to do about missing values.
         path: The file, for messages.
@@ -161,7 +161,7 @@ def _series(frame: pd.DataFrame, column: str | None, path: Path) -> tuple[Ints, 
     if absent.any():
         row = frame.index[int(np.argmax(absent))]
         raise DataError(f"{path}: column '{column}' names no series in row {row}; fill it in")
-    codes, names = pd.factorize(frame[column].astype(str), sort=True)
+    codes, names = pd.factorize(frame[column], sort=True)
     return codes.astype(np.int64), [str(name) for name in names]
 
 
