@@ -147,6 +147,15 @@ def test_training_windows_see_no_later_part(tmp_path: Path) -> None:
     assert before.constant_loss == after.constant_loss
 
 
+def test_a_season_that_no_series_reaches_is_noted(tmp_path: Path) -> None:
+    """A season as long as the longest series is no reason to stop, but one to say so."""
+    series = {"series": "s", "window": 4}
+    frame = pd.DataFrame({"s": np.repeat(["a", "b"], 40), "y": noise(80)})
+    assert not load(tmp_path, frame, season=39, **series).notes
+    (note,) = load(tmp_path, frame, season=40, **series).notes
+    assert "season 40 is no shorter than any series (40 rows at most)" in note
+
+
 def test_series_are_named_as_written(tmp_path: Path) -> None:
     """Series 01 and 1 of a CSV are two, and so is one whose name may stand for nothing."""
     names = np.repeat(["01", "1", "NA"], 40)

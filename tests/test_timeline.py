@@ -133,6 +133,7 @@ def test_offsets_of_two_digits(written: str) -> None:
         (["2020-01-01", "2020-02-30", "2020-03-01"], "'2020-02-30' in row 3, which is no time"),
         (["01.02.2020", "soon", "03.02.2020"], "'soon' in row 3, which is no time"),
         (["2020-01-01", None, "2020-03-01"], "has no time in row 3"),
+        (["1", "x7", "3"], "'x7' in row 3, which is no time"),
         ([1.0, np.inf, 2.0], "is infinite in row 3"),
     ],
 )

@@ -161,7 +161,7 @@ class ClassifySplits(Splits):
             low, high = int(part.lengths.min()), int(part.lengths.max())
             steps = f"{low} steps" if low == high else f"{low} to {high} steps"
             lines.append(f"{name}: {part.size} series of {steps}")
-        return [*lines, *self.notes]
+        return lines
 
     def card(self) -> dict[str, Any]:
         """Returns a `ClassifyCard` as plain data."""
@@ -294,6 +294,12 @@ def _statistics(train: Labelled) -> tuple[NDArray[np.float64], NDArray[np.float6
     if broken.any():
         name = train.channels[int(np.argmax(broken))]
         raise DataError(f"{train.path}: channel {name} has values too large to scale; divide them")
+    if constant.all():
+        which = "the only channel is" if len(constant) == 1 else "all channels are"
+        raise DataError(
+            f"{train.path}: {which} constant in the training part, so that there is nothing to "
+            "learn; give other channels or more series"
+        )
     names = [
         name for name, is_constant in zip(train.channels, constant, strict=True) if is_constant
     ]

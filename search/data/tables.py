@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.data.delimited import GROUPED, SNIFFED_LINES, decode, read_csv
-from search.errors import DataError, nearest
+from search.errors import DataError, listed, nearest
 
 Floats = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ def require_columns(frame: pd.DataFrame, names: Iterable[str], path: Path) -> No
     for name in names:
         if name in frame.columns:
             continue
-        found = ", ".join(map(repr, frame.columns))
+        found = listed(map(repr, frame.columns))
         hint = nearest(name, frame.columns)
         hint = hint if hint.endswith("?") else ";"
         alone = len(frame.columns) == 1

@@ -232,6 +232,8 @@ def _from_words(column: pd.Series[Any], path: Path) -> Stamps:
     readings = [instants.dt.tz_localize(None), *_readings(words)]
     complete = [pd.DatetimeIndex(reading) for reading in readings if reading.notna().all()]
     if not complete:
+        # Numbers are no reading of words, but the one word among them is at fault, not they.
+        readings.append(pd.to_numeric(words, errors="coerce"))
         best = min(readings, key=lambda reading: int(reading.isna().sum()))
         at = int(np.argmax(best.isna().to_numpy()))
         raise DataError(
