@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from search.dimensions import HYPERPARAMETERS, Dimension, parse_dimension
-from search.errors import ConfigError, nearest
-from search.fields import Columns, Missing, Seconds, Share, Shares, Switch, Whole, shown
+from search.errors import ConfigError, nearest, shown
+from search.fields import Columns, Missing, Seconds, Share, Shares, Switch, Whole
 
 NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from search.errors import shown
+
 Value = int | float | str
 
 
@@ -92,7 +94,7 @@ OPTIMIZERS = ("adam", "sgd", "rmsprop", "adagrad")
 DECAYS = ("none", "step", "exponential", "plateau")
 
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
-    "learning_rate": Hyperparameter(float, 0.01, Range(1e-4, 1.0, log=True), above=True),
+    "learning_rate": Hyperparameter(float, 0.01, Range(1e-4, 1.0, log=True), above=True, below=1e6),
     "batch_size": Hyperparameter(int, 32, Choices((16, 32, 64, 128)), minimum=1),
     "epochs": Hyperparameter(int, 12, Range(4, 36), minimum=1, below=1e6),
     "hidden_layers": Hyperparameter(int, 1, Range(1, 3), minimum=1, below=1e3),
@@ -146,7 +148,8 @@ def _parse_table(name: str, table: dict[str, object]) -> Dimension:
     log = table.get("log", name == "learning_rate")
     if not isinstance(log, bool):
         raise ValueError("log must be true or false")
-    if log and not _is_positive(table["low"]):
+    ends = [_finite(table[end]) for end in ("low", "high")]
+    if log and ends[0] <= 0:
         raise ValueError("a logarithmic range needs low > 0")
     low, high = (_number(_checked(name, table[end])) for end in ("low", "high"))
     if low >= high:
@@ -168,12 +171,9 @@ def _checked(name: str, value: object) -> Value:
     known = HYPERPARAMETERS[name]
     if known.kind is str:
         if value not in known.allowed:
-            raise ValueError(f"{value!r} is not one of {', '.join(known.allowed)}")
+            raise ValueError(f"{shown(value)} is not one of {', '.join(known.allowed)}")
         return str(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{value!r} is not a number")
-    if not math.isfinite(value):
-        raise ValueError("must be finite")
+    value = _finite(value)
     if known.kind is int and value != int(value):
         raise ValueError(f"{value!r} is not a whole number")
     if value < known.minimum or (known.above and value == known.minimum):
@@ -183,11 +183,16 @@ def _checked(name: str, value: object) -> Value:
     return known.kind(value)
 
 
+def _finite(value: object) -> int | float:
+    """Returns a finite number, or raises ValueError saying what is wrong."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ValueError(f"{shown(value)} is not a number")
+    if not math.isfinite(value):
+        raise ValueError("must be finite")
+    return value
+
+
 def _number(value: Value) -> float:
     if isinstance(value, str):
         raise TypeError(f"{value!r} is a word where a number was expected")
     return value
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and value > 0

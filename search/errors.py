@@ -7,6 +7,7 @@ itself failed: one line, exit 1. Anything else is a fault of the program and kee
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Iterable
 
@@ -57,4 +58,31 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(names)}"
+    return f"; known: {listed(names)}"
+
+
+LISTED = 12
+"""A message lists so many names, no more."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Writes names as a message lists them, cut short: ``a, b, c and 4997 more``."""
+    names = list(names)
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def shown(value: object) -> str:
+    """Writes a value of a study file as an error message shows it, cut short."""
+    text = _written(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _written(value: object) -> str:
+    if isinstance(value, (datetime.date, datetime.time)):
+        return f"the {'date' if isinstance(value, datetime.date) else 'time'} {value}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_written(part)}' for key, part in value.items())}}}"
+    return repr(value)

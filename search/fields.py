@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from search.errors import shown
+
 
 def seconds(value: object) -> object:
     """Turns ``"90s"``, ``"5m"``, ``"1.5h"`` or a number of seconds into seconds.
@@ -38,12 +40,6 @@ def shares(value: object) -> object:
         return value
     wanted = "three shares above 0 that add up to 1, such as [0.7, 0.15, 0.15]"
     raise ValueError(f"must be {wanted}, not {shown(value)}")
-
-
-def shown(value: object) -> str:
-    """Writes a value as an error message shows it, cut short."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 Whole = Annotated[int, Field(strict=True)]

@@ -60,7 +60,10 @@ def forecast(
         DataError: The table cannot be used; one line with the remedy.
     """
     path = source if isinstance(source, Path) else Path("the frame")
-    frame = read_table(path) if isinstance(source, Path) else take_table(source, path)
+    if isinstance(source, Path):
+        frame = read_table(path, (card.series,))
+    else:
+        frame = take_table(source, path, (card.series,))
     special = [name for name in (card.series, card.time) if name is not None]
     require_columns(frame, [*card.features, *special], path)
     names = list(card.features)

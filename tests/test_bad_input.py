@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,6 +120,12 @@ STUDIES = [
     ("dropout 1", in_space("dropout = { low = 0.0, high = 1.0 }"), "dropout: must be below 1"),
     ("units huge", in_space("hidden_units = 10000000000"), "hidden_units: must be below"),
     ("not finite", in_space("learning_rate = { low = 0.1, high = inf }"), "must be finite"),
+    ("low a word", in_space("learning_rate = { low = 'a', high = 1 }"), "'a' is not a number"),
+    ("low nan", in_space("learning_rate = { low = nan, high = 1 }"), "nan is not a number"),
+    ("rate huge", in_space("learning_rate = { low = 1, high = 1e39 }"), "must be below 1e+06"),
+    ("date for epochs", in_space("epochs = 2020-01-01"), "the date 2020-01-01 is not a number"),
+    ("date for horizon", forecast("horizon = 2020-01-01"), f"{WHOLE}the date 2020-01-01"),
+    ("times for target", forecast("target = [07:30:00]"), f"{COLUMNS}, not [the time 07:30:00]"),
     ("half a range", in_space("epochs = { low = 1 }"), "epochs: must be { low = a, high = b }"),
     ("word for epochs", in_space("epochs = 'many'"), "[space] epochs: 'many' is not a number"),
     ("unknown cell", in_space("cell = ['lsmt']"), "cell: 'lsmt' is not one of rnn, lstm, gru"),
@@ -163,6 +170,24 @@ TABLES = [
     ("Latin-1", "", csv().encode() + b"\xe9\n", "not UTF-8: byte 0xe9 in row 122; save it"),
     ("delimiter", "target = 'y'", table("{i}:{m}", "t:y"), "must be delimited by , ; | or a tab"),
     ("column", "target = 'yy'", table("{i},{m}", "t,y"), ("no column 'yy'", "it has 't', 'y'")),
+    (
+        "column of thousands",
+        "target = 'k99999'",
+        ",".join(f"k{i}" for i in range(5000)) + "\n" + ",".join(["1"] * 5000) + "\n",
+        ("no column 'k99999'; did you mean 'k", "'k0', 'k1', ", " and 4988 more"),
+    ),
+    (
+        "no target of thousands",
+        "",
+        ",".join(f"k{i}" for i in range(5000)) + "\n" + ",".join(["1"] * 5000) + "\n",
+        ("d.csv has several columns of numbers: 'k0', 'k1'", " and 4988 more; name the one"),
+    ),
+    (
+        "word among times",
+        "time = 't'\ntarget = 'y'",
+        table("{i},{m}", "t,y") + "x7,1\n",
+        "'x7' in row 122, which is no time",
+    ),
     ("feature", "features = ['y', 'q']", csv(), "no column 'q'; it has 'y'"),
     ("time column", "time = 'when'", csv(), "no column 'when'; it has 'y'"),
     ("series column", "series = 's'", csv(), "no column 's'; it has 'y'"),
@@ -240,6 +265,12 @@ SERIES = [
     ("huge", "", f"{TS}1e308,-1e308,1:a\n", "channel 1 has values too large to scale"),
     ("undeclared", "", f"{TS}1,2,3:c\n", "line 88: the label 'c' is not one that @classLabel"),
     ("Latin-1", "", TS.encode() + b"1,2,3:\xe9\n", "line 88: is not UTF-8; convert the file"),
+    (
+        "constant",
+        "",
+        re.sub(r"^\d.*:", "1,1,1:", TS, flags=re.MULTILINE),
+        "the only channel is constant in the training part",
+    ),
     ("one class", "", TS.replace(":b", ":a"), "every series has the label 'a'"),
     ("one case", "", TS_HEADER + "1,2,3:a\n4,5,6:b\n", "no class has two series"),
     ("key of tables", "label = 'x'", TS, ("s.toml: [data] the key 'label'", "remove the key")),
@@ -273,6 +304,18 @@ LONG = [
     ("blanks", "", long_form(last="99,u ,1\n98, v,1\n97,u v,1\n96,uv,1\n"), "only in blanks"),
     ("two labels", "", long_form(last="3,u,1\n"), "row 162 gives series '3' the label 'u'"),
     ("one class", "", long_form("u"), "every series has the label 'u'"),
+    (
+        "features with label",
+        "series = 's'\nlabel = 'label'\nfeatures = ['x', 'label']",
+        long_form("{ab}").replace("u", "1").replace("v", "2"),
+        "[data] features: 'label' is the label column",
+    ),
+    (
+        "features with series",
+        "series = 's'\nlabel = 'label'\nfeatures = 's'",
+        long_form(),
+        "[data] features: 's' is the series column",
+    ),
     ("own classes", "", long_form("l{case}"), "no class has two series"),
     ("no label", "", long_form(last="99,,1\n"), "column 'label' is empty in row 162"),
     ("text", "", long_form(last="3,v,oops\n"), "column 'x' has 'oops' in row 162"),

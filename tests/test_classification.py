@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -204,6 +205,13 @@ def test_figures_equal_those_of_the_whole_part(tmp_path: Path) -> None:
         assert figures["macro_f1"] == pytest.approx(slow_macro_f1(targets.tolist(), guess.tolist()))
 
 
+def test_the_majority_is_that_of_training(tmp_path: Path) -> None:
+    """Which class is most frequent in the part that is judged makes no difference."""
+    train, test = cases(40, "aaab"), cases(8, "abbb")
+    got = load(ts(tmp_path / "a.ts", train), test_path=ts(tmp_path / "b.ts", test))
+    assert got.baselines("test")["majority"]["accuracy"] == 0.25
+
+
 def test_majority_and_constant_loss(tmp_path: Path) -> None:
     """The majority's loss is by training's shares; the constant loss is their entropy."""
     got = load(ts(tmp_path / "toy.ts", cases(40, "aaab")), valid=0.25, test=0.25)
@@ -327,9 +335,12 @@ def test_generators_decide_the_order(tmp_path: Path) -> None:
 
 def test_describe_says_what_was_read(tmp_path: Path) -> None:
     """`check` shows classes, channels, sizes and lengths."""
-    lines = load(ts(tmp_path / "toy.ts", cases(40, "ab"))).describe()
-    assert "2 classes, 2 channels" in lines[0]
-    assert "training: 24 series of 2 to 6 steps" in lines
+    got = load(ts(tmp_path / "toy.ts", cases(40, "ab") + cases(1, "c")))
+    lines = got.describe()
+    assert "3 classes, 2 channels" in lines[0]
+    assert any(re.match("training: 2[45] series of 2 to 6 steps", line) for line in lines)
+    assert any("class 'c' has a single series" in note for note in got.notes)
+    assert not {*lines} & {*got.notes}
 
 
 def test_padding_never_changes_outputs(tmp_path: Path) -> None:

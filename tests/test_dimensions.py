@@ -145,7 +145,7 @@ def test_what_can_be_written(name: str, written: object, meant: Dimension) -> No
         ("epochs", None, "not a number"),
         ("dropout", 1.0, "below 1"),
         ("dropout", {"low": 0.0, "high": 0.5, "log": True}, "low > 0"),
-        ("dropout", math.nan, "finite"),
+        ("dropout", math.nan, "not a number"),
         ("weight_decay", math.inf, "finite"),
         ("weight_decay", -1e-3, "at least 0"),
         ("batch_size", [], "empty"),

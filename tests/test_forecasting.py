@@ -147,6 +147,33 @@ def test_training_windows_see_no_later_part(tmp_path: Path) -> None:
     assert before.constant_loss == after.constant_loss
 
 
+def test_a_season_that_no_series_reaches_is_noted(tmp_path: Path) -> None:
+    """A season as long as the longest series is no reason to stop, but one to say so."""
+    series = {"series": "s", "window": 4}
+    frame = pd.DataFrame({"s": np.repeat(["a", "b"], 40), "y": noise(80)})
+    assert not load(tmp_path, frame, season=39, **series).notes
+    (note,) = load(tmp_path, frame, season=40, **series).notes
+    assert "season 40 is no shorter than any series (40 rows at most)" in note
+
+
+def test_series_are_named_as_written(tmp_path: Path) -> None:
+    """Series 01 and 1 of a CSV are two, and so is one whose name may stand for nothing."""
+    names = np.repeat(["01", "1", "NA"], 40)
+    splits = load(tmp_path, pd.DataFrame({"s": names, "y": noise(120)}), series="s", window=4)
+    assert "120 rows in 3 series" in splits.describe()[0]
+
+
+def test_interpolation_stays_within_a_stretch(tmp_path: Path) -> None:
+    """What is missing beside a gap takes the value on its own side of the gap."""
+    frame = daily(np.r_[noise(40), 1000 + noise(40, 1)])
+    frame["when"] += pd.to_timedelta(np.where(np.arange(80) < 40, 0, 900), "D")
+    frame.loc[38:40, "y"] = np.nan
+    splits = load(tmp_path, frame, time="when", window=4, missing="interpolate")
+    observed = splits.observed[37:42, 0].tolist()
+    assert observed[1:3] == [observed[0]] * 2
+    assert observed[3] == observed[4]
+
+
 def test_interpolation_stays_within_a_part(tmp_path: Path) -> None:
     """A value missing at the end of training is not filled from the validation part."""
     values = noise(100)

@@ -16,6 +16,7 @@ from search.data.labelled import (
     check_labels,
     cut,
     read_labelled,
+    read_unlabelled,
     without_missing,
 )
 from search.errors import ConfigError, DataError
@@ -33,6 +34,12 @@ def table(path: Path, text: str, **keys: object) -> Labelled:
     got = without_missing(read(path, **keys), str(keys.get("missing", "error")))
     check_labels(got, None)
     return got
+
+
+def read_of(folder: Path, text: str) -> Labelled:
+    """Writes a table and reads it."""
+    (folder / "long.csv").write_text(text)
+    return read(folder / "long.csv")
 
 
 def rows(kinds: str = "abab" * 3, extra: str = "") -> str:
@@ -80,11 +87,43 @@ def test_time_orders_rows(tmp_path: Path) -> None:
         assert got.labels[::-1] == ordered.labels
 
 
-@pytest.mark.parametrize("words", [("1", "2"), ("1.0", "2.0"), ("1", "2.0")])
-def test_numeric_labels_of_tables_are_plain(tmp_path: Path, words: tuple[str, str]) -> None:
-    """A label 1 is written 1 whether the column holds whole numbers or floats."""
+@pytest.mark.parametrize(
+    "words", [("1", "2"), ("1.0", "2.0"), ("01", "1"), ("NA", "none"), ("1e3", "True"), ("1", "?")]
+)
+def test_names_are_read_as_written(tmp_path: Path, words: tuple[str, str]) -> None:
+    """Labels and series of a CSV are the very text of the file, numbers or not."""
     text = rows().replace(",a,", f",{words[0]},").replace(",b,", f",{words[1]},")
-    assert table(tmp_path / "long.csv", text).labels == ["1", "2"] * 6
+    assert table(tmp_path / "long.csv", text).labels == [*words] * 6
+    text = rows("ab").replace("s0,", f"{words[0]},").replace("s1,", f"{words[1]},")
+    assert read_of(tmp_path, text).places == [f"series '{word}'" for word in words]
+
+
+def test_names_for_a_model_are_read_as_written(tmp_path: Path) -> None:
+    """What an exported model reads keeps its names, so that they come back as they were."""
+    path, columns = tmp_path / "long.csv", {"task": "classify", "series": "id", "label": "kind"}
+    path.write_text("id,kind,x\n007,01,1\n7,02,2\n")
+    data = ClassifyData.model_validate(columns | {"path": path})
+    for source in (path, pd.read_csv(path, dtype=str)):
+        got = read_unlabelled(source, data, ("x",), path)
+        assert (got.labels, got.places) == (["01", "02"], ["series '007'", "series '7'"])
+
+
+@pytest.mark.parametrize("kind", ["int64", "Int64", "float64", "object", "str", "category"])
+def test_whole_numbers_as_names_in_parquet(tmp_path: Path, kind: str) -> None:
+    """A label 1 of a Parquet file is written 1, however it is stored."""
+    frame = pd.DataFrame({"id": range(6), "kind": pd.Series([1, 2] * 3).astype(kind), "x": 1.5})
+    frame.to_parquet(tmp_path / "long.parquet")
+    assert read(tmp_path / "long.parquet").labels == ["1", "2"] * 3
+
+
+def test_no_lists_as_names(tmp_path: Path) -> None:
+    """A column of lists can be neither label nor series, and is in nobody's way."""
+    frame = pd.DataFrame({"id": [0, 1], "kind": ["a", "b"], "x": 1.5, "more": [[1], [2]]})
+    frame.to_parquet(tmp_path / "long.parquet")
+    assert read(tmp_path / "long.parquet").channels == ("x",)
+    for key in ("label", "series"):
+        with pytest.raises(DataError, match="column 'more' holds lists in row 1"):
+            read(tmp_path / "long.parquet", **{key: "more"})
 
 
 def test_a_test_table_has_the_channels_of_training(tmp_path: Path) -> None:

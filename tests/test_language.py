@@ -204,7 +204,7 @@ def test_splits_survive_pickle() -> None:
 
 
 def test_describe_says_what_was_read() -> None:
-    """`check` shows sizes, units and notes."""
+    """`check` shows sizes and units."""
     lines = splits().describe()
     assert any("training: 2025 characters, 253 sequences of 8" in line for line in lines)
 

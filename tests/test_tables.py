@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -97,6 +99,26 @@ def test_numbers_in_text_columns_of_parquet(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numbers(frame, "b", path), [1, np.nan])
 
 
+def test_bytes_in_parquet(tmp_path: Path) -> None:
+    """A column of bytes is in nobody's way, and is no column of numbers."""
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"x": [1.5, 2.5], "image": [b"\xff\xd8", b"\xff"]}).to_parquet(path)
+    frame = read_table(path)
+    assert numeric_columns(frame) == ["x"]
+    with pytest.raises(DataError, match=r"column 'image' has .* in row 1 where a number"):
+        numbers(frame, "image", path)
+
+
+@pytest.mark.parametrize("notes", [b"{}", b"[]", b"3", b'{"columns": 3, "index_columns": [7]}'])
+def test_damaged_notes_in_parquet(tmp_path: Path, notes: bytes) -> None:
+    """A Parquet file whose notes by pandas are damaged is refused or read, with no traceback."""
+    path = tmp_path / "table.parquet"
+    table = pa.table({"x": [1.5, 2.5]}).replace_schema_metadata({b"pandas": notes})
+    pq.write_table(table, path)
+    with pytest.raises(DataError, match=r"table\.parquet is a broken Parquet file \("):
+        read_table(path)
+
+
 @pytest.mark.parametrize(
     ("text", "row"),
     [
@@ -162,6 +184,7 @@ PARQUET = "table.parquet"
         (b"a,b\n1,2\n", PARQUET, r"is a broken Parquet file"),
         (b"\x1f\x8bnonsense", "table.csv.gz", r"is a broken gzip file"),
         (b"a,b\n1,2\n1,2,3\n", "table.csv", r"row 3 has 3 fields but the header names 2"),
+        (b"\na,b\n\n1,2,3\n", "table.csv", r"row 4 has 3 fields but the header names 2"),
         (b"a,b\n1,2,3\n", "table.csv", r"row 2 has 3 fields but the header names 2"),
         (b"a,a\n1,2\n", "table.csv", r"the header names 'a' twice"),
         (b"1749,5.5\n1750,6\n", "table.csv", r"row 1 holds only numbers; the first line must"),
@@ -279,6 +302,40 @@ def test_refuses_thousands_read_as_decimals(tmp_path: Path, written: str) -> Non
     path.write_text("day;sold\n" + rows)
     with pytest.raises(DataError, match=r"column 'sold' has '1[.,]000' in row 3.*thousands sep"):
         read_table(path)
+
+
+def test_thousands_after_empty_lines(tmp_path: Path) -> None:
+    """The row of a number with thousands is that of the file, empty lines counted."""
+    path = write(tmp_path, "\ny\n\n998\n\n1.000\n")
+    with pytest.raises(DataError, match=r"column 'y' has '1\.000' in row 6, which"):
+        read_table(path)
+
+
+def test_three_decimals_beside_quoted_text_after_blanks(tmp_path: Path) -> None:
+    """A quoted delimiter after a blank is part of the text, also where thousands are looked for."""
+    path = write(tmp_path, 't, label,y\n0, ab,1.250\n1, "c, d",0.125\n')
+    assert read_table(path)["label"].tolist() == ["ab", "c, d"]
+
+
+def test_labels_are_no_thousands(tmp_path: Path) -> None:
+    """Names may look like numbers with thousands."""
+    path = write(tmp_path, "kind,y\n998,1\n1.000,2\n")
+    assert read_table(path, ["kind"])["kind"].tolist() == ["998", "1.000"]
+
+
+def test_a_line_for_the_spreadsheet(tmp_path: Path) -> None:
+    """The line sep= of Excel names the delimiter and is no header; rows are counted with it."""
+    frame = read_table(write(tmp_path, "sep=;\na,b;y\nx,z;1,5\nx,z;2,5\n"))
+    assert frame.to_dict("list") == {"a,b": ["x,z", "x,z"], "y": [1.5, 2.5]}
+    assert frame.index.tolist() == [3, 4]
+
+
+def test_trailing_columns_without_a_name(tmp_path: Path) -> None:
+    """Any number of empty columns without a name is left out; two that hold something are not."""
+    frame = read_table(write(tmp_path, "a,y,,\n1,2,,\n3,4,,\n"))
+    assert frame.to_dict("list") == {"a": [1, 3], "y": [2, 4]}
+    with pytest.raises(DataError, match="2 columns have no name; name them in the header"):
+        read_table(write(tmp_path, "a,y,,\n1,2,5,6\n"))
 
 
 def test_three_decimals_are_no_thousands(tmp_path: Path) -> None:

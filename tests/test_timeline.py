@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.data.timeline import find_gaps, parse_times
+from search.data.timeline import Stamps, find_gaps, find_step, go_on, parse_times
 from search.errors import DataError
 
 PATH = Path("table.csv")
@@ -42,7 +42,6 @@ CALENDARS = {
     "year ends": dates("1950-01-01", 30, "YE").strftime("%Y-%m-%d"),
     "business days": dates("2020-01-01", 60, "B").strftime("%Y-%m-%d"),
     "business month ends": dates("2020-01-01", 30, "BME"),
-    "business hours": dates("2020-01-06 09:00", 60, "bh"),
     "German dates": dates("2020-01-01", 40, "D").strftime("%d.%m.%Y"),
     "American dates": dates("2020-01-01", 40, "D").strftime("%m/%d/%Y"),
     "American times": dates("2020-01-01", 40, "h").strftime("%m/%d/%Y %I:%M %p"),
@@ -67,7 +66,7 @@ def test_regular_calendars_have_no_gap(name: str, step: int) -> None:
     assert gaps_of(list(CALENDARS[name])[::step]) == []
 
 
-@pytest.mark.parametrize("name", sorted(set(CALENDARS) - {"business hours", "business days"}))
+@pytest.mark.parametrize("name", sorted(set(CALENDARS) - {"business days"}))
 def test_a_missing_stretch_is_a_gap(name: str) -> None:
     """Where a part of a calendar is cut out, there is one gap, just there."""
     whole = list(CALENDARS[name])
@@ -80,6 +79,22 @@ def test_holidays_are_no_gap_but_a_week_is() -> None:
     days = list(CALENDARS["business days"])
     assert gaps_of(days[:20] + days[22:40] + days[41:]) == []
     assert gaps_of(days[:20] + days[25:]) == [20]
+
+
+@pytest.mark.parametrize("missing", [15, 16, 17, 64])
+def test_an_outage_of_hourly_data_is_a_gap(missing: int) -> None:
+    """However long an outage is, hourly data stays hourly, also after its last stamp."""
+    hours = dates("2024-01-01", 240, "h")
+    hours = hours[:60].append(hours[60 + missing :])
+    assert gaps_of(hours) == [60]
+    step = find_step(Stamps(hours, hours))
+    assert go_on(hours[59], step, 1) == [hours[59] + pd.Timedelta("1h")]
+
+
+def test_business_hours_are_hours_with_gaps() -> None:
+    """Every night is a gap in business hours, which an outage could not be told from."""
+    hours = dates("2020-01-06 09:00", 24, "bh")
+    assert gaps_of(hours) == [8, 16]
 
 
 def test_a_missing_weekend_day_is_a_gap_in_daily_data() -> None:
@@ -103,12 +118,22 @@ def test_offsets_order_the_hour_that_comes_twice() -> None:
     assert (instants[1] - instants[0]) == pd.Timedelta("1h")
 
 
+@pytest.mark.parametrize("written", ["+01", "+0100", "+01:00", " +01:00"])
+def test_offsets_of_two_digits(written: str) -> None:
+    """An offset may be given in hours alone, as PostgreSQL writes it."""
+    words = [f"2020-01-{day} 00:30:00{written}" for day in (30, 31)]
+    stamps = parse_times(pd.Series(words, name="when"), PATH)
+    assert stamps.instants[1] == pd.Timestamp("2020-01-30 23:30")
+    assert stamps.clock[1] == pd.Timestamp("2020-01-31 00:30")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         (["2020-01-01", "2020-02-30", "2020-03-01"], "'2020-02-30' in row 3, which is no time"),
         (["01.02.2020", "soon", "03.02.2020"], "'soon' in row 3, which is no time"),
         (["2020-01-01", None, "2020-03-01"], "has no time in row 3"),
+        (["1", "x7", "3"], "'x7' in row 3, which is no time"),
         ([1.0, np.inf, 2.0], "is infinite in row 3"),
     ],
 )

@@ -137,17 +137,15 @@ class ClassifySplits(Splits):
     def baselines(self, part: str) -> dict[str, dict[str, float]]:
         """Figures of ``majority`` and ``one_nn``.
 
-        ``majority`` is the most that always guessing one class can reach on the part: the share
-        of its most frequent class (the "no information rate" of R's caret; training cannot tell
-        which class that is where it has as many of each). Its loss is that of the classes' shares
-        in training. ``one_nn`` guesses the class of the nearest training series, see
-        `nearest_series`; it has no loss.
+        ``majority`` always guesses the most frequent class of training, the first of several. Its
+        loss is that of the classes' shares in training. ``one_nn`` guesses the
+        class of the nearest training series, see `nearest_series`; it has no loss.
         """
         chosen = self._part({"valid": "validation", "test": "test"}[part])
         train, labels = self._part("training"), chosen.labels.cpu().numpy()
         counts = np.bincount(train.labels.cpu().numpy(), minlength=self.output_size)
         loss = -np.log(counts[labels] / counts.sum()).mean()
-        majority = np.full(len(labels), np.bincount(labels).argmax())
+        majority = np.full(len(labels), counts.argmax())
         nearest = train.labels.cpu()[nearest_series(chosen, train)].numpy()
         return {
             "majority": {"loss": float(loss), **_scores(self._confusion(labels, majority))},
@@ -163,7 +161,7 @@ class ClassifySplits(Splits):
             low, high = int(part.lengths.min()), int(part.lengths.max())
             steps = f"{low} steps" if low == high else f"{low} to {high} steps"
             lines.append(f"{name}: {part.size} series of {steps}")
-        return [*lines, *self.notes]
+        return lines
 
     def card(self) -> dict[str, Any]:
         """Returns a `ClassifyCard` as plain data."""
@@ -296,6 +294,12 @@ def _statistics(train: Labelled) -> tuple[NDArray[np.float64], NDArray[np.float6
     if broken.any():
         name = train.channels[int(np.argmax(broken))]
         raise DataError(f"{train.path}: channel {name} has values too large to scale; divide them")
+    if constant.all():
+        which = "the only channel is" if len(constant) == 1 else "all channels are"
+        raise DataError(
+            f"{train.path}: {which} constant in the training part, so that there is nothing to "
+            "learn; give other channels or more series"
+        )
     names = [
         name for name, is_constant in zip(train.channels, constant, strict=True) if is_constant
     ]

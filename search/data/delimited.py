@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ DELIMITERS = "\t;|,"
 """In the order in which they are believed where several cut the lines equally well: a comma may
 be a decimal sign or punctuation, a tab hardly ever."""
 SNIFFED_LINES = 50
+
+TOLD = re.compile(rf'"?sep=([{DELIMITERS}])"?\n', re.IGNORECASE)
+"""The line above the header in which Excel says what the delimiter is."""
 
 GROUPED = r"[-+]?[1-9]\d{0,2}(?:[.,' ]\d{3})+"
 """A number that may be written with thousands separators: 1.000 or 12,345."""
@@ -52,13 +56,18 @@ def find_dialect(text: str, path: Path) -> tuple[str, str]:
     Raises:
         DataError: A line is too long for any table.
     """
-    text = text.strip("\n") + "\n"
-    delimiter, _ = _sniff(text, path)
+    text, _, delimiters = _begin(text)
+    delimiter, _ = _sniff(text, delimiters, path)
     return delimiter, _decimal_sign(text, delimiter)
 
 
-def read_csv(text: str, path: Path) -> pd.DataFrame:
+def read_csv(text: str, path: Path, as_text: Collection[str] = ()) -> pd.DataFrame:
     """Reads a table from text.
+
+    Args:
+        text: The file's.
+        path: The file, for messages.
+        as_text: Columns that are text, exactly as written, whatever stands in them.
 
     Returns:
         (L, columns), indexed by the line of the file; unique column names.
@@ -66,68 +75,104 @@ def read_csv(text: str, path: Path) -> pd.DataFrame:
     Raises:
         DataError: It is no table, or its numbers can be read in two ways; names the row.
     """
-    above = len(text) - len(text.lstrip("\n"))
-    text = text.strip("\n") + "\n"
+    text, above, delimiters = _begin(text)
     if not text.strip():
         raise DataError(f"{path} is empty; it needs a header and rows")
-    delimiter, records = _sniff(text, path)
+    delimiter, records = _sniff(text, delimiters, path)
     names = _header(records, above, path)
+    form: dict[str, Any] = {
+        "sep": delimiter,
+        "decimal": _decimal_sign(text, delimiter),
+        "names": names,
+    }
+    kinds = {name: str for name in names if name in as_text}
     try:
-        frame: pd.DataFrame = pd.read_csv(
-            io.StringIO(text),
-            sep=delimiter,
-            decimal=_decimal_sign(text, delimiter),
-            skipinitialspace=True,
-            header=0,
-            names=names,
-            index_col=False,
-            low_memory=False,
-            keep_default_na=False,
-            na_values=[""],
-            # With one column an empty line is a missing value, with several it is nothing.
-            skip_blank_lines=len(names) > 1,
-        )
+        frame = _parse(text, form, kinds)
+        frame.index = pd.Index(_rows(text, delimiter, len(frame), len(names) > 1)) + above
+        if _may_group(text, delimiter):
+            written = _parse(text, form, str).set_axis(frame.index)
+            _refuse_thousands(written.drop(columns=list(kinds)), path)
     except (pd.errors.ParserError, csv.Error) as error:
         raise DataError(f"{path}: {_tokenizing(error, names, above)}") from None
-    frame.index = pd.Index(_rows(text, delimiter, len(frame), len(names) > 1)) + above
-    _refuse_thousands(text, delimiter, frame, path)
-    if "" in names and (frame[""].isna().all() or (names[0] == "" and _counts(frame[""]))):
-        return frame.drop(columns="")
-    return frame.rename(columns={"": "Unnamed"})
+    return _named(frame, path)
 
 
-def _sniff(text: str, path: Path) -> tuple[str, list[list[str]]]:
-    """Returns the delimiter and how it cuts the first lines.
+def _begin(text: str) -> tuple[str, int, str]:
+    """Returns the text from its header on, how many lines are above, and its possible delimiters.
+
+    Excel says which one it is in a first line ``sep=;``.
+    """
+    begun = text.lstrip("\n")
+    told = TOLD.match(begun)
+    begun = begun[told.end() :].lstrip("\n") if told else begun
+    above = text.count("\n", 0, len(text) - len(begun))
+    return begun.rstrip("\n") + "\n", above, told[1] if told else DELIMITERS
+
+
+def _parse(text: str, form: dict[str, Any], kinds: Any) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.read_csv(
+        io.StringIO(text),
+        **form,
+        dtype=kinds,
+        skipinitialspace=True,
+        header=0,
+        index_col=False,
+        low_memory=False,
+        keep_default_na=False,
+        na_values=[""],
+        # With one column an empty line is a missing value, with several it is nothing.
+        skip_blank_lines=len(form["names"]) > 1,
+    )
+    return frame
+
+
+def _named(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Leaves out columns without a name that are empty or count the rows, and names another."""
+    nameless = [name for name in frame.columns if not name.strip()]
+    kept = [name for name in nameless if not frame[name].isna().all()]
+    if kept and kept[0] == frame.columns[0] and _counts(frame[kept[0]]):
+        kept = kept[1:]
+    if len(kept) > 1:
+        raise DataError(f"{path}: {len(kept)} columns have no name; name them in the header")
+    frame = frame.drop(columns=[name for name in nameless if name not in kept])
+    return frame.rename(columns=dict.fromkeys(kept, "Unnamed"))
+
+
+def _sniff(text: str, delimiters: str, path: Path) -> tuple[str, list[tuple[int, list[str]]]]:
+    """Returns the delimiter and how it cuts the first lines: their numbers and their fields.
 
     The one wins that cuts all lines into equally many fields, and most; failing that, the header.
     """
     head = text[: len("\n".join(text.split("\n", SNIFFED_LINES)[:SNIFFED_LINES])) + 1]
 
-    def cut(delimiter: str) -> list[list[str]]:
+    def cut(delimiter: str) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(head), delimiter=delimiter, skipinitialspace=True)
-        return [record for record in reader if record]
+        return [(reader.line_num, record) for record in reader if record]
 
     def merit(delimiter: str) -> tuple[bool, int]:
-        widths = [len(record) for record in cuts[delimiter]]
+        widths = [len(record) for _, record in cuts[delimiter]]
         return (widths[0] > 1 and len(set(widths)) == 1, widths[0])
 
     try:
-        cuts = {delimiter: cut(delimiter) for delimiter in DELIMITERS}
+        cuts = {delimiter: cut(delimiter) for delimiter in {*delimiters, ","}}
     except csv.Error as error:
         raise DataError(f"{path} is no CSV table ({error}); mend it") from None
-    best = max(DELIMITERS, key=merit)
+    best = max(delimiters, key=merit)
     best = best if merit(best)[1] > 1 else ","
     return best, cuts[best]
 
 
-def _header(records: list[list[str]], above: int, path: Path) -> list[str]:
-    """Returns the column names, or says why the first record cannot be a header."""
-    names = [name.strip() for name in records[0]]
-    line = above + 1
-    if len(records) > 1 and len(records[1]) > len(names):
+def _header(records: list[tuple[int, list[str]]], above: int, path: Path) -> list[str]:
+    """Returns the column names, or says why the first record cannot be a header.
+
+    Columns without a name are named by so many blanks that no two are alike.
+    """
+    names = [name.strip() or " " * at for at, name in enumerate(records[0][1])]
+    line = above + records[0][0]
+    if len(records) > 1 and len(records[1][1]) > len(names):
         raise DataError(
-            f"{path}: row {line + 1} has {len(records[1])} fields but the header names "
-            f"{len(names)}; give every column a name, and end no line with a delimiter"
+            f"{path}: row {above + records[1][0]} has {len(records[1][1])} fields but the header "
+            f"names {len(names)}; give every column a name, and end no line with a delimiter"
         )
     if all(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", name) for name in names):
         counted = [str(first + at) for first in (0, 1) for at in range(len(names))]
@@ -141,19 +186,25 @@ def _header(records: list[list[str]], above: int, path: Path) -> list[str]:
     return names
 
 
-def _refuse_thousands(text: str, delimiter: str, frame: pd.DataFrame, path: Path) -> None:
+def _may_group(text: str, delimiter: str) -> bool:
+    """Whether there is a number with what may be a separator of thousands."""
+    ends = re.escape(delimiter)
+    found = re.search(rf'(?:^|{ends})[ "]*{GROUPED}[ "]*(?={ends}|$)', text, re.MULTILINE)
+    return found is not None
+
+
+def _refuse_thousands(written: pd.DataFrame, path: Path) -> None:
     """Refuses a column in which 998 is followed by 1.000: thousands, read as decimals.
 
     The sign is taken for a separator of thousands where all numbers that have it have three digits
     behind it, and a number without it has three digits, too.
+
+    Args:
+        written: (L, columns) text, indexed by the line of the file.
+        path: The file, for messages.
     """
-    if not re.search(
-        rf"(?:^|{re.escape(delimiter)}){GROUPED}(?={re.escape(delimiter)}|$)", text, re.M
-    ):
-        return
-    written = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, header=0, index_col=False)
-    for name, column in zip(frame.columns, (written[name] for name in written), strict=True):
-        values = column.dropna().str.strip()
+    for name in written.columns:
+        values = written[name].dropna().str.strip()
         grouped = values.str.fullmatch(GROUPED)
         plain = values[~grouped]
         if not grouped.any() or not plain.str.fullmatch(r"[-+]?\d+").all():
@@ -161,7 +212,7 @@ def _refuse_thousands(text: str, delimiter: str, frame: pd.DataFrame, path: Path
         if plain.str.fullmatch(r"[-+]?[1-9]\d\d").any():
             at = values.index[grouped][0]
             raise DataError(
-                f"{path}: column '{name}' has '{values[at]}' in row {frame.index[at]}, which "
+                f"{path}: column '{name}' has '{values[at]}' in row {at}, which "
                 "looks like thousands; write numbers without thousands separators"
             )
 

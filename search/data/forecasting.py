@@ -24,7 +24,7 @@ from search.data.tables import (
 )
 from search.data.timeline import Step, find_step
 from search.data.windows import Aim, ForecastPart, ForecastSplits, choose_aim, standardised
-from search.errors import DataError
+from search.errors import DataError, listed
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -49,7 +49,7 @@ def load_forecast(data: ForecastData) -> ForecastSplits:
     """
     if data.path is None:
         raise ValueError("examples must be resolved to a path before they are loaded")
-    return cut_table(read_table(data.path), data, data.path)
+    return cut_table(read_table(data.path, (data.series,)), data, data.path)
 
 
 def cut_table(frame: pd.DataFrame, data: ForecastData, path: Path) -> ForecastSplits:
@@ -84,7 +84,7 @@ def _only_target(frame: pd.DataFrame, data: ForecastData, path: Path) -> tuple[s
     kind = "several columns of numbers" if found else "no column of numbers among"
     hint = "" if data.time else ', and the time stamps, if there are any: time = "NAME"'
     raise DataError(
-        f"{path} has {kind}: {', '.join(map(repr, found or frame.columns))}; name the one to "
+        f"{path} has {kind}: {listed(map(repr, found or frame.columns))}; name the one to "
         f'forecast under [data]: target = "NAME"{hint}'
     )
 
@@ -147,8 +147,18 @@ def _statistics(rows: Rows, columns: Columns, path: Path) -> tuple[Floats, Float
                 "nothing to learn; forecast another column, or raise the share of train in split"
             )
     refuse_extremes(rows, columns.used, (rows.values - mean) / std, path)
-    notes = [f"constant in the training part, so not scaled: {', '.join(names)}"] if names else []
+    notes = [f"constant in the training part, so not scaled: {listed(names)}"] if names else []
     return mean, std, notes
+
+
+def _season_notes(rows: Rows, data: ForecastData) -> list[str]:
+    longest = int(np.bincount(rows.series).max())
+    if data.season is None or data.season < longest:
+        return []
+    return [
+        f"season {data.season} is no shorter than any series ({longest} rows at most), so that "
+        "seasonal naive is persistence; lower season"
+    ]
 
 
 def _step(rows: Rows) -> Step:
@@ -185,7 +195,7 @@ def _assemble(
         input_size=len(seen),
         output_size=aim.scale.size,
         fingerprint=fingerprint(rows.values, *starts, *options),
-        notes=(*rows.notes, *notes),
+        notes=(*rows.notes, *notes, *_season_notes(rows, data)),
         constant_loss=float(train.targets.double().var(0, correction=0).mean()),
         targets=columns.targets,
         features=columns.features,

@@ -124,7 +124,11 @@ def read_unlabelled(
                 f"{len(channels)}; give series with the same channels"
             )
     else:
-        frame = read_table(source) if isinstance(source, Path) else take_table(source, name)
+        words = (data.series, data.label)
+        if isinstance(source, Path):
+            frame = read_table(source, words)
+        else:
+            frame = take_table(source, name, words)
         if data.label not in frame.columns:
             data = data.model_copy(update={"label": None})
         found = _from_table(frame, data, channels, name)
@@ -146,13 +150,21 @@ def _read_ts(path: Path, data: ClassifyData) -> Labelled:
 
 
 def _read_long(path: Path, data: ClassifyData, channels: tuple[str, ...] | None) -> Labelled:
+    for key in ("label", "series", "time"):
+        if getattr(data, key) in (data.features or ()):
+            raise ConfigError(
+                f"[data] features: '{getattr(data, key)}' is the {key} column, from which the "
+                "answer could be read; leave it out"
+            )
     for key in ("series", "label"):
         if getattr(data, key) is None:
             raise ConfigError(
                 f"[data] the key '{key}' is missing: {key} = \"COLUMN\" says which column of "
                 f"{path} holds each row's {key}"
             )
-    return _from_table(read_table(path), data, channels or data.features, path)
+    return _from_table(
+        read_table(path, (data.series, data.label)), data, channels or data.features, path
+    )
 
 
 def _from_table(
@@ -174,13 +186,13 @@ def _from_table(
     order = _order(frame, groups, data.time, path)
     values = np.column_stack([numbers(frame, name, path) for name in features])[order]
     ends = np.cumsum(np.bincount(groups))
-    labels = [""] * len(frame) if data.label is None else _words(frame[data.label])
+    labels = [""] * len(frame) if data.label is None else frame[data.label].tolist()
     firsts = order[np.append(0, ends[:-1])]
     return Labelled(
         path=path,
         values=np.split(values, ends[:-1]),
         labels=[labels[first] for first in firsts],
-        places=[f"series '{name}'" for name in _words(pd.Series(names))],
+        places=[f"series '{name}'" for name in names],
         channels=tuple(features),
     )
 
@@ -227,13 +239,6 @@ def _order(
             f"'{column}'; a time may occur only once in a series"
         )
     return order
-
-
-def _words(column: pd.Series[str]) -> list[str]:
-    """Returns values as text; a whole number without a decimal point, however it was stored."""
-    if pd.api.types.is_float_dtype(column) and (column % 1 == 0).all():
-        return [str(int(value)) for value in column]
-    return [str(value) for value in column]
 
 
 def check_labels(train: Labelled, test: Labelled | None) -> list[str]:

@@ -168,7 +168,7 @@ class LanguageSplits(Splits):
                 f"{name}: {len(part.codes)} characters, {part.size} sequences of "
                 f"{part.sequence_length}"
             )
-        return [*lines, "the loss is in nats per character", *self.notes]
+        return [*lines, "the loss is in nats per character"]
 
 
 def tally_text(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -88,12 +88,12 @@ def arrange(
     """Sorts the rows by series and time, and treats gaps and missing values.
 
     Args:
-        frame: As `read_table` returns it, with all columns that are named.
+        frame: As `read_table` returns it, with all columns that are named; the series as names.
         columns: The C columns to read.
         data: Which columns are time and series, and what to do about missing values.
         path: The file, for messages.
-        parts: Whether each series is cut into training, validation and test, over whose borders
-            nothing is interpolated; False: all rows are one part, number 0.
+        parts: Whether each series is cut into training, validation and test, over whose borders,
+            as over gaps, nothing is interpolated; False: all rows are one part, number 0.
 
     Raises:
         DataError: A time, series or value is missing or makes no sense.
@@ -104,8 +104,9 @@ def arrange(
     values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
     table = pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
     shares = data.split if parts else (1.0, 0.0, 0.0)
-    values, keep = treat_missing(table, data.missing, runs_of(codes, _parts(codes, shares)), path)
     gaps[1:] |= np.diff(codes) != 0
+    runs = runs_of(np.cumsum(gaps), _parts(codes, shares))
+    values, keep = treat_missing(table, data.missing, runs, path)
     # A dropped row raises the count, so that no stretch holds rows from both of its sides.
     stretches = np.cumsum(gaps) + np.cumsum(np.logical_not(keep))
     codes = codes[keep]
@@ -160,7 +161,7 @@ def _series(frame: pd.DataFrame, column: str | None, path: Path) -> tuple[Ints, 
     if absent.any():
         row = frame.index[int(np.argmax(absent))]
         raise DataError(f"{path}: column '{column}' names no series in row {row}; fill it in")
-    codes, names = pd.factorize(frame[column].astype(str), sort=True)
+    codes, names = pd.factorize(frame[column], sort=True)
     return codes.astype(np.int64), [str(name) for name in names]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.data.delimited import GROUPED, SNIFFED_LINES, decode, find_dialect, read_csv
-from search.errors import DataError, nearest
+from search.errors import DataError, listed, nearest
 
 Floats = NDArray[np.float64]
 
+NESTED = (list, tuple, dict, set, np.ndarray)
 
 MISSING = frozenset(
     (
@@ -35,12 +36,17 @@ MISSING = frozenset(
 """What stands for a missing value in a column of numbers, in lower case; nothing does too."""
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, names: Collection[str | None] = ()) -> pd.DataFrame:
     """Reads a CSV (also .tsv, .csv.gz) or Parquet file.
 
     The delimiter of a CSV is found among comma, semicolon, tab and bar; where it is no comma, the
     decimal sign may be one. A text column in which everything is a number or one of `MISSING`
     becomes a column of numbers. An unnamed column that only counts the rows is left out.
+
+    Args:
+        path: The file.
+        names: Columns whose values are names, of series or classes: text, in a CSV exactly as it
+            is written, in Parquet without the point of a whole number. Those absent are ignored.
 
     Returns:
         (L, columns), L >= 1, indexed by row number, see above; column names are unique strings.
@@ -49,9 +55,12 @@ def read_table(path: Path) -> pd.DataFrame:
         DataError: The file cannot be read or holds no table.
     """
     content = _content(path)
-    is_csv = not _is_parquet(content, path)
-    frame = read_csv(decode(content, path), path) if is_csv else _read_parquet(content, path)
-    return _with_numbers(frame, path)
+    as_text = [name for name in names if name is not None]
+    if _is_parquet(content, path):
+        frame = _read_parquet(content, path)
+    else:
+        frame = read_csv(decode(content, path), path, as_text)
+    return _with_kinds(frame, path, as_text)
 
 
 def describe_form(path: Path) -> str:
@@ -68,7 +77,7 @@ def describe_form(path: Path) -> str:
     return f"{names[delimiter]}-separated" + (" with a decimal comma" if decimal == "," else "")
 
 
-def take_table(frame: pd.DataFrame, name: Path) -> pd.DataFrame:
+def take_table(frame: pd.DataFrame, name: Path, names: Collection[str | None] = ()) -> pd.DataFrame:
     """Returns a frame from memory as `read_table` returns one from a file, rows counted from 1.
 
     An index that is more than a count of the rows becomes columns.
@@ -76,14 +85,19 @@ def take_table(frame: pd.DataFrame, name: Path) -> pd.DataFrame:
     Raises:
         DataError: It has no rows, or two columns of one name.
     """
-    return _with_numbers(_counted(frame, name), name)
+    return _with_kinds(_counted(frame, name), name, [one for one in names if one is not None])
 
 
-def _with_numbers(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Turns text columns that hold nothing but numbers into numbers."""
+def _with_kinds(frame: pd.DataFrame, path: Path, names: list[str]) -> pd.DataFrame:
+    """Turns columns of names into text, and text that holds nothing but numbers into numbers."""
     if not len(frame):
         raise DataError(f"{path} has a header but no rows; add the data below it")
     for name in frame.columns:
+        if pd.api.types.infer_dtype(frame[name]) == "bytes":
+            frame[name] = frame[name].map(_decoded, na_action="ignore").astype("str")
+        if name in names:
+            frame[name] = _names(frame[name], path)
+            continue
         # Most text shows in its first values; parsing all of a long column would be slow.
         if _is_text(frame[name]) and not _parse(frame[name].iloc[:SNIFFED_LINES])[1].any():
             parsed, wrong = _parse(frame[name])
@@ -101,7 +115,7 @@ def require_columns(frame: pd.DataFrame, names: Iterable[str], path: Path) -> No
     for name in names:
         if name in frame.columns:
             continue
-        found = ", ".join(map(repr, frame.columns))
+        found = listed(map(repr, frame.columns))
         hint = nearest(name, frame.columns)
         hint = hint if hint.endswith("?") else ";"
         alone = len(frame.columns) == 1
@@ -169,7 +183,8 @@ def treat_missing(
         frame: (L, F) float64, NaN where missing, indexed by row number.
         how: ``error``, ``interpolate`` (linearly within each run; its ends take the nearest
             value) or ``drop``.
-        runs: Stretches that may be interpolated over: one series in one part of the split each.
+        runs: Stretches that may be interpolated over: one series in one part of the split each,
+            and no gap.
         path: The file, for messages.
 
     Returns:
@@ -205,8 +220,8 @@ def missing_notes(frame: pd.DataFrame, how: str) -> list[str]:
     done = "dropped, each leaving a gap"
     if how == "interpolate":
         done = (
-            "interpolated within their part; no window ends with one or has one as its target, "
-            "because the interpolation looks ahead"
+            "interpolated within their part, never over a gap; no window ends with one or has one "
+            "as its target, because the interpolation looks ahead"
         )
     return [f"{rows} of {len(frame)} rows with missing values were {done}"]
 
@@ -235,8 +250,8 @@ def _missing_message(frame: pd.DataFrame) -> str:
 def _nothing_left(frame: pd.DataFrame) -> str:
     return (
         f"column '{frame.columns[0]}' has no value at all in rows {frame.index.min()} to "
-        f"{frame.index.max()}, which are one part of the split, so that nothing can be "
-        'interpolated there; leave the column out, or set missing = "drop"'
+        f"{frame.index.max()}, which are one part of the split or lie between two gaps, so that "
+        'nothing can be interpolated there; leave the column out, or set missing = "drop"'
     )
 
 
@@ -262,11 +277,15 @@ def _content(path: Path) -> bytes:
     return content
 
 
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError)
+"""What pandas raises on a Parquet file whose data, or whose notes by pandas itself, are damaged."""
+
+
 def _read_parquet(content: bytes, path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(io.BytesIO(content))
-    except (OSError, ValueError) as error:
-        cause = str(error).splitlines()[0].rstrip(".")
+    except BROKEN as error:
+        cause = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise DataError(f"{path} is a broken Parquet file ({cause}); write it again") from None
     return _counted(frame, path)
 
@@ -281,6 +300,26 @@ def _counted(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: two columns are named '{twice}'; rename one")
     frame.index = pd.RangeIndex(1, len(frame) + 1)
     return frame
+
+
+def _names(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
+    """Returns names as text; a whole number without a point, however it was stored."""
+    if isinstance(column.dtype, pd.StringDtype):
+        return column
+    for row, value in column.items():
+        if isinstance(value, NESTED):
+            raise DataError(
+                f"{path}: column '{column.name}' holds lists in row {row} where a name should be; "
+                "name another column"
+            )
+    present = column.dropna()
+    if pd.api.types.is_float_dtype(present) and (present % 1 == 0).all():
+        present = present.map(int)
+    return present.map(str).astype("str").reindex(column.index)
+
+
+def _decoded(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _is_text(column: pd.Series[Any]) -> bool:

@@ -36,7 +36,8 @@ DATES = (
     *("%b-%d-%Y", "%Y %b", "%Y-%b"),
 )
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-OFFSET = r"\s*(?:Z|[+-]\d{2}:?\d{2})$"
+OFFSET = r"(\d[T ]\d[\d:.,]*)\s*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+"""Behind a clock, so that the -31 of 2020-01-31 is none."""
 QUARTER = r"(\d{4})[- ]?[Qq]([1-4])"
 
 DAY = 86400  # seconds
@@ -100,9 +101,10 @@ def parse_times(column: pd.Series[Any], path: Path) -> Stamps:
 def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
     """Finds where the steps of one series are interrupted.
 
-    There is no gap if pandas finds a regular calendar (months, quarters, business days...). Daily
-    stamps without weekends are counted in weekdays, of which `HOLIDAYS` in a row may be absent.
-    Otherwise a gap is a difference of more than `GAP` times the median difference.
+    There is no gap if pandas finds a regular calendar (months, quarters, business days...), but
+    business hours are hours with gaps. Daily stamps without weekends are counted in weekdays, of
+    which `HOLIDAYS` in a row may be absent. Otherwise a gap is a difference of more than `GAP`
+    times the median difference.
 
     Args:
         stamps: (L,), sorted, no instant twice.
@@ -121,7 +123,7 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
     if dates and np.ptp(steps) > 0:
         # Hours are regular in UTC; days and months, where there is summer time, on the wall.
         for index in (instants, stamps.clock):
-            frequency = pd.infer_freq(pd.DatetimeIndex(index)) if len(raw) > 1 else None
+            frequency = _calendar(pd.DatetimeIndex(index))
             if frequency is not None:
                 return gaps, f"regular ({frequency})"
         if _only_weekdays(pd.DatetimeIndex(stamps.clock), typical):
@@ -144,7 +146,7 @@ def find_step(stamps: Stamps) -> Step:
         return None
     if not isinstance(instants, pd.DatetimeIndex):
         return float(np.median(raw))
-    frequency = pd.infer_freq(instants) if len(raw) > 1 else None
+    frequency = _calendar(instants)
     if frequency is not None:
         return frequency
     seconds = float(np.median(raw / np.timedelta64(1, "s")))
@@ -175,6 +177,15 @@ def go_on(last: Any, step: Step, count: int) -> list[Any]:
         return [last + pd.Timedelta(seconds=at * float(step)) for at in steps]
     whole = int(step) if float(step).is_integer() else float(step)
     return [last + at * whole for at in steps]
+
+
+def _calendar(index: pd.DatetimeIndex) -> str | None:
+    """Returns the regular calendar that pandas finds, if any.
+
+    Business hours count as none: pandas takes hourly stamps for them that lack 16 or 64 in a row.
+    """
+    found = pd.infer_freq(index) if len(index) > 2 else None
+    return None if found == "bh" else found
 
 
 def _only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
@@ -210,9 +221,9 @@ def _from_words(column: pd.Series[Any], path: Path) -> Stamps:
     instants = pd.to_datetime(words, format="ISO8601", errors="coerce", utc=True)
     if instants.notna().all():
         index = pd.DatetimeIndex(instants).tz_localize(None)
-        if not words.str.contains(OFFSET).any():
+        clock = words.str.replace(OFFSET, r"\1", regex=True)
+        if clock.equals(words):
             return Stamps(index, index)
-        clock = words.str.replace(OFFSET, "", regex=True)
         return Stamps(index, pd.DatetimeIndex(pd.to_datetime(clock, format="ISO8601")))
     if words.str.fullmatch(QUARTER).all():
         parts = words.str.extract(QUARTER).astype(int)
@@ -222,6 +233,8 @@ def _from_words(column: pd.Series[Any], path: Path) -> Stamps:
     readings = [instants.dt.tz_localize(None), *_readings(words)]
     complete = [pd.DatetimeIndex(reading) for reading in readings if reading.notna().all()]
     if not complete:
+        # Numbers are no reading of words, but the one word among them is at fault, not they.
+        readings.append(pd.to_numeric(words, errors="coerce"))
         best = min(readings, key=lambda reading: int(reading.isna().sum()))
         at = int(np.argmax(best.isna().to_numpy()))
         raise DataError(
