@@ -147,6 +147,15 @@ def _check(sub: argparse.ArgumentParser) -> None:
     _named(sub, "STUDY")
 
 
+def _lr_range(sub: argparse.ArgumentParser) -> None:
+    _named(sub, "STUDY")
+    sub.add_argument("--cell", action="append", help="only this one (may be repeated)")
+    sub.add_argument("--optimizer", action="append", help="only this one (may be repeated)")
+    sub.add_argument("--out", metavar="FILE", type=Path, help="picture (default: NAME-lr-range.png)")
+    sub.add_argument("--seed", type=seed, default=0, help="of weights and batches (default: 0)")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
 def _show(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("number", metavar="NUMBER", type=int, nargs="?")
@@ -187,6 +196,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "list": ("the studies in the storage", _stored),
     "show": ("what a study has come to, or one of its trials", _show),
     "check": ("read file and data, print what would run", _check),
+    "lr-range": ("find the learning rates that are worth searching", _lr_range),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
     "export": ("write a trial's network as files, to predict with", _export),

@@ -154,6 +154,19 @@ def _check(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _lr_range(arguments: argparse.Namespace) -> int:
+    from search.range_testing import print_test, measure_range
+
+    request, console = _request(arguments), _console(to_stderr=arguments.json)
+    options = (arguments.cell, arguments.optimizer, arguments.out, arguments.seed)
+    test = measure_range(request, *options, console)
+    if arguments.json:
+        print(json.dumps(test.to_json(), indent=2))
+    else:
+        print_test(console, test)
+    return DONE
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from search.evaluating import evaluate_study, print_evaluation
 
@@ -267,6 +280,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "show": _show,
     "check": _check,
+    "lr-range": _lr_range,
     "evaluate": _evaluate,
     "replay": _replay,
     "export": _export,
