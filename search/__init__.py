@@ -1,8 +1,8 @@
 """rnn-search: finds good hyperparameters for a recurrent network on your own sequences.
 
-`Objective` is training as an ordinary Optuna objective, and `load` reads a model that
-``rnn-search export`` has written, to predict with. Everything else is the command line's:
-``rnn-search --help``.
+`Objective` is training as an ordinary Optuna objective, `load` reads a model that ``rnn-search
+export`` has written, to predict with, and `diagnose` says what a curve of losses shows. Everything
+else is the command line's: ``rnn-search --help``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from search.config import StudyConfig, load_config
+    from search.diagnosis import diagnose
     from search.objective import Objective
     from search.prediction import load
 
-__all__ = ["Objective", "StudyConfig", "load", "load_config"]
+__all__ = ["Objective", "StudyConfig", "diagnose", "load", "load_config"]
 
 _HOMES = {
     "Objective": "search.objective",
     "StudyConfig": "search.config",
+    "diagnose": "search.diagnosis",
     "load": "search.prediction",
     "load_config": "search.config",
 }

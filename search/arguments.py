@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import re
@@ -47,6 +48,13 @@ def number(text: str) -> int:
     """Reads a trial's number, from 0."""
     if not re.fullmatch("[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number of a trial: 0, 1, 2...")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Reads a port's number."""
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no port: a number from 1 to 65535")
     return int(text)
 
 
@@ -151,7 +159,7 @@ def _lr_range(sub: argparse.ArgumentParser) -> None:
     _named(sub, "STUDY")
     sub.add_argument("--cell", action="append", help="only this one (may be repeated)")
     sub.add_argument("--optimizer", action="append", help="only this one (may be repeated)")
-    sub.add_argument("--out", metavar="FILE", type=Path, help="picture (default: NAME-lr-range.png)")
+    sub.add_argument("--out", metavar="FILE", type=Path, help="default: NAME-lr-range.png")
     sub.add_argument("--seed", type=seed, default=0, help="of weights and batches (default: 0)")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
@@ -159,6 +167,25 @@ def _lr_range(sub: argparse.ArgumentParser) -> None:
 def _show(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("number", metavar="NUMBER", type=int, nargs="?")
+
+
+def _init(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("data", metavar="DATA", type=Path, help="CSV, Parquet, .ts or text")
+    sub.add_argument("--task", choices=("forecast", "classify", "language"))
+    sub.add_argument(
+        "--target",
+        metavar="COLUMN",
+        action="append",
+        default=[],
+        help="what to forecast (again, or with commas, for several), or the class",
+    )
+    sub.add_argument("--name", help="the study's name (default: the file's)")
+    sub.add_argument("--force", action="store_true", help="replace a study file that is there")
+
+
+def _report(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("--out", metavar="DIR", type=Path, help="default: with the study's files")
 
 
 def _evaluate(sub: argparse.ArgumentParser) -> None:
@@ -177,7 +204,13 @@ def _replay(sub: argparse.ArgumentParser) -> None:
 def _export(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("folder", metavar="DIR", type=Path)
-    sub.add_argument("--trial", metavar="NUMBER", type=number, help="default: the best")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--trial", metavar="NUMBER", type=number, help="default: the best")
+    add = functools.partial(which.add_argument, action="store_const", dest="source")
+    add("--winner", const="winner", help="the evaluation's, its best seed by validation")
+    add("--ensemble", const="ensemble", help="all seeds of the evaluation's winner, as one")
+    sub.set_defaults(source="trial")
+    sub.add_argument("--onnx", action="store_true", help="model.onnx, too, for other programs")
     sub.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
 
 
@@ -190,16 +223,30 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=seed, help="of what is drawn (default: 0)")
 
 
+def _dashboard(sub: argparse.ArgumentParser) -> None:
+    _stored(sub)
+    sub.add_argument("--port", type=port, help="default: 8080 if it is free, else another")
+    sub.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    sub.add_argument(
+        "--i-know-there-is-no-login",
+        action="store_true",
+        help="allows a --host that others reach: they may change and delete studies",
+    )
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "run": ("create or resume a study and train until it has its trials", _run),
     "resume": ("go on with a study from the storage alone, no file needed", _resume),
     "list": ("the studies in the storage", _stored),
     "show": ("what a study has come to, or one of its trials", _show),
+    "init": ("look at a data file and write a study for it", _init),
     "check": ("read file and data, print what would run", _check),
     "lr-range": ("find the learning rates that are worth searching", _lr_range),
+    "report": ("one page on all that a study has found: HTML, Markdown, PNG", _report),
+    "dashboard": ("look at the studies in a browser, also while they run", _dashboard),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
-    "export": ("write a trial's network as files, to predict with", _export),
+    "export": ("write a network, or an ensemble, as files to predict with", _export),
     "predict": ("forecast, classify, judge or continue a file with an exported model", _predict),
 }
 """Every command in the order in which ``--help`` lists them: what it is for, what it takes."""

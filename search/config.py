@@ -21,7 +21,7 @@ from search.dimensions import HYPERPARAMETERS, Dimension, parse_dimension
 from search.errors import ConfigError, nearest
 from search.fields import Columns, Missing, Seconds, Share, Shares, Switch, Whole, shown
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 METRICS: dict[str, dict[str, Literal["minimize", "maximize"]]] = {
     "forecast": {"loss": "minimize", "rmse": "minimize", "mae": "minimize"},
@@ -165,6 +165,8 @@ class StudyConfig(_Section):
         seed: Decides every trial's and every proposal's seed.
         metric: The validation figure that is searched by, one of `METRICS`.
         keep: How many of the best trials keep the weights of their best epoch.
+        follow_advice: Whether one in five trials may be a good one again with three times or a
+            third of its learning rate, where its losses were found to ask for that.
         space: One `Dimension` for each of `HYPERPARAMETERS`.
         given: Names of the dimensions that the file itself gives.
     """
@@ -173,6 +175,7 @@ class StudyConfig(_Section):
     seed: Whole = Field(default=0, ge=0, lt=2**63)
     metric: str = "loss"
     keep: Whole = Field(default=5, ge=0)
+    follow_advice: Switch = True
     data: DataConfig
     space: dict[str, Dimension] = Field(default_factory=dict, validate_default=True)
     budget: Budget = Budget()
@@ -243,7 +246,7 @@ def _dimension(name: str, written: object) -> Dimension:
         raise ValueError(f"{name}: {error}") from None
 
 
-def load_config(path: Path) -> StudyConfig:
+def load_config(path: Path | str) -> StudyConfig:
     """Reads a study file.
 
     A relative path in ``[data]`` is looked for beside the study file, then in the current folder.
@@ -251,14 +254,26 @@ def load_config(path: Path) -> StudyConfig:
     Raises:
         ConfigError: The file cannot be read, is no TOML, or makes no sense; one line.
     """
+    path = Path(path)
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; give a study file (.toml)") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no UTF-8 text; give a study file (.toml)") from None
+    return read_config(text, path)
+
+
+def read_config(text: str, path: Path) -> StudyConfig:
+    """Reads the text of a study file as if it lay at ``path``, see `load_config`.
+
+    Raises:
+        ConfigError: It is no TOML, or makes no sense; one line.
+    """
+    try:
+        written = tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{path} nests its lists or tables too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
@@ -293,8 +308,8 @@ def _find(written: str, key: str, study_file: Path) -> Path:
         raise ConfigError(f"{study_file}: [data] {key}: is empty; give the path of a file")
     try:
         path = Path(written).expanduser()
-        here = study_file.parent / path
-        return (here if here.exists() or not path.exists() else path).resolve()
+        here = (study_file.parent / path).resolve()
+        return here if here.exists() or not path.exists() else path.resolve()
     except (OSError, ValueError, RuntimeError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(

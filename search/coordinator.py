@@ -11,6 +11,7 @@ from typing import Protocol
 from optuna.trial import TrialState
 
 from search.checkpoints import keep_weights, remove_checkpoint, trial_folder
+from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
 from search.stopping import worse_than_peers
 from search.storage import StoredStudy, Taken
@@ -47,8 +48,15 @@ class Observer(Protocol):
     def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
         """A trial has trained an epoch."""
 
-    def ended(self, worker: int, taken: Taken, decision: Decision, curve: Curve) -> None:
-        """A trial is over, or interrupted."""
+    def ended(
+        self,
+        worker: int,
+        taken: Taken,
+        decision: Decision,
+        curve: Curve,
+        finding: Finding | None = None,
+    ) -> None:
+        """A trial is over, or interrupted; then it has no finding."""
 
     def tick(self) -> None:
         """Some time has passed."""
@@ -57,12 +65,28 @@ class Observer(Protocol):
         """Something happened that a person should know."""
 
 
+class Attacher:
+    """Attaches what the dashboard shows of trials and study; this one attaches nothing."""
+
+    def attach(
+        self, taken: Taken, decision: Decision, curve: Curve, finding: Finding | None
+    ) -> None:
+        """A trial is about to be told; its trainer waits."""
+
+    def idle(self) -> None:
+        """The trainers are busy: there is time for what takes a while."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
 @dataclass
 class _Active:
     """A trial in training."""
 
     taken: Taken
     curve: Curve = field(default_factory=Curve)
+    losses: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -77,6 +101,7 @@ class Coordinator:
         timeout: Seconds after which this run stops; None: never.
         interrupted: Says whether somebody wants this run to stop.
         surroundings: What the trainers compute with, stored with each trial for `replay`.
+        attacher: Attaches what the dashboard shows.
     """
 
     def __init__(
@@ -88,6 +113,7 @@ class Coordinator:
         timeout: float | None = None,
         interrupted: Callable[[], bool] = lambda: False,
         surroundings: Mapping[str, str] | None = None,
+        attacher: Attacher | None = None,
     ) -> None:
         self._stored = stored
         self._trainers = trainers
@@ -96,6 +122,8 @@ class Coordinator:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._interrupted = interrupted
         self._surroundings = dict(surroundings or {})
+        self._attacher = attacher or Attacher()
+        self._constant = constant_of(stored.attributes["baselines"])
         self._active: dict[int, _Active] = {}
         self._idle_until = 0.0
         self._winding_down = False
@@ -117,6 +145,7 @@ class Coordinator:
         self._tidy()
         ending = self._loop()
         self._wind_down()
+        self._attacher.close()
         return ending
 
     def _loop(self) -> Ending:
@@ -131,6 +160,7 @@ class Coordinator:
             more = self._stagnated is not None or self._fill()
             if not more and not self._active:
                 return Ending.DONE
+            self._attacher.idle()
             self._listen()
 
     def _is_enough(self) -> bool:
@@ -188,6 +218,7 @@ class Coordinator:
             return
         active = self._active.get(event.worker)
         if isinstance(event, EpochDone) and active is not None:
+            active.losses += event.losses
             self._advance(event.worker, active, event.epoch)
         elif isinstance(event, TrialEnded) and active is not None:
             self._end(event.worker, active, event.decision, event.traceback)
@@ -244,7 +275,14 @@ class Coordinator:
     def _tell(self, worker: int, active: _Active, decision: Decision, traceback: str = "") -> None:
         del self._active[worker]
         seconds = round(time.monotonic() - active.started, 3)
-        extra = {"seconds": seconds, "worker": worker, "surroundings": self._surroundings}
+        finding = diagnose_trial(decision.outcome, active.curve, active.losses, self._constant)
+        extra = {
+            "seconds": seconds,
+            "worker": worker,
+            "surroundings": self._surroundings,
+            **(finding.to_attributes() if finding else {}),
+        }
+        self._attacher.attach(active.taken, decision, active.curve, finding)
         told = self._stored.finish(
             active.taken,
             decision,
@@ -253,7 +291,7 @@ class Coordinator:
         )
         self._told = True
         if told:
-            self._observer.ended(worker, active.taken, decision, active.curve)
+            self._observer.ended(worker, active.taken, decision, active.curve, finding)
 
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)

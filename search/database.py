@@ -109,6 +109,11 @@ class Database:
             return self.path.parent / f"{self.path.stem}.trials"
         return Path("studies") / f"{self.url.database}.trials"
 
+    @property
+    def artifacts(self) -> Path:
+        """Where the trials' pictures lie, for optuna-dashboard: those of all studies together."""
+        return self.folder / "artifacts"
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Holds the database's own lock: no other coordinator takes or tells a trial meanwhile.

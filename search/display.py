@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -13,12 +14,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.diagnosis import ADVICE, Finding
 from search.report import Summary, TrialLine
+from search.sparkline import best_so_far, sparkline
 from search.storage import StoredStudy, Taken
 from search.trial import Curve, Decision, Epoch, Outcome
 
 SHOWN = 10
 """How many of the best trials the table at the end shows."""
+NARROW = 80
+"""Columns below which a bar leaves out what it can do without."""
 UNITS = {"rmse": ", in the target's units", "mae": ", in the target's units"}
 
 
@@ -49,6 +54,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def verdict(finding: Finding | None, taken: Taken) -> str:
+    """Writes what a trial's losses show, to end its line: ``jumping, lr 0.31 → lower``."""
+    if finding is None:
+        return ""
+    rate = f", lr {taken.params.learning_rate:.2g} → " + finding.advice.split()[0]
+    return f"  ·  {finding.name}{rate if finding.rate_factor else ''}"
 
 
 class Progress:
@@ -84,6 +97,7 @@ class Progress:
         self._workers = workers
         self._started = time.monotonic()
         self._best: float | None = None
+        self._history: list[float] = []
         self._before = self._done = 0
         self._count(None, None)
         self._before = self._done
@@ -119,8 +133,15 @@ class Progress:
         """A trial has trained an epoch."""
         self._running[worker] = (taken, epoch)
 
-    def ended(self, worker: int, taken: Taken, decision: Decision, curve: Curve) -> None:
-        """A trial is over, or interrupted."""
+    def ended(
+        self,
+        worker: int,
+        taken: Taken,
+        decision: Decision,
+        curve: Curve,
+        finding: Finding | None = None,
+    ) -> None:
+        """A trial is over, or interrupted; says how it ended and what its losses show."""
         self._running.pop(worker, None)
         best = curve.best(self._goal)
         value = None if best is None else best.figures[self._goal.metric]
@@ -133,7 +154,7 @@ class Progress:
         why = "" if decision.outcome is Outcome.COMPLETE else f"  ({decision.reason})"
         self.say(
             f"[{self._done}/{self._total}] {self.label(taken)} {decision.outcome}  {shown}  "
-            f"{short(taken.params.to_dict())}{why}{mark}"
+            f"{short(taken.params.to_dict())}{why}{verdict(finding, taken)}{mark}"
         )
 
     def _count(self, _outcome: Outcome | None, _value: float | None) -> None:
@@ -144,12 +165,10 @@ class Progress:
             _value: The value of its best epoch.
         """
         finished = [trial for trial in self._stored.trials() if trial.state.is_finished()]
-        values = [
-            t.value for t in finished if t.state == TrialState.COMPLETE and t.value is not None
-        ]
+        values = [t.value if t.state == TrialState.COMPLETE else None for t in finished]
         self._done = len(finished)
-        if values:
-            self._best = min(values) if self._goal.minimize else max(values)
+        self._history = best_so_far(values, self._goal)
+        self._best = self._history[-1] if self._history else None
 
     def tick(self) -> None:
         """Draws the bars anew, ten times a second at most."""
@@ -170,12 +189,14 @@ class Progress:
             f"{self._done}/{self._total} {self.noun}  ·  best {self._goal.metric} {best}  ·  "
             f"{self._left()}"
         )
-        return Group(table, Text(line, style="bold"))
+        bars = f"best so far  {sparkline(self._history, self._console.encoding)}"
+        shown = [Text(bars)] if len(self._history) > 1 else []
+        return Group(table, *shown, Text(line, style="bold"))
 
     def _row(self, worker: int) -> list[Any]:
         if worker not in self._running:
             state = "waiting" if self._drawn else "starting"
-            return [f"worker {worker}", Text(state, style="dim"), "", "", "", ""]
+            return [f"worker {worker}", Text(state, style="dim")]
         taken, epoch = self._running[worker]
         done = 0 if epoch is None else epoch.index
         losses = ["", ""]
@@ -184,6 +205,8 @@ class Progress:
         bar = ProgressBar(total=taken.params.epochs, completed=done, width=20)
         count = f"epoch {done}/{taken.params.epochs}"
         rate = f"lr {taken.params.learning_rate:.2g}"
+        if self._console.width < NARROW:
+            return [f"worker {worker}", self.label(taken), count, losses[1]]
         return [f"worker {worker}", self.label(taken), bar, count, *losses, rate]
 
     def _left(self) -> str:
@@ -215,16 +238,22 @@ def print_summary(console: Console, summary: Summary) -> None:
     for outcome, reasons in summary.reasons.items():
         for reason, count in reasons.items():
             console.print(f"  {outcome} {count}: {reason}", markup=False, highlight=False)
+    for name, count in summary.verdicts.items():
+        console.print(f"  {name} {count}: {ADVICE[name][0]}", markup=False, highlight=False)
     if summary.enough:
         console.print(f"  enough: {summary.enough}", markup=False, highlight=False)
     for note in summary.notes:
         console.print(f"  note: {note}", markup=False, highlight=False)
     console.print()
     if summary.ranking:
-        console.print(ranking_table(summary))
+        console.print(ranking_table(summary, console.width))
     else:
         console.print("No trial has completed, so there is no best one yet.")
     console.print(_beside_baselines(summary), highlight=False, soft_wrap=True)
+    if len(summary.progress) > 1:
+        bars = sparkline(summary.progress, console.encoding)
+        first, last = (f"{summary.metric} {summary.progress[i]:.4g}" for i in (0, -1))
+        console.print(f"Best so far: {first}  {bars}  {last}", highlight=False, soft_wrap=True)
 
 
 def _beside_baselines(summary: Summary) -> str:
@@ -262,19 +291,28 @@ def studies_table(summaries: list[Summary]) -> Table:
     return table
 
 
-def ranking_table(summary: Summary) -> Table:
-    """Returns the best trials with their hyperparameters, one line each, 80 columns or so."""
+def ranking_table(summary: Summary, width: int) -> Table:
+    """Returns the best trials with their hyperparameters, one line each.
+
+    It takes 80 columns or so; of a narrower terminal it leaves out what does not fit, from the
+    right, because a figure cut short is worse than none.
+    """
     headline = summary.headline
     # For language the loss is the headline: nats per character.
     same = summary.task == "language" and summary.metric == "loss"
     values = [headline] if same or headline == summary.metric else [summary.metric, headline]
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("trial", *(value.replace("_", " ") for value in values), "epoch", *COLUMNS):
-        table.add_column(title, justify="right", no_wrap=True)
+    rows = [["trial", *(value.replace("_", " ") for value in values), "epoch", *COLUMNS]]
     for line in summary.ranking[:SHOWN]:
         figures = [figure(name, line.figures[name]) for name in values]
         cells = [write(line.params) for write in COLUMNS.values()]
-        table.add_row(f"#{line.number}", *figures, f"{line.epoch}/{line.epochs}", *cells)
+        rows.append([f"#{line.number}", *figures, f"{line.epoch}/{line.epochs}", *cells])
+    widths = [1 + max(map(len, column)) for column in zip(*rows, strict=True)]
+    fit = sum(total <= width + 1 for total in itertools.accumulate(widths))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for title in rows[0][:fit]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row[:fit])
     return table
 
 
@@ -297,6 +335,12 @@ def print_trial(console: Console, line: TrialLine, metric: str) -> None:
     console.print(f"[bold]Trial {line.number}[/]: {line.outcome}")
     if line.reason:
         console.print(f"  {line.reason}", markup=False, highlight=False)
+    if line.follows is not None:
+        console.print(f"  follows the advice on trial {line.follows}", highlight=False)
+    if line.finding is not None:
+        evidence = ", ".join(f"{key} {value:g}" for key, value in line.finding.evidence.items())
+        said = f"  {line.finding.name} ({evidence}): {line.finding.advice}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     if line.value is not None:
         console.print(f"  {metric} {line.value:.6g} at epoch {line.epoch} of {line.epochs}")
     for name, value in {**line.params, **line.figures}.items():

@@ -228,8 +228,10 @@ def _rounded(rate: float, towards: Callable[[float], int]) -> float:
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Returns the exponential moving average, without the bias of its start (Kingma and Ba 2015,
-    Adam, section 3)."""
+    """Returns the exponential moving average without the bias of its start.
+
+    Kingma and Ba 2015, Adam, section 3.
+    """
     average, smoothed = 0.0, []
     for step, value in enumerate(values, start=1):
         average = MEMORY * average + (1 - MEMORY) * value

@@ -6,8 +6,6 @@ Shapes: N series, C classes, n characters, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +20,28 @@ from search.data.cards import ClassifyCard, ForecastCard, LanguageCard
 from search.data.classification import padded_part
 from search.data.labelled import Labelled, read_unlabelled, without_missing
 from search.data.language import TextPart, encode, read_text, tally_text, text_figures
+from search.ensembles import Networks
 from search.errors import DataError, RequestError, nearest
 from search.forecasts import forecast, table_of
 from search.model_files import ModelCard, read_model
-from search.models import SequenceModel
-from search.training import outputs_of
+from search.models import State
+from search.training import one_thread
 
 CHUNK = 1024
 """Characters of a prompt that are read at once."""
 
 
 class Model(ABC):
-    """A trained network and how it reads data.
+    """A trained network, or an ensemble of them, and how it reads data.
 
     Attributes:
         card: What `model.json` holds.
-        network: The network, on the CPU.
+        networks: The network, or those of the ensemble, on the CPU.
     """
 
-    def __init__(self, card: ModelCard, network: SequenceModel) -> None:
+    def __init__(self, card: ModelCard, networks: Networks) -> None:
         self.card = card
-        self.network = network
+        self.networks = networks
 
     @abstractmethod
     def predict(self, data: Any) -> Any:
@@ -71,9 +70,9 @@ class Forecaster(Model):
         source = data if isinstance(data, pd.DataFrame) else Path(data)
         if isinstance(source, Path) and source.suffix.lower() == ".ts":
             raise DataError(f"{source}: this model forecasts a table; give a CSV or Parquet file")
-        with _one_thread():
-            forecasts = forecast(self.network, card, source)
-        return table_of(forecasts, card, self.card.band)
+        with one_thread():
+            forecasts = forecast(self.networks, card, self.card.band, source)
+        return table_of(forecasts, card)
 
 
 class Classifier(Model):
@@ -97,8 +96,9 @@ class Classifier(Model):
         assert isinstance(card, ClassifyCard)
         read = self._read(card, data if isinstance(data, pd.DataFrame) else Path(data))
         part = padded_part(read, card.classes, np.array(card.mean), np.array(card.scale))
-        with _one_thread():
-            outputs = torch.cat([outputs for outputs, _ in outputs_of(self.network, part)])
+        with one_thread():
+            answers = [self.networks.join(one) for one, _ in self.networks.outputs_of(part)]
+        outputs = torch.cat(answers)
         shares = functional.softmax(outputs.double(), dim=1).numpy()
         names = [place.removeprefix("series '")[:-1] for place in read.places]
         if card.series is None:
@@ -154,8 +154,11 @@ class LanguageModel(Model):
                 "text in the language of the study's"
             )
         part = TextPart(codes, card.output_size, card.sequence_length)
-        with _one_thread():
-            tallies = [tally_text(*pair) for pair in outputs_of(self.network, part)]
+        with one_thread():
+            tallies = [
+                tally_text(self.networks.join(outputs), targets)
+                for outputs, targets in self.networks.outputs_of(part)
+            ]
         total = tallies[0]
         for tally in tallies[1:]:
             total = total + tally
@@ -187,21 +190,36 @@ class LanguageModel(Model):
         if not len(codes):
             raise DataError("the prompt is empty; give at least one character to continue")
         generator = torch.Generator().manual_seed(seed)
-        state, found = None, list[str]()
-        self.network.eval()
-        with _one_thread():
+        reader, found = _Reader(self.networks), list[str]()
+        with one_thread():
             for chunk in torch.split(codes.long(), CHUNK):
-                outputs, state = self.network(chunk[None], None, state)
+                logits = reader.read(chunk)
             for _ in range(length):
-                drawn = _draw(outputs[0, -1].double(), temperature, generator)
+                drawn = _draw(logits.double(), temperature, generator)
                 found.append(card.vocabulary[drawn])
-                outputs, state = self.network(torch.tensor([[drawn]]), None, state)
+                logits = reader.read(torch.tensor([drawn]))
         return "".join(found)
 
     def _codes(self, text: str | Path) -> tuple[LanguageCard, Tensor]:
         card = self.card.data
         assert isinstance(card, LanguageCard)
         return card, encode(read_text(text) if isinstance(text, Path) else text, card.vocabulary)
+
+
+class _Reader:
+    """Networks that read a text piece by piece, each with a hidden state of its own."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self._states: list[State | None] = [None] * len(networks.each)
+
+    def read(self, codes: Tensor) -> Tensor:
+        """Returns (V,) logits of the character that follows (n,) int64 indices."""
+        logits = []
+        for at, network in enumerate(self._networks.each):
+            outputs, self._states[at] = network(codes[None], None, self._states[at])
+            logits.append(outputs[0, -1])
+        return self._networks.join(torch.stack(logits))
 
 
 def load(folder: Path | str) -> Forecaster | Classifier | LanguageModel:
@@ -213,12 +231,12 @@ def load(folder: Path | str) -> Forecaster | Classifier | LanguageModel:
     Raises:
         DataError: There is none, or it is damaged or of a newer rnn-search; one line.
     """
-    card, network = read_model(Path(folder))
+    card, networks = read_model(Path(folder))
     if isinstance(card.data, ForecastCard):
-        return Forecaster(card, network)
+        return Forecaster(card, networks)
     if isinstance(card.data, ClassifyCard):
-        return Classifier(card, network)
-    return LanguageModel(card, network)
+        return Classifier(card, networks)
+    return LanguageModel(card, networks)
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
@@ -228,14 +246,3 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> int
     # The largest is taken away first, so that no temperature, however small, overflows.
     shares = functional.softmax((logits - logits.max()) / temperature, dim=0)
     return int(torch.multinomial(shares, 1, generator=generator))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Computes on one thread, as trainers do, whose sums are then the same to the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

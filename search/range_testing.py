@@ -14,7 +14,7 @@ from rich.table import Table
 from search.dimensions import Dimension, Fixed
 from search.errors import ConfigError, RunError, nearest
 from search.lr_range import Sweep, suggest_range, sweeps
-from search.pictures import range_picture
+from search.range_picture import range_picture
 from search.running import Request, make_plan
 from search.training import is_out_of_memory, out_of_memory
 
@@ -138,12 +138,16 @@ def print_test(console: Console, test: RangeTest) -> None:
     console.print(f"Learning-rate range test of {test.name}", style="bold", highlight=False)
     console.print(table)
     if test.suggested is None:
-        advice = ["The loss fell at no rate: the inputs say nothing about the targets, or too",
-                  "little for so short a test. Keep the range that the study has."]
+        advice = [
+            "The loss fell at no rate: the inputs say nothing about the targets, or too",
+            "little for so short a test. Keep the range that the study has.",
+        ]
     else:
         low, high = test.suggested
-        advice = ["For the study file, in [space]:",
-                  f"  learning_rate = {{ low = {low:g}, high = {high:g} }}",
-                  f"It searches {test.searched} now."]
+        advice = [
+            "For the study file, in [space]:",
+            f"  learning_rate = {{ low = {low:g}, high = {high:g} }}",
+            f"It searches {test.searched} now.",
+        ]
     for line in (*advice, f"Picture: {test.picture}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -9,8 +9,10 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database import Database
+from search.diagnosis import Finding, read_finding
 from search.errors import StudyError
 from search.space import ordered
+from search.sparkline import best_so_far
 from search.storage import MARK, StoredStudy, list_studies, open_study
 from search.trial import INFEASIBLE, Outcome
 
@@ -34,6 +36,8 @@ class TrialLine:
         seconds: How long it took.
         traceback: Of the exception that failed it.
         curve: Losses per epoch, by ``train`` and ``valid``.
+        finding: What its losses say; None if they say nothing, or it is not over.
+        follows: Number of the trial whose finding it follows, if it does.
     """
 
     number: int
@@ -47,6 +51,8 @@ class TrialLine:
     seconds: float | None
     traceback: str = ""
     curve: dict[str, list[float | None]] = field(default_factory=dict)
+    finding: Finding | None = None
+    follows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class Summary:
         baselines: Validation figures of the naive methods, by name.
         verdicts: How many trials have which finding.
         enough: Why the study needs no further trials although some are left; else empty.
+        progress: The best value so far after each trial, in the order of their numbers, from the
+            first that completed.
     """
 
     name: str
@@ -77,6 +85,7 @@ class Summary:
     notes: list[str]
     storage: str
     enough: str = ""
+    progress: list[float] = field(default_factory=list)
 
     @property
     def best(self) -> TrialLine | None:
@@ -132,10 +141,11 @@ def summarize(stored: StoredStudy) -> Summary:
         ranking=sorted(complete_lines, key=lambda line: sign * (line.value or 0.0)),
         reasons=_reasons(lines),
         baselines=attributes["baselines"],
-        verdicts={},
+        verdicts=_verdicts(lines),
         notes=attributes["notes"],
         storage=str(stored.database),
         enough=stored.reached() or stored.stagnated() or "",
+        progress=best_so_far([line.value for line in lines], stored.goal),
     )
 
 
@@ -185,6 +195,9 @@ def trial_line(stored: StoredStudy, trial: FrozenTrial, held: set[int]) -> Trial
         seconds=attributes.get("seconds"),
         traceback=attributes.get("traceback", ""),
         curve=attributes.get("curve", {}),
+        finding=read_finding(attributes),
+        # A forked trial follows one of another study's numbers.
+        follows=None if "forked_from" in attributes else attributes.get("follows"),
     )
 
 
@@ -208,6 +221,12 @@ def _count(lines: list[TrialLine]) -> dict[str, int]:
         "interrupted": counted[Outcome.INTERRUPTED],
         "waiting": counted["waiting"],
     }
+
+
+def _verdicts(lines: list[TrialLine]) -> dict[str, int]:
+    """Counts findings, the most frequent first."""
+    counted = Counter(line.finding.name for line in lines if line.finding is not None)
+    return dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _reasons(lines: list[TrialLine]) -> dict[str, dict[str, int]]:

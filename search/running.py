@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from search.attachments import Attachments
 from search.config import StudyConfig, load_config, make_config
 from search.coordinator import Coordinator, Ending
 from search.data import load_splits, settle
@@ -165,6 +166,7 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
             timeout,
             lambda: signals.count > 0,
             surroundings(plan.device),
+            Attachments(stored, progress.say),
         ).run()
     return stored, ending
 

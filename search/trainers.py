@@ -31,11 +31,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch of a trial is trained, or, after a restart, read from its checkpoint."""
+    """An epoch of a trial is trained, or, after a restart, read from its checkpoint.
+
+    Attributes:
+        worker: Which trainer has the trial.
+        number: The trial's number.
+        epoch: The epoch.
+        losses: The training loss of every batch of it.
+    """
 
     worker: int
     number: int
     epoch: Epoch
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,13 @@ class LocalTrainers:
         # containers.
         self._setup = (pickle.dumps(splits), rules, device)
         self._stopping = False
-        self._workers = [self._start() for _ in range(workers)]
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(self._start())
+        except BaseException:  # A second Ctrl-C, too: whoever has been started must not stay.
+            self.kill()
+            raise
 
     def __enter__(self) -> LocalTrainers:
         """Returns the trainers, which end with the block."""
@@ -167,8 +181,8 @@ class LocalTrainers:
                 worker.dropping = None if worker.dropping == number else worker.dropping
             elif number != worker.number:
                 continue  # a late word of a trial that was dropped
-            elif isinstance(message, Epoch):
-                yield EpochDone(index, number, message)
+            elif isinstance(message[0], Epoch):
+                yield EpochDone(index, number, *message)
             else:
                 worker.number = None
                 yield TrialEnded(index, number, *message)
@@ -275,7 +289,7 @@ class _Desk:
         worker = TrialWorker(job, self._splits, self._rules, self._device, self._look)
         self._worker = worker
         for epoch in worker.epochs():
-            self._connection.send((job.number, epoch))
+            self._connection.send((job.number, (epoch, worker.losses(epoch))))
             self._look()
             if self._dropped or (self._stopping and worker.decision is None):
                 break

@@ -121,6 +121,13 @@ class TrialWorker:
                 )
                 self.traceback = traceback.format_exc()
 
+    def losses(self, epoch: Epoch) -> tuple[float, ...]:
+        """Returns the training loss of every batch of an epoch that `epochs` has yielded."""
+        if self._run is None:
+            return ()
+        ends = [0, *self._run.epoch_ends]
+        return tuple(self._run.batch_losses[ends[epoch.index - 1] : ends[epoch.index]])
+
     def finish(self) -> None:
         """Writes the losses of a trial that ended by itself, and the best weights if complete."""
         run, decision = self._run, self.decision

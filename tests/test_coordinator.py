@@ -13,7 +13,9 @@ from tiny import tiny_config
 from search import coordinator as module
 from search.coordinator import Coordinator, Ending
 from search.database import Database
+from search.diagnosis import Finding
 from search.errors import RunError, TrainerError
+from search.report import summarize
 from search.storage import StoredStudy, Taken, create_study, open_study
 from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome
@@ -97,6 +99,7 @@ class Silent:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.endings: list[tuple[int, Outcome]] = []
+        self.findings: dict[int, Finding | None] = {}
 
     def started(self, worker: int, taken: Taken) -> None:
         """A trial starts."""
@@ -104,9 +107,17 @@ class Silent:
     def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
         """A trial has trained an epoch."""
 
-    def ended(self, worker: int, taken: Taken, decision: Decision, curve: Curve) -> None:
+    def ended(
+        self,
+        worker: int,
+        taken: Taken,
+        decision: Decision,
+        curve: Curve,
+        finding: Finding | None = None,
+    ) -> None:
         """A trial is over."""
         self.endings.append((taken.number, decision.outcome))
+        self.findings[taken.number] = finding
 
     def tick(self) -> None:
         """Some time has passed."""
@@ -147,6 +158,25 @@ def completes(job: Job) -> Iterator[Any]:
     """Four epochs, better in trials with a larger number."""
     yield from [4.0 / (job.number + 1), 3.0 / (job.number + 1), 2.0 / (job.number + 1), 2.5]
     yield COMPLETE
+
+
+def test_every_finished_trial_has_its_finding(stored: StoredStudy) -> None:
+    """What a trial's losses show is stored with it and told; a failed trial has nothing."""
+
+    def says(job: Job) -> Iterator[Any]:
+        yield from [[1.0, 0.999, 0.998], [2.0, 1.6, 1.2, 0.8]][job.number % 2]
+        yield [COMPLETE, COMPLETE, DIVERGED, FAILED][job.number]
+
+    _, observer = run(stored, ScriptedTrainers(says), total=4)
+    names = ["too-slow", "still-falling", "diverging", None]
+    told = [observer.findings[number] for number in range(4)]
+    assert [finding and finding.name for finding in told] == names
+    attributes = [trial.user_attrs for trial in stored.trials()]
+    assert [kept.get("finding") for kept in attributes] == names
+    assert attributes[0]["advice"] == "raise the learning rate"
+    assert 0 < attributes[0]["evidence"]["reach"] < 0.05
+    verdicts = {"diverging": 1, "still-falling": 1, "too-slow": 1}
+    assert summarize(stored).verdicts == verdicts
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -126,7 +126,7 @@ def test_the_schedule(batches: int) -> None:
     assert rates[0] == LOWEST
     assert rates[-1] == pytest.approx(HIGHEST)
     assert STEPS <= len(rates) <= MOST_STEPS
-    if STEPS <= 2 * batches and batches <= MOST_STEPS:
+    if 2 * batches >= STEPS and batches <= MOST_STEPS:
         assert len(rates) in (batches, 2 * batches)
     factors = {round(after / before, 6) for before, after in itertools.pairwise(rates)}
     assert len(factors) == 1

@@ -1,0 +1,294 @@
+"""A curve of losses → a named finding, its evidence in figures, and what to do next.
+
+Sources: the lesson that DESIGN.md quotes (training error that falls by almost nothing: raise the
+learning rate; that jumps: lower it; that grows: diverging) and the symptom lists of BTTackler
+(Wang et al. 2024, KDD) and AutoTrainer (Zhang et al. 2021, ICSE): oscillating, exploding and slow
+convergence, overfitting. How good the advice is was measured: see `studies/LOG.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from search.trial import Curve, Outcome
+
+RATE_STEP = 3.0
+"""What advice multiplies or divides a learning rate by: half a decade, as grids usually have it."""
+
+LEAP = 0.2
+"""How far above the start, as a share of it, training error must leap to be called too high."""
+NOTHING, LITTLE = 0.05, 0.2
+"""A range of training error, as a share of its first value: almost nothing, and little."""
+NOTHING_VALID = 0.02
+"""Almost nothing of validation error, which has no noise of batches and dropout in it."""
+STEADY = 0.05
+"""Rises, as a share of the range, up to which a curve falls steadily."""
+JUMPY_TRAINING, JUMPY_VALIDATION = 0.3, 0.2
+"""Rises, as a share of the range, above which a curve jumps."""
+FAR_FROM_GOOD = 0.5
+"""A lowest loss, as a share of the loss at the start, above which little has been learned."""
+OVERFITTED = 0.1
+"""A rise of validation error from its best to its end, as a share of its fall until then."""
+STILL, OVER = 0.1, 0.02
+"""What the last third of the epochs has gained, as a share of the whole fall: a lot, nothing."""
+PARTS = 12
+"""Parts into which losses are divided where there is no other way to tell noise from course."""
+
+ADVICE: dict[str, tuple[str, float | None]] = {
+    "diverging": ("lower the learning rate, or clip gradients", 1 / RATE_STEP),
+    "too-slow": ("raise the learning rate", RATE_STEP),
+    "jumping": ("lower the learning rate", 1 / RATE_STEP),
+    "stuck": ("change something else than the rate: it never beat a constant prediction", None),
+    "overfitting": ("train fewer epochs, or use dropout, weight decay or fewer units", None),
+    "still-falling": ("train more epochs", None),
+    "plateau": ("let the learning rate decay", None),
+    "healthy": ("leave it as it is", None),
+    "undecided": ("train longer: there are too few losses to judge", None),
+}
+"""Every finding: what to do, and what to multiply the learning rate by, if that is it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a curve of losses says.
+
+    Attributes:
+        name: A key of `ADVICE`.
+        evidence: The figures that it rests on; finite.
+        advice: What to do, in words.
+        rate_factor: What to multiply the learning rate by; None: leave it.
+    """
+
+    name: str
+    evidence: Mapping[str, float]
+    advice: str
+    rate_factor: float | None
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Returns it as a trial stores it: plain data by attribute."""
+        evidence = dict(self.evidence)
+        return {"finding": self.name, "evidence": evidence, "advice": self.advice}
+
+
+def read_finding(attributes: Mapping[str, Any]) -> Finding | None:
+    """Returns the finding that a trial stores; None if it has none, or one not known any more."""
+    name = attributes.get("finding")
+    if name not in ADVICE:
+        return None
+    return Finding(name, attributes["evidence"], attributes["advice"], ADVICE[name][1])
+
+
+def diagnose(
+    train_losses: Sequence[float],
+    valid_losses: Sequence[float] | None = None,
+    batches_per_epoch: int | None = None,
+    constant_loss: float | None = None,
+) -> Finding:
+    """Says what a curve of losses shows, and what to do about it.
+
+    Nothing depends on the unit of the loss: multiplying every loss by the same positive number
+    changes no finding. How much a curve jumps is judged beside how far it falls, so it does not
+    depend on what is added to every loss either; "almost nothing" and "far above the start" have
+    no meaning but beside the loss itself, whose least value is taken to be 0 or so.
+
+    Args:
+        train_losses: The training loss of every batch, or of every epoch; in order.
+        valid_losses: The validation loss of every epoch.
+        batches_per_epoch: How many of ``train_losses`` make an epoch; None: as many as there are
+            for each of ``valid_losses``.
+        constant_loss: The validation loss of the best prediction that ignores the inputs; without
+            it there is no ``stuck``, and the loss of the first batch stands for it elsewhere.
+
+    Returns:
+        The finding; NaN and infinity are ``diverging``.
+
+    Raises:
+        ValueError: There is no training loss, or ``batches_per_epoch`` is below 1.
+    """
+    if len(train_losses) == 0:
+        raise ValueError("train_losses is empty: give the training loss of every batch or epoch")
+    if batches_per_epoch is not None and batches_per_epoch < 1:
+        raise ValueError(f"batches_per_epoch must be at least 1, not {batches_per_epoch}")
+    train = [float(loss) for loss in train_losses]
+    valid = [float(loss) for loss in (() if valid_losses is None else valid_losses)]
+    broken = _first_not_finite(train) or _first_not_finite(valid)
+    if broken:
+        return _finding("diverging", not_finite_at=broken)
+    known = [] if constant_loss is None or not math.isfinite(constant_loss) else [constant_loss]
+    # To 1 or less, by a power of two: sums stay finite, and nothing is rounded.
+    _, exponent = math.frexp(max(map(abs, [*train, *valid, *known])))
+    train, valid, known = (
+        [math.ldexp(loss, -exponent) for loss in losses] for losses in (train, valid, known)
+    )
+    points = _points(train, max(1, batches_per_epoch or len(train) // max(1, len(valid))))
+    if len(train) < 3 or len(points) < 2:
+        return _finding("undecided", losses=len(train))
+    start = max(train[0], *known) if known else train[0]
+    return (
+        _judge_flat(valid, start)
+        or _judge_height(points, start)
+        or _judge_fall(points, valid, start)
+        or _judge_jumps(points, valid, start)
+        or _judge_end(points, valid, known)
+    )
+
+
+def diagnose_trial(
+    outcome: Outcome,
+    curve: Curve,
+    losses: Sequence[float],
+    constant_loss: float | None = None,
+) -> Finding | None:
+    """Diagnoses a trial that has ended.
+
+    Args:
+        outcome: How it ended.
+        curve: Its epochs.
+        losses: The training loss of every batch of these epochs.
+        constant_loss: As for `diagnose`.
+
+    Returns:
+        None if nothing can be said: it failed, ran out of memory, or has not trained an epoch.
+    """
+    if outcome is Outcome.DIVERGED:
+        return _finding("diverging", epochs=len(curve))
+    if outcome in (Outcome.FAILED, Outcome.OUT_OF_MEMORY) or len(curve) == 0:
+        return None
+    valid = [epoch.valid_loss for epoch in curve.epochs]
+    per_epoch = max(1, len(losses) // len(curve))
+    train = losses or [epoch.train_loss for epoch in curve.epochs]
+    return diagnose(train, valid, per_epoch, constant_loss)
+
+
+def constant_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
+    """Returns the validation loss of the naive method that ignores the inputs; None: not known.
+
+    Args:
+        baselines: Validation figures of the naive methods, by name.
+    """
+    for name in ("persistence", "majority", "unigram"):
+        if "loss" in baselines.get(name, {}):
+            return baselines[name]["loss"]
+    return None
+
+
+def _judge_flat(valid: list[float], start: float) -> Finding | None:
+    """Finds validation error that does not move: it has no noise, so nothing else does either."""
+    if len(valid) < 2 or _ratio(min(valid), abs(start)) < FAR_FROM_GOOD:
+        return None
+    reach = _reach(valid)
+    return _finding("too-slow", validation_reach=reach) if reach < NOTHING_VALID else None
+
+
+def _judge_height(points: list[float], start: float) -> Finding | None:
+    """Finds training error that leaps far above the start, to stay there or to come back."""
+    leap = _ratio(max(points) - start, abs(start))
+    if leap <= LEAP:
+        return None
+    if points[-1] - start > LEAP * abs(start):
+        return _finding("diverging", above_start=_ratio(points[-1] - start, abs(start)))
+    return _finding("jumping", above_start=leap)
+
+
+def _judge_fall(points: list[float], valid: list[float], start: float) -> Finding | None:
+    """Finds error that falls by almost nothing, or by little and ever so steadily.
+
+    What has fallen far in the first epoch already, and by little since, is not slow but done.
+    """
+    if _ratio(min(valid or points), abs(start)) < FAR_FROM_GOOD:
+        return None
+    rises = _rises(valid if len(valid) > 1 else points)
+    reach, steady = _reach(points), rises < STEADY and points[-1] <= points[0]
+    if reach < NOTHING or (reach < LITTLE and steady):
+        return _finding("too-slow", reach=reach, rises=rises)
+    return None
+
+
+def _judge_jumps(points: list[float], valid: list[float], start: float) -> Finding | None:
+    """Finds error that goes up and down.
+
+    Near its best, validation error goes up and down for all manner of reasons, overfitting among
+    them; so it must be far from good as well.
+    """
+    if len(valid) < 2:
+        rises = _rises(points)
+        return _finding("jumping", rises=rises) if rises > JUMPY_TRAINING else None
+    rises, good = _rises(valid), _ratio(min(valid), abs(start))
+    if rises > JUMPY_VALIDATION and good > FAR_FROM_GOOD:
+        return _finding("jumping", rises=rises, best_to_start=good)
+    return None
+
+
+def _judge_end(points: list[float], valid: list[float], constant: list[float]) -> Finding:
+    """Judges what the number of epochs, the decay and the size of the network decide."""
+    values = valid if len(valid) > 1 else points
+    best = min(values)
+    at = values.index(best)
+    if constant and len(valid) > 1 and best >= constant[0]:
+        return _finding("stuck", best_to_constant=_ratio(best, constant[0]))
+    fall = max(values[: at + 1]) - best
+    evidence = {"best_at": at + 1.0, "of": float(len(values))}
+    rise = _ratio(values[-1] - best, fall)
+    if len(valid) > 1 and rise > OVERFITTED and points[-1] < _at_share(points, at, len(values)):
+        return _finding("overfitting", rise=rise, **evidence)
+    before = min(values[: len(values) - max(1, len(values) // 3)])
+    gain = _ratio(before - best, fall)
+    if at == len(values) - 1 and gain > STILL:
+        return _finding("still-falling", last_third=gain, **evidence)
+    if gain < OVER:
+        return _finding("plateau", last_third=gain, **evidence)
+    return _finding("healthy", last_third=gain, **evidence)
+
+
+def _points(train: list[float], per_epoch: int) -> list[float]:
+    """Returns the training loss of every epoch or, if there is one epoch only, of its parts."""
+    whole = len(train) // per_epoch
+    if per_epoch == 1 or whole < 2:
+        if per_epoch == 1 or len(train) <= PARTS:
+            return train
+        ends = [len(train) * part // PARTS for part in range(PARTS + 1)]
+    else:
+        ends = [epoch * per_epoch for epoch in range(whole + 1)]
+    return [math.fsum(train[a:b]) / (b - a) for a, b in pairwise(ends)]
+
+
+def _reach(values: list[float]) -> float:
+    """Returns the range of the values as a share of the first."""
+    return _ratio(max(values) - min(values), abs(values[0]))
+
+
+def _rises(values: list[float]) -> float:
+    """Returns all that the values rise from one to the next, as a share of their whole range."""
+    up = math.fsum(max(0.0, after - before) for before, after in pairwise(values))
+    return _ratio(up, max(values) - min(values))
+
+
+def _at_share(points: list[float], at: int, count: int) -> float:
+    """Returns the training loss of the time of the ``at``-th of ``count`` values."""
+    return points[min(len(points) - 1, (at + 1) * len(points) // count - 1)]
+
+
+def _finding(name: str, **evidence: float) -> Finding:
+    advice, factor = ADVICE[name]
+    figures = {key: float(f"{value:.4g}") for key, value in evidence.items()}
+    return Finding(name, figures, advice, factor)
+
+
+def _first_not_finite(values: Sequence[float]) -> int:
+    """Returns the place, from 1, of the first value that is no number; 0 if there is none."""
+    return next((i for i, value in enumerate(values, 1) if not math.isfinite(value)), 0)
+
+
+LARGEST = 1e9
+"""Ratios are shown as this at most, so that they are finite."""
+
+
+def _ratio(part: float, whole: float) -> float:
+    """Returns a ratio of two finite numbers that is finite too."""
+    if whole == 0:
+        return 0.0 if part == 0 else math.copysign(LARGEST, part)
+    return min(max(part / whole, -LARGEST), LARGEST)

@@ -1,0 +1,139 @@
+"""The last two sections of a report: what it all cost, and all that it takes to do it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import tomli_w
+
+from search.display import duration
+from search.documents import Block, Bullets, Code, Paragraph, Section, Table
+from search.entries import Entry
+from search.report_sections import Material
+from search.storage import StoredStudy
+from search.trial import Outcome
+
+OUTCOMES = (
+    Outcome.COMPLETE,
+    Outcome.PRUNED,
+    Outcome.DIVERGED,
+    Outcome.OUT_OF_MEMORY,
+    Outcome.FAILED,
+    "running",
+    Outcome.INTERRUPTED,
+    "waiting",
+)
+TOLD = 10
+"""Failures that are told one by one."""
+
+
+def cost(material: Material) -> Section:
+    """What was pruned, diverged, failed, and what it cost."""
+    entries = material.entries
+    whole = sum(entry.line.seconds or 0.0 for entry in entries)
+    rows = [_row(str(outcome), _of(entries, outcome), whole) for outcome in OUTCOMES]
+    rows = [row for row in rows if row[1] != "0"]
+    rows.append(_row("together", entries, whole))
+    headings = ["outcome", "trials", "epochs", "training time", "share of the time"]
+    blocks: list[Block] = [Table(headings, rows, frozenset({len(rows) - 1}))]
+    pruned = _of(entries, Outcome.PRUNED)
+    wanted = sum(int(entry.line.params.get("epochs", 0)) for entry in pruned)
+    trained = sum(entry.line.epochs for entry in pruned)
+    if wanted > trained:
+        blocks.append(Paragraph(f"Pruned trials had asked for {wanted} epochs and got {trained}."))
+    reasons = [
+        [outcome, reason, str(count)]
+        for outcome, counted in material.summary.reasons.items()
+        for reason, count in counted.items()
+    ]
+    if reasons:
+        blocks += [
+            Paragraph("Why they ended:"),
+            Table(["outcome", "reason", "trials"], reasons[:20]),
+        ]
+    return Section("What it cost", [*blocks, *_failures(_of(entries, Outcome.FAILED))])
+
+
+def _of(entries: Sequence[Entry], outcome: str) -> list[Entry]:
+    return [entry for entry in entries if entry.line.outcome == outcome]
+
+
+def _row(name: str, entries: Sequence[Entry], whole: float) -> list[str]:
+    seconds = sum(entry.line.seconds or 0.0 for entry in entries)
+    share = f"{100 * seconds / whole:.0f} %" if whole > 0 else ""
+    epochs = sum(entry.line.epochs for entry in entries)
+    return [name.replace("-", " "), str(len(entries)), str(epochs), duration(seconds), share]
+
+
+def _failures(failed: Sequence[Entry]) -> list[Block]:
+    """Tells the last words of the first failures."""
+    told = [
+        f"#{entry.line.number}: {entry.line.traceback.strip().splitlines()[-1]}"
+        for entry in failed
+        if entry.line.traceback.strip()
+    ][:TOLD]
+    if not told:
+        return []
+    more = f"; the first {TOLD} of {len(failed)}" if len(failed) > TOLD else ""
+    return [Paragraph(f"Their last words{more}:"), Bullets(told)]
+
+
+def again(material: Material, stored: StoredStudy) -> Section:
+    """Everything needed to do it again."""
+    config, attributes = stored.config, stored.attributes
+    file = f"{config.name}.toml"
+    commands = [
+        "# from nothing, in an empty folder",
+        f"rnn-search run {file} --workers 1",
+        "",
+        "# with this study",
+        f"export RNN_SEARCH_STORAGE={shlex.quote(str(stored.database))}",
+        f"rnn-search evaluate {config.name}",
+    ]
+    if material.answer is not None:
+        number = material.answer.number
+        commands += [
+            f"rnn-search replay {config.name} {number}",
+            f"rnn-search export {config.name} model --trial {number}",
+        ]
+    facts = [
+        ["seed", str(config.seed)],
+        ["fingerprint of the data", str(attributes["data"])],
+        ["storage", str(stored.database)],
+        ["files", str(stored.folder)],
+        ["created", str(attributes.get("created", "not recorded"))],
+        *_surroundings(stored),
+    ]
+    said = (
+        f"Save this as {file}, with the same data at the same place. With one worker, on a CPU of "
+        "the same kind and with the same versions, it gives the same trials bit for bit; with "
+        "several, proposals depend on which trial ends first."
+    )
+    return Section(
+        "Do it again",
+        [
+            Code("\n".join(commands), "sh"),
+            Paragraph(said),
+            Code(tomli_w.dumps(config.resolved()), "toml"),
+            Table(["what", "value"], facts),
+        ],
+    )
+
+
+def _surroundings(stored: StoredStudy) -> list[list[str]]:
+    """Returns what the trials were computed with; where they differ, how many had what."""
+    found = [trial.user_attrs.get("surroundings") for trial in stored.trials()]
+    known: list[dict[str, Any]] = [one for one in found if isinstance(one, dict)]
+    known = known or [stored.attributes["versions"]]
+    rows = []
+    for name in dict.fromkeys(name for one in known for name in one):
+        counted = Counter(str(one.get(name, "not recorded")) for one in known)
+        several = len(counted) > 1
+        words = [
+            f"{value} ({n} trials)" if several else value for value, n in counted.most_common()
+        ]
+        rows.append([name, ", ".join(words)])
+    return rows

@@ -1,0 +1,259 @@
+"""Pictures of a study: loss against learning rate, curves of examples, the best so far."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.entries import Clock, Entry, time_unit
+from search.pictures import (
+    INK,
+    LEGEND,
+    PALE,
+    TRAINING,
+    VALIDATION,
+    finite,
+    new_figure,
+    scale,
+    to_png,
+    undecorate,
+)
+from search.trial import Goal, Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, DENSITY = 880, 1.75
+"""Of every picture in a report: page pixels, and how many of the picture make one of these."""
+LARGEST_LOSS = 30.0
+"""Losses above so many times the median are drawn at the upper edge, or nothing could be seen."""
+BIN = 3
+"""Parts of a decade of learning rates; the best of each makes the line through the points."""
+FEWEST_POINTS = 12
+"""Points without which there is no such line."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a finding is drawn; each differs from the others in its shape, not by colour alone."""
+
+    marker: str
+    colour: str
+    filled: bool = True
+
+
+STYLES: dict[str, Style] = {
+    "healthy": Style("o", "#0b3c7d"),
+    "still-falling": Style("v", "#2f7fc1"),
+    "plateau": Style("s", "#6aa9d8"),
+    "overfitting": Style("D", "#3b7a57"),
+    "too-slow": Style("<", "#8a5a00", filled=False),
+    "jumping": Style("X", "#e08a1e"),
+    "diverging": Style("^", "#b3261e"),
+    "stuck": Style("s", "#5b5b5b", filled=False),
+    "undecided": Style("o", "#8c8c8c", filled=False),
+    "": Style(".", "#8c8c8c"),
+}
+"""By finding; the last is for trials that have none."""
+
+
+def rate_picture(
+    entries: Sequence[Entry], best: int | None = None, constant: float | None = None
+) -> bytes:
+    """Draws the validation loss of every trial against its learning rate, on two logarithms.
+
+    Args:
+        entries: Those without a finite loss are drawn at the upper edge if they diverged.
+        best: Number of the trial to point out.
+        constant: The loss of the best prediction that ignores the inputs; None: not known.
+    """
+    figure = new_figure(WIDTH, 470, DENSITY)
+    axes = figure.add_axes((0.08, 0.11, 0.9, 0.76))
+    undecorate(axes)
+    shown = [e for e in entries if e.loss is not None or e.line.outcome == Outcome.DIVERGED]
+    known = [e.loss for e in shown if e.loss is not None and e.loss > 0]
+    top = LARGEST_LOSS * float(np.median(known)) if known else 1.0
+    top = min(top, max(known, default=1.0)) if len(known) == len(shown) else top
+    losses = [top if e.loss is None else min(max(e.loss, 1e-12), top) for e in shown]
+    rates = [e.line.params["learning_rate"] for e in shown]
+    scale(axes, "y", [*losses, *([constant] if constant else [])], log=True)
+    scale(axes, "x", [*rates, 0.01], log=True)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("validation loss at the best epoch")
+    _reference_lines(axes, constant)
+    _scatter(axes, shown, rates, losses)
+    _envelope(axes, rates, losses)
+    for entry, rate, loss in zip(shown, rates, losses, strict=True):
+        if entry.line.number == best:
+            axes.plot(rate, loss, "o", markersize=13, fillstyle="none", color=INK)
+            axes.annotate(f"best: #{best}", (rate, loss), (11, -4), textcoords="offset points")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), **{**LEGEND, "ncols": 5})
+    return to_png(figure)
+
+
+def _reference_lines(axes: Axes, constant: float | None) -> None:
+    axes.axvline(0.01, color=PALE, linewidth=0.9, linestyle="--", zorder=0)
+    axes.text(0.01, 0.99, " 0.01", color=INK, va="top", transform=axes.get_xaxis_transform())
+    if constant:
+        axes.axhline(constant, color=PALE, linewidth=0.9, linestyle=":", zorder=0)
+        axes.text(
+            0.995,
+            constant,
+            "ignoring the inputs",
+            color=INK,
+            fontsize=9,
+            ha="right",
+            va="bottom",
+            transform=axes.get_yaxis_transform(),
+        )
+
+
+def _scatter(
+    axes: Axes, shown: Sequence[Entry], rates: Sequence[float], losses: Sequence[float]
+) -> None:
+    small = 6 if len(shown) <= 300 else 3.5
+    for name, style in STYLES.items():
+        places = [i for i, entry in enumerate(shown) if entry.finding == name]
+        if places:
+            axes.plot(
+                [rates[i] for i in places],
+                [losses[i] for i in places],
+                style.marker,
+                label=f"{name or 'not recorded'} ({len(places)})",
+                color=style.colour,
+                markersize=small,
+                markerfacecolor=style.colour if style.filled else "white",
+                markeredgewidth=0.8,
+                markeredgecolor=style.colour
+                if style.marker == "X" or not style.filled
+                else "white",
+                alpha=0.9 if len(shown) <= 300 else 0.6,
+                clip_on=False,
+            )
+
+
+def _envelope(axes: Axes, rates: Sequence[float], losses: Sequence[float]) -> None:
+    """Draws a line through the best trial of each third of a decade: the blackboard's curve."""
+    if len(rates) < FEWEST_POINTS:
+        return
+    best: dict[int, tuple[float, float]] = {}
+    for rate, loss in zip(rates, losses, strict=True):
+        place = math.floor(BIN * math.log10(rate))
+        if place not in best or loss < best[place][1]:
+            best[place] = (rate, loss)
+    points, said = [best[place] for place in sorted(best)], "best of each third of a decade"
+    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1, zorder=1, label=said)
+
+
+def curves_picture(chosen: Sequence[tuple[str, Entry]], metric: str) -> bytes:
+    """Draws training and validation losses of a few trials, each in a panel of its own.
+
+    Args:
+        chosen: What each is an example of, and the trial; at least one.
+        metric: The searched figure, by which the best epoch is the best.
+    """
+    columns = min(3, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = new_figure(WIDTH, 60 + 215 * rows, DENSITY)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(
+        0.06, 50 / (60 + 215 * rows), 0.985, 1 - 62 / (60 + 215 * rows), 0.22, 0.55
+    )
+    for axes in grid.flat[len(chosen) :]:
+        axes.set_visible(False)
+    for axes, (title, entry) in zip(grid.flat, chosen, strict=False):
+        _panel(axes, entry)
+        axes.set_title(f"{title}: #{entry.line.number}", loc="left", fontsize=10, color=INK)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper left", **LEGEND)
+    figure.text(
+        0.985, 0.99, f"dotted: epoch of the best {metric}", va="top", ha="right", fontsize=9
+    )
+    figure.text(0.5, 0.01, "epoch", ha="center")
+    return to_png(figure)
+
+
+def _panel(axes: Axes, entry: Entry) -> None:
+    undecorate(axes)
+    parts = [finite(entry.line.curve.get(part, [])) for part in ("train", "valid")]
+    count = max(*map(len, parts), 1)
+    dots = {"markersize": 2.5} if count <= 60 else {"marker": ""}
+    words: list[tuple[str, str, str]] = [
+        ("s--", TRAINING, "training loss"),
+        ("o-", VALIDATION, "validation loss"),
+    ]
+    for losses, (style, colour, label) in zip(parts, words, strict=True):
+        drawn: dict[str, Any] = {"color": colour, "label": label, "linewidth": 1.3, **dots}
+        axes.plot(range(1, len(losses) + 1), losses, style, **drawn)
+    scale(axes, "y", [loss for part in parts for loss in part if math.isfinite(loss)])
+    scale(axes, "x", [1, count], log=False, whole=True)
+    if entry.line.epoch is not None:
+        axes.axvline(entry.line.epoch, color=PALE, linewidth=0.9, linestyle=":", zorder=0)
+
+
+def progress_picture(entries: Sequence[Entry], goal: Goal, clock: Clock) -> bytes:
+    """Draws the best value so far, over trials and over the time that was worked.
+
+    Args:
+        entries: Of which the complete ones count; at least one.
+        goal: What is searched for.
+        clock: Of these trials.
+    """
+    complete = [e for e in entries if e.line.value is not None]
+    figure = new_figure(WIDTH, 330, DENSITY)
+    left, right = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(0.08, 0.15, 0.985, 0.93, 0.06)
+    numbers = [(float(e.line.number), e.line.value or 0.0) for e in complete]
+    longest = max((clock.worked(e.ended) for e in entries if e.ended is not None), default=0.0)
+    size, unit = time_unit(longest)
+    moments = sorted(
+        (clock.worked(e.ended) / size, e.line.value or 0.0) for e in complete if e.ended is not None
+    )
+    ends = max((e.line.number for e in entries), default=0), longest / size
+    words = "trial", f"{unit} of work"
+    for axes, points, end, word in zip((left, right), (numbers, moments), ends, words, strict=True):
+        undecorate(axes)
+        axes.plot(
+            *zip(*points, strict=True), "o", color=PALE, markersize=3.5, label="complete trial"
+        )
+        steps = _steps(points, goal, end)
+        axes.plot(*steps, "-", color=VALIDATION, linewidth=1.8, label="best so far")
+        scale(axes, "y", [value for _, value in numbers])
+        scale(axes, "x", [0.0, max(end, 1.0 if word == "trial" else 0.0)], log=False)
+        axes.set_xlabel(word)
+    left.set_ylabel(goal.metric.replace("_", " "))
+    right.legend(loc="upper right" if goal.minimize else "lower right", **{**LEGEND, "ncols": 1})
+    right.tick_params(labelleft=False)
+    return to_png(figure)
+
+
+def _steps(
+    points: Sequence[tuple[float, float]], goal: Goal, end: float
+) -> tuple[list[float], list[float]]:
+    """Returns the corners of the best so far, up to the end."""
+    across: list[float] = []
+    up: list[float] = []
+    for place, value in points:
+        if not up or goal.better(value, up[-1]):
+            across += [place, place] if up else [place]
+            up += [up[-1], value] if up else [value]
+    return [*across, max(end, across[-1])], [*up, up[-1]]
+
+
+def choose_examples(entries: Sequence[Entry], best: int | None) -> list[tuple[str, Entry]]:
+    """Returns the best trial and, of each finding, the one with the longest curve."""
+    chosen = [("best", entry) for entry in entries if entry.line.number == best]
+    by_finding: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.line.number != best and entry.line.curve.get("valid"):
+            by_finding[entry.finding].append(entry)
+    for name in STYLES:
+        if name and by_finding[name]:
+            longest = max(by_finding[name], key=lambda entry: entry.line.epochs)
+            chosen.append((name, longest))
+    return chosen
