@@ -155,6 +155,15 @@ def _check(sub: argparse.ArgumentParser) -> None:
     _named(sub, "STUDY")
 
 
+def _lr_range(sub: argparse.ArgumentParser) -> None:
+    _named(sub, "STUDY")
+    sub.add_argument("--cell", action="append", help="only this one (may be repeated)")
+    sub.add_argument("--optimizer", action="append", help="only this one (may be repeated)")
+    sub.add_argument("--out", metavar="FILE", type=Path, help="default: NAME-lr-range.png")
+    sub.add_argument("--seed", type=seed, default=0, help="of weights and batches (default: 0)")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
 def _show(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("number", metavar="NUMBER", type=int, nargs="?")
@@ -232,6 +241,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "show": ("what a study has come to, or one of its trials", _show),
     "init": ("look at a data file and write a study for it", _init),
     "check": ("read file and data, print what would run", _check),
+    "lr-range": ("find the learning rates that are worth searching", _lr_range),
     "report": ("one page on all that a study has found: HTML, Markdown, PNG", _report),
     "dashboard": ("look at the studies in a browser, also while they run", _dashboard),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),

@@ -182,6 +182,19 @@ def _check(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _lr_range(arguments: argparse.Namespace) -> int:
+    from search.range_testing import measure_range, print_test
+
+    request, console = _request(arguments), _console(to_stderr=arguments.json)
+    options = (arguments.cell, arguments.optimizer, arguments.out, arguments.seed)
+    test = measure_range(request, *options, console)
+    if arguments.json:
+        print(json.dumps(test.to_json(), indent=2))
+    else:
+        print_test(console, test)
+    return DONE
+
+
 def _init(arguments: argparse.Namespace) -> int:
     from search.init import initiate, say
 
@@ -357,6 +370,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "show": _show,
     "init": _init,
     "check": _check,
+    "lr-range": _lr_range,
     "report": _report,
     "dashboard": _dashboard,
     "evaluate": _evaluate,

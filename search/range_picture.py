@@ -1,0 +1,97 @@
+"""The picture of a range test: smoothed loss against learning rate, one panel an optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from search.dimensions import CELLS
+from search.lr_range import HIGHEST, LOWEST, Sweep
+from search.pictures import INK, LEGEND, PALE, new_figure, scale, to_png, undecorate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STROKES = dict(zip(CELLS, (("#e08a1e", ":"), ("#0b3c7d", "-"), ("#4f9d69", "--")), strict=True))
+"""Colour and dashes of each cell; either alone tells them apart."""
+WIDTH, HEIGHT = 420, 300
+"""Pixels of a panel."""
+HEADROOM = 0.5
+"""How far above its start a loss is shown, in shares of how far it fell."""
+
+
+def range_picture(
+    sweeps: Sequence[Sweep], suggested: tuple[float, float] | None, constant: float, title: str
+) -> bytes:
+    """Draws every test; the suggested range is shaded.
+
+    Args:
+        sweeps: At least one.
+        suggested: The rates worth searching; None: there are none.
+        constant: Loss of the best prediction that ignores the inputs.
+        title: At the top.
+
+    Returns:
+        A PNG.
+    """
+    optimizers = list(dict.fromkeys(one.optimizer for one in sweeps))
+    columns = min(2, len(optimizers))
+    rows = -(-len(optimizers) // columns)
+    figure = new_figure(WIDTH * columns, HEIGHT * rows + 60)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    shown = [value for one in sweeps for value in _within(one)]
+    for panel, optimizer in zip(panels, optimizers, strict=False):
+        undecorate(panel)
+        panel.set_title(optimizer, loc="left", fontsize=10, color=INK)
+        if suggested is not None:
+            panel.axvspan(*suggested, color="#ececec", zorder=0)
+        panel.axhline(constant, color=PALE, linewidth=0.9, linestyle="-.", zorder=1)
+        panel.axvline(0.01, color=PALE, linewidth=0.9, linestyle=":", zorder=1)
+        for one in sweeps:
+            if one.optimizer == optimizer:
+                _draw(panel, one)
+        scale(panel, "x", [LOWEST, HIGHEST], log=True)
+        scale(panel, "y", [*shown, constant], log=False)
+        panel.set_xlabel("learning rate", fontsize=9)
+    for panel in list(panels)[len(optimizers) :]:
+        panel.set_visible(False)
+    figure.axes[0].set_ylabel("training loss, smoothed", fontsize=9)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="upper right", **{**LEGEND, "ncols": 5})
+    figure.text(0.015, 0.985, f"Range test of {title}", color=INK, va="top", parse_math=False)
+    figure.text(
+        0.015,
+        0.01,
+        "grey: suggested range; dotted: 0.01; dash-dotted: best prediction without inputs",
+        color=INK,
+        fontsize=8,
+    )
+    figure.tight_layout(rect=(0, 0.03, 1, 1 - 34 / (HEIGHT * rows + 60)))
+    return to_png(figure)
+
+
+def _within(one: Sweep) -> list[float]:
+    """Returns the smoothed losses up to a little above the start; what is higher blew up."""
+    top = one.start + HEADROOM * (one.start - min(one.smoothed)) + 0.02 * abs(one.start)
+    return [value for value in one.smoothed if value <= top]
+
+
+def _draw(panel: Axes, one: Sweep) -> None:
+    colour, dashes = STROKES[one.cell]
+    (line,) = panel.plot(one.rates[: len(one.smoothed)], one.smoothed, dashes, label=one.cell)
+    line.set(color=colour, linewidth=1.6)
+    for rate, marker in ((one.steepest, "v"), (one.divergence, "X")):
+        if rate is not None:
+            at = min(one.rates.index(rate), len(one.smoothed) - 1)
+            height = min(one.smoothed[at], max(_within(one)))
+            label = {"v": "steepest", "X": "diverges"}[marker]
+            known = panel.get_legend_handles_labels()[1]
+            panel.plot(
+                rate,
+                height if math.isfinite(height) else one.start,
+                marker,
+                color=colour,
+                markersize=6,
+                label="_" if label in known else label,
+            )

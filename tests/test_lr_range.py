@@ -1,0 +1,209 @@
+"""The learning-rate range test: what it reads off a curve, what it suggests, what it prints."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import hyper, series, sine, text
+from refusing import Files, Refuse, csv, forecast
+from tiny import rnn_search, write_study
+
+from search.data.splits import Splits
+from search.dimensions import CELLS, HYPERPARAMETERS, Fixed
+from search.lr_range import (
+    HIGHEST,
+    LOWEST,
+    MOST_STEPS,
+    STEPS,
+    Sweep,
+    read,
+    schedule,
+    smooth,
+    suggest_range,
+    sweep,
+    sweeps,
+)
+
+CPU = torch.device("cpu")
+RATES = schedule(200)
+FILES: Files = {"s.toml": forecast(), "d.csv": csv()}
+
+
+def loss_at(rate: float) -> float:
+    """Returns a loss that falls from 0.001 on, is lowest at 0.1 and blows up from 1 on."""
+    fall = min(max(math.log10(rate) + 3, 0.0), 2.0)
+    return 4.0 - fall + 20 * max(math.log10(rate), 0.0)
+
+
+def made(scale: float = 1.0, offset: float = 0.0) -> Sweep:
+    """Returns the reading of `loss_at`, scaled and shifted."""
+    losses = [scale * loss_at(rate) + offset for rate in RATES]
+    return read("gru", "adam", RATES, losses, [scale * 4.0 + offset] * len(RATES))
+
+
+def test_the_marks_of_a_textbook_curve() -> None:
+    """Onset, steepest point, lowest point and divergence come in this order, where they belong."""
+    found = made()
+    assert found.onset is not None
+    assert found.steepest is not None
+    assert found.lowest is not None
+    assert found.divergence is not None
+    assert 0.001 < found.onset < 0.006
+    assert found.onset <= found.steepest < 0.2
+    # The average lags behind by some steps.
+    assert 0.1 <= found.lowest < 1.5
+    assert 1.0 < found.divergence < 4.0
+
+
+@given(st.floats(0.01, 100))
+def test_the_scale_of_the_loss_does_not_matter(scale: float) -> None:
+    """A loss in other units has its marks at the same rates."""
+    one, other = made(), made(scale)
+    marks = ("onset", "steepest", "lowest", "divergence")
+    for mark in marks:
+        assert getattr(one, mark) == pytest.approx(getattr(other, mark), rel=0.1)
+
+
+def test_hard_batches_do_not_look_like_divergence() -> None:
+    """What a batch costs the untrained network, too, is not counted against the rate."""
+    hard = [3.0 if step % 7 == 0 else 0.0 for step in range(len(RATES))]
+    losses = [loss_at(rate) + more for rate, more in zip(RATES, hard, strict=True)]
+    found = read("gru", "adam", RATES, losses, [4.0 + more for more in hard])
+    expected = made()
+    marks = ("onset", "steepest", "lowest", "divergence")
+    assert [getattr(found, m) for m in marks] == [getattr(expected, m) for m in marks]
+
+
+def test_a_loss_that_is_not_finite_is_divergence() -> None:
+    """A test that ends with an infinite loss diverged at that rate, if it had not before."""
+    losses = [loss_at(rate) for rate in RATES if rate < 0.5]
+    untrained = [4.0] * (len(losses) + 1)
+    found = read("gru", "adam", RATES[: len(losses) + 1], [*losses, math.inf], untrained)
+    assert found.divergence == RATES[len(losses)]
+    assert len(found.smoothed) == len(losses)
+
+
+def test_a_loss_that_never_falls_has_no_marks() -> None:
+    """Where nothing is learned there is no range to suggest."""
+    found = read("gru", "adam", RATES, [1.0] * len(RATES), [1.0] * len(RATES))
+    assert (found.onset, found.steepest, found.lowest, found.divergence) == (None,) * 4
+    assert suggest_range([found]) is None
+    assert suggest_range([found, made()]) == suggest_range([made()])
+
+
+@given(st.lists(st.sampled_from([0.01, 0.1, 1.0, 3.0]), min_size=1, max_size=4))
+def test_the_suggestion_spans_all_tests(factors: list[float]) -> None:
+    """The suggested range holds every test's onset and lowest point, in round numbers."""
+    one = made()
+    tests = []
+    for factor in factors:
+        rates = [rate * factor for rate in RATES]
+        losses = [loss_at(rate / factor) for rate in rates]
+        tests.append(read("gru", "adam", rates, losses, [4.0] * len(rates)))
+    found = suggest_range(tests)
+    assert found is not None
+    low, high = found
+    for test in tests:
+        assert test.onset is not None
+        assert test.lowest is not None
+        assert low < test.onset < test.lowest <= high
+    assert one.lowest is not None
+    for end in found:
+        assert float(f"{end:.0e}") == end
+
+
+@given(st.integers(1, 10**6))
+def test_the_schedule(batches: int) -> None:
+    """The rate rises by the same factor at each step, over one epoch or two where that will do."""
+    rates = schedule(batches)
+    assert rates[0] == LOWEST
+    assert rates[-1] == pytest.approx(HIGHEST)
+    assert STEPS <= len(rates) <= MOST_STEPS
+    if 2 * batches >= STEPS and batches <= MOST_STEPS:
+        assert len(rates) in (batches, 2 * batches)
+    factors = {round(after / before, 6) for before, after in itertools.pairwise(rates)}
+    assert len(factors) == 1
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1))
+def test_the_average_is_unbiased(values: list[float]) -> None:
+    """The moving average lies between the values' extremes, and is the value if they are equal."""
+    smoothed = smooth(values)
+    assert len(smoothed) == len(values)
+    assert min(values) - 1e-9 <= min(smoothed)
+    assert max(smoothed) <= max(values) + 1e-9
+    assert smooth([values[0]] * 5) == pytest.approx([values[0]] * 5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("data", [sine, series, text], ids=["forecast", "classify", "language"])
+def test_a_real_test_of_each_task(cell: str, data: object) -> None:
+    """On data that can be learned the marks are there, the range holds 0.01, and it repeats."""
+    splits = data()  # type: ignore[operator]
+    assert isinstance(splits, Splits)
+    params = hyper(cell=cell, hidden_units=16, batch_size=16)
+    found = sweep(params, splits, 0, CPU)
+    suggested = suggest_range([found])
+    assert suggested is not None
+    assert suggested[0] <= 0.01 <= suggested[1]
+    assert found == sweep(params, splits, 0, CPU)
+    assert found.losses != sweep(params, splits, 1, CPU).losses
+
+
+def test_torch_s_own_random_state_is_left_alone() -> None:
+    """A test draws nothing from the generator of its caller."""
+    before = torch.get_rng_state()
+    sweep(hyper(hidden_units=4), sine(), 0, CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_everything_else_is_as_in_the_first_trial() -> None:
+    """The other hyperparameters are the starting point's or the fixed ones."""
+    space = {name: known.default for name, known in HYPERPARAMETERS.items()}
+    space["hidden_units"] = Fixed(3)
+    found = list(sweeps(space, sine(), ["rnn", "gru"], ["adam", "sgd"], 0, CPU))
+    pairs = [(one.cell, one.optimizer) for one in found]
+    assert pairs == [("rnn", "adam"), ("rnn", "sgd"), ("gru", "adam"), ("gru", "sgd")]
+    params = hyper(cell="rnn", optimizer="adam", hidden_units=3, hidden_layers=1, batch_size=32)
+    assert found[0] == sweep(params, sine(), 0, CPU)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    """It prints one line a test and what to write, draws a picture, and makes no database."""
+    write_study(tmp_path)
+    run = rnn_search(tmp_path, "lr-range", "tiny.toml", "--cell", "gru", "--optimizer", "adam")
+    assert run.returncode == 0, run.stderr
+    assert "learning_rate = { low = " in run.stdout
+    assert (tmp_path / "tiny-lr-range.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.rglob("*.db"))
+    as_json = rnn_search(tmp_path, "lr-range", "tiny.toml", "--json", "--out", "x.png")
+    assert as_json.returncode == 0, as_json.stderr
+    told = json.loads(as_json.stdout)
+    assert len(told["sweeps"]) == 12
+    assert told["picture"] == "x.png"
+    line = next(line for line in run.stdout.splitlines() if "learning_rate" in line)
+    study = (tmp_path / "tiny.toml").read_text().replace("[space]", f"[space]\n{line}")
+    (tmp_path / "new.toml").write_text(study)
+    assert rnn_search(tmp_path, "check", "new.toml").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--cell", "elman"), "--cell elman: not in the study's space"),
+        (("--optimizer", "adm"), "did you mean 'adam'?"),
+        (("--out", "x.pdf"), "--out x.pdf: must be a .png file in a folder that exists"),
+        (("--out", "no/x.png"), "--out no/x.png: must be a .png file in a folder that exists"),
+        (("--device", "tpu"), "--device tpu: use auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_nonsense(refuse: Refuse, options: tuple[str, ...], says: str) -> None:
+    """What cannot be tested is refused in one line, and nothing is written."""
+    refuse(FILES, says, "lr-range", "s.toml", *options)
