@@ -24,6 +24,7 @@ def answer(
     length: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    trust_code: bool = False,
 ) -> str:
     """Predicts from a file, see `search.prediction`.
 
@@ -35,6 +36,7 @@ def answer(
         length: Continue a text by so many characters.
         temperature: See `LanguageModel.generate`.
         seed: Decides what is drawn.
+        trust_code: See `search.prediction.load`.
 
     Returns:
         What is to be printed; empty if it went to ``out``.
@@ -43,7 +45,7 @@ def answer(
         SearchError: Something does not fit together, or a file cannot be used; one line.
     """
     _require_place(out, as_json)
-    model = load(folder)
+    model = load(folder, trust_code=trust_code)
     drawn = temperature is not None or seed is not None
     if isinstance(model, LanguageModel):
         if length is None and drawn:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.dimensions import HYPERPARAMETERS
 from search.report import Summary, TrialLine
 from search.storage import StoredStudy, Taken
 from search.trial import Curve, Decision, Epoch, Outcome
@@ -38,7 +39,20 @@ def short(params: Mapping[str, Any]) -> str:
         f"{params['cell']} {params['hidden_layers']}x{params['hidden_units']}  "
         f"{params['optimizer']}"
     )
-    return line + ("" if params["decay"] == "none" else f"  {params['decay']} decay")
+    line += "" if params["decay"] == "none" else f"  {params['decay']} decay"
+    return line + "".join(f"  {name} {cell(params[name])}" for name in own_names(params))
+
+
+def own_names(params: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the study's own entries among hyperparameters."""
+    return [name for name in params if name not in HYPERPARAMETERS]
+
+
+def cell(value: Any) -> str:
+    """Writes the value of a study's own entry: ``yes`` and ``no`` for true and false."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:
@@ -269,11 +283,14 @@ def ranking_table(summary: Summary) -> Table:
     same = summary.task == "language" and summary.metric == "loss"
     values = [headline] if same or headline == summary.metric else [summary.metric, headline]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("trial", *(value.replace("_", " ") for value in values), "epoch", *COLUMNS):
+    own = own_names(summary.ranking[0].params) if summary.ranking else []
+    titles = (*(value.replace("_", " ") for value in values), "epoch", *COLUMNS, *own)
+    for title in ("trial", *titles):
         table.add_column(title, justify="right", no_wrap=True)
     for line in summary.ranking[:SHOWN]:
         figures = [figure(name, line.figures[name]) for name in values]
         cells = [write(line.params) for write in COLUMNS.values()]
+        cells += [cell(line.params[name]) for name in own]
         table.add_row(f"#{line.number}", *figures, f"{line.epoch}/{line.epochs}", *cells)
     return table
 

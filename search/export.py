@@ -16,11 +16,13 @@ from pydantic import TypeAdapter
 
 from search.checkpoints import WEIGHTS as KEPT
 from search.checkpoints import trial_folder
+from search.code_changes import changed_since, source_of
 from search.data import load_splits
 from search.data.cards import Card, ClassifyCard, ForecastCard
 from search.data.splits import Splits
 from search.data.windows import ForecastPart, ForecastSplits
 from search.errors import RequestError, RunError, StudyError
+from search.factories import trust_factory
 from search.model_files import (
     CARD,
     FORMAT,
@@ -31,7 +33,7 @@ from search.model_files import (
     card_bytes,
     fill,
 )
-from search.models import SequenceModel
+from search.models import Network
 from search.report import TrialLine, find_trial, summarize
 from search.space import HyperParams
 from search.storage import StoredStudy
@@ -57,7 +59,14 @@ class Export:
     notes: list[str]
 
 
-def export(stored: StoredStudy, folder: Path, number: int | None, *, force: bool) -> Export:
+def export(
+    stored: StoredStudy,
+    folder: Path,
+    number: int | None,
+    *,
+    force: bool,
+    trust_code: bool = False,
+) -> Export:
     """Writes the best trial's network, or another's, as files that need no study.
 
     Args:
@@ -65,18 +74,21 @@ def export(stored: StoredStudy, folder: Path, number: int | None, *, force: bool
         folder: Where; must not exist or be empty.
         number: Of the trial; None: the best complete one.
         force: Replace an earlier export.
+        trust_code: Whether the study's factory may be imported.
 
     Raises:
         StudyError: There is no such trial, or it keeps no weights.
         RequestError: Something else is at ``folder``.
+        FactoryError: The network is the user's own, and cannot be had.
         RunError: The disk is full or not writable.
     """
     require_free(folder, force=force)
+    factory = trust_factory(stored.config.model, stored.config.name, trusted=trust_code)
     line = _choose(stored, number)
     content, path = _weights(stored, line)
     splits, why = _data(stored)
-    data, params = _card(stored, splits, why), HyperParams(**line.params)
-    network = fill(params, data, content, path)
+    data, params = _card(stored, splits, why), HyperParams.of(line.params)
+    network = fill(params, data, content, path, factory)
     card = ModelCard(
         format=FORMAT,
         study=stored.config.name,
@@ -90,9 +102,12 @@ def export(stored: StoredStudy, folder: Path, number: int | None, *, force: bool
         fingerprint=stored.attributes["data"],
         versions=stored.attributes["versions"],
         weights=hashlib.sha256(content).hexdigest(),
+        factory=factory.name if factory else None,
+        factory_source=source_of(stored, line.number) if factory else None,
     )
     _write(folder, {WEIGHTS: content, CARD: card_bytes(card), README: _readme(card).encode()})
-    notes = [f"without intervals: {why}"] if data.task == "forecast" and splits is None else []
+    notes = [] if factory is None else changed_since(factory, card.factory_source)
+    notes += [f"without intervals: {why}"] if data.task == "forecast" and splits is None else []
     return Export(folder, card, notes)
 
 
@@ -108,7 +123,7 @@ def _card(stored: StoredStudy, splits: Splits | None, why: str) -> Card:
     return card
 
 
-def band_of(network: SequenceModel, splits: ForecastSplits) -> Band:
+def band_of(network: Network, splits: ForecastSplits) -> Band:
     """Returns the quantiles `EDGES` of actual minus forecast on the validation part."""
     part = splits.valid
     assert isinstance(part, ForecastPart)
@@ -230,6 +245,26 @@ def _beside(folder: Path, ending: str) -> Iterator[Path]:
 
 
 def _readme(card: ModelCard) -> str:
+    page = _page(card)
+    if card.factory is None:
+        return page
+    page = page.replace("predict DIR", "predict --trust-code DIR")
+    page = page.replace('load("DIR")', 'load("DIR", trust_code=True)')
+    return page.replace(
+        "## Validation", f"{_own(card.factory, card.factory_source)}\n\n## Validation", 1
+    )
+
+
+def _own(factory: str, source: str | None) -> str:
+    module, _, function = factory.partition(":")
+    return f"""## The network is your own
+
+It is built by `{function}` of the Python module `{module}`, which is not in here: put it into this
+folder, into the one where you work, or install it. `--trust-code` lets it be imported. The file
+that it was trained with had a SHA-256 that begins with {source or "(not known)"}."""
+
+
+def _page(card: ModelCard) -> str:
     figures = "\n".join(f"| {name} | {value:.6g} |" for name, value in card.figures.items())
     params = "\n".join(
         f"| {name} | {value} |" for name, value in card.hyperparameters.to_dict().items()

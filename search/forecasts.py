@@ -24,7 +24,7 @@ from search.data.timeline import Stamps, Step, find_step, go_on
 from search.data.windows import ForecastPart, in_units, standardised
 from search.errors import DataError
 from search.model_files import Band
-from search.models import SequenceModel
+from search.models import Network
 from search.training import outputs_of
 
 Floats = NDArray[np.float64]
@@ -46,7 +46,7 @@ class Forecasts:
     values: Floats
 
 
-def forecast(network: SequenceModel, card: ForecastCard, source: Path | pd.DataFrame) -> Forecasts:
+def forecast(network: Network, card: ForecastCard, source: Path | pd.DataFrame) -> Forecasts:
     """Forecasts what follows every stretch of T rows of a table, its last rows among them.
 
     Missing values are treated as in the study, but for the borders of its three parts, which

@@ -21,9 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load as read_safetensors
 from torch import Tensor
 
+from search.config import OwnModel
 from search.data.cards import Card, LanguageCard
 from search.errors import DataError
-from search.models import CELLS, SequenceModel
+from search.factories import Factory, trust_factory
+from search.fields import FactoryName
+from search.models import CELLS, Network, SequenceModel
 from search.space import HyperParams
 
 FORMAT: Final = 1
@@ -64,6 +67,8 @@ class ModelCard(BaseModel):
         fingerprint: Of the data that it was trained on.
         versions: Of what it was trained with.
         weights: SHA-256 of `model.safetensors`, in hexadecimal.
+        factory: What builds the network, if it is the user's own: ``package.module:function``.
+        factory_source: Fingerprint of the file that held it when the network was trained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,6 +85,8 @@ class ModelCard(BaseModel):
     fingerprint: str
     versions: dict[str, str]
     weights: str
+    factory: FactoryName | None = None
+    factory_source: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> ModelCard:
@@ -96,10 +103,11 @@ class ModelCard(BaseModel):
         return self
 
 
-def make_network(params: HyperParams, data: Card) -> SequenceModel:
+def make_network(params: HyperParams, data: Card, factory: Factory | None = None) -> Network:
     """Returns an untrained network of the right shapes; torch's generator is left as it was."""
+    make = SequenceModel if factory is None else factory.build
     with torch.random.fork_rng(devices=[]):
-        return SequenceModel(
+        return make(
             params,
             data.input_size,
             data.output_size,
@@ -107,7 +115,9 @@ def make_network(params: HyperParams, data: Card) -> SequenceModel:
         )
 
 
-def fill(params: HyperParams, data: Card, content: bytes, path: Path) -> SequenceModel:
+def fill(
+    params: HyperParams, data: Card, content: bytes, path: Path, factory: Factory | None = None
+) -> Network:
     """Returns the network with the weights of a safetensors file.
 
     Args:
@@ -115,33 +125,46 @@ def fill(params: HyperParams, data: Card, content: bytes, path: Path) -> Sequenc
         data: Decides its shapes, with ``params``.
         content: Of the file.
         path: The file, for messages.
+        factory: Builds the network, if it is the user's own.
 
     Raises:
         DataError: The weights are damaged or of another network.
+        NetworkError: The factory raised an exception.
     """
     weights = _tensors(content, path)
-    # On "meta" nothing is allocated, so that a wrong number of units cannot fill the memory.
-    with torch.device("meta"):
-        wanted = SequenceModel(
-            params, data.input_size, data.output_size, per_step=isinstance(data, LanguageCard)
-        ).state_dict()
+    if factory is None:
+        # On "meta" nothing is allocated, so that a wrong number of units cannot fill the memory.
+        with torch.device("meta"):
+            wanted = make_network(params, data).state_dict()
+        maker = CARD
+    else:
+        wanted = make_network(params, data, factory).state_dict()
+        maker = f"{CARD} and {factory.name}"
     if _shapes(wanted) != _shapes(weights):
         raise DataError(
-            f"{path} holds the weights of another network than {CARD} describes; export the "
-            "model again"
+            f"{path} holds the weights of another network than {maker} "
+            f"describe{'s' if factory is None else ''}; export the model again"
         )
-    network = make_network(params, data)
+    network = make_network(params, data, factory)
     network.load_state_dict(weights)
     return network.eval()
 
 
-def read_model(folder: Path) -> tuple[ModelCard, SequenceModel]:
+def read_model(folder: Path, *, trust_code: bool = False) -> tuple[ModelCard, Network]:
     """Reads a model.
+
+    Args:
+        folder: The folder it is in.
+        trust_code: Whether its factory, if it has one, may be imported.
 
     Raises:
         DataError: There is none, or it is damaged or of a newer rnn-search; one line.
+        FactoryError: Its factory is not trusted, or cannot be imported.
+        NetworkError: Its factory raised an exception.
     """
     card = read_card(folder)
+    own = OwnModel(factory=card.factory, folder=folder) if card.factory else None
+    factory = trust_factory(own, str(folder / CARD), trusted=trust_code)
     path = folder / WEIGHTS
     content = _content(path)
     if hashlib.sha256(content).hexdigest() != card.weights:
@@ -149,7 +172,7 @@ def read_model(folder: Path) -> tuple[ModelCard, SequenceModel]:
             f"{path} is damaged, or of another export than {CARD} beside it (their checksums "
             "differ); export the model again"
         )
-    return card, fill(card.hyperparameters, card.data, content, path)
+    return card, fill(card.hyperparameters, card.data, content, path, factory)
 
 
 def read_card(folder: Path) -> ModelCard:

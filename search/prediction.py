@@ -25,7 +25,7 @@ from search.data.language import TextPart, encode, read_text, tally_text, text_f
 from search.errors import DataError, RequestError, nearest
 from search.forecasts import forecast, table_of
 from search.model_files import ModelCard, read_model
-from search.models import SequenceModel
+from search.models import Network, SequenceModel
 from search.training import outputs_of
 
 CHUNK = 1024
@@ -40,7 +40,7 @@ class Model(ABC):
         network: The network, on the CPU.
     """
 
-    def __init__(self, card: ModelCard, network: SequenceModel) -> None:
+    def __init__(self, card: ModelCard, network: Network) -> None:
         self.card = card
         self.network = network
 
@@ -189,13 +189,20 @@ class LanguageModel(Model):
         generator = torch.Generator().manual_seed(seed)
         state, found = None, list[str]()
         self.network.eval()
+        # What a network of the user's own was never trained on it may not be able to read: more
+        # characters at once than in training or, if it has no state, a single one.
+        own = not isinstance(self.network, SequenceModel)
+        limit = card.sequence_length if own else CHUNK
+        seen = codes.long()
         with _one_thread():
-            for chunk in torch.split(codes.long(), CHUNK):
+            for chunk in torch.split(seen, limit):
                 outputs, state = self.network(chunk[None], None, state)
             for _ in range(length):
                 drawn = _draw(outputs[0, -1].double(), temperature, generator)
                 found.append(card.vocabulary[drawn])
-                outputs, state = self.network(torch.tensor([[drawn]]), None, state)
+                seen = torch.cat([seen[-limit:], torch.tensor([drawn])])
+                recent = seen[-1:] if state is not None else seen[-limit:]
+                outputs, state = self.network(recent[None], None, state)
         return "".join(found)
 
     def _codes(self, text: str | Path) -> tuple[LanguageCard, Tensor]:
@@ -204,16 +211,23 @@ class LanguageModel(Model):
         return card, encode(read_text(text) if isinstance(text, Path) else text, card.vocabulary)
 
 
-def load(folder: Path | str) -> Forecaster | Classifier | LanguageModel:
+def load(
+    folder: Path | str, *, trust_code: bool = False
+) -> Forecaster | Classifier | LanguageModel:
     """Reads a model that ``rnn-search export`` has written; nothing in it is executed.
 
     Args:
         folder: The folder it is in.
+        trust_code: Whether the function that builds the network may be imported and called, if
+            the network is the user's own. Its module is looked for in ``folder``, in the current
+            folder, and where Python looks.
 
     Raises:
         DataError: There is none, or it is damaged or of a newer rnn-search; one line.
+        FactoryError: The network is the user's own and not trusted, or cannot be imported.
+        NetworkError: The function that builds it raised an exception.
     """
-    card, network = read_model(Path(folder))
+    card, network = read_model(Path(folder), trust_code=trust_code)
     if isinstance(card.data, ForecastCard):
         return Forecaster(card, network)
     if isinstance(card.data, ClassifyCard):

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from search.code_changes import note_source
 from search.config import StudyConfig, load_config, make_config
 from search.coordinator import Coordinator, Ending
 from search.data import load_splits, settle
@@ -22,6 +23,8 @@ from search.data.splits import Splits
 from search.database import Database
 from search.display import Progress
 from search.errors import ConfigError, StudyError, nearest
+from search.factories import Factory, trust_factory
+from search.network_checks import check_network
 from search.space import fit_to_data, starting_points
 from search.storage import (
     MARK,
@@ -56,6 +59,7 @@ class Request:
         fork: Name of a new study that takes the old one's trials along.
         stagnation: Trials that may finish in a row with none better; infinite: any number.
         target: A value that is good enough; NaN: none.
+        trust_code: Whether the study's ``[model] factory`` may be imported.
     """
 
     study: str
@@ -68,6 +72,7 @@ class Request:
     fork: str | None = None
     stagnation: float | None = None
     target: float | None = None
+    trust_code: bool = False
 
     @property
     def budget(self) -> dict[str, object]:
@@ -93,6 +98,7 @@ class Plan:
         notes: What a person should know before it starts.
         workers: How many trainers.
         device: As torch writes it.
+        factory: Builds the networks, if they are the user's own.
     """
 
     config: StudyConfig
@@ -100,10 +106,15 @@ class Plan:
     notes: list[str]
     workers: int
     device: str
+    factory: Factory | None = None
 
 
 def make_plan(
-    request: Request, *, from_storage: bool = False, stored: StudyConfig | None = None
+    request: Request,
+    *,
+    from_storage: bool = False,
+    stored: StudyConfig | None = None,
+    training: bool = True,
 ) -> Plan:
     """Reads configuration and data and checks that they make sense together.
 
@@ -111,6 +122,7 @@ def make_plan(
         request: What was asked for.
         from_storage: Take the configuration from the storage even if there is a file.
         stored: The configuration, if it has been read from the storage already.
+        training: Refuse a ``[model] factory`` that is not trusted; else do without it.
 
     Raises:
         RequestError: They do not; nothing has been created.
@@ -118,6 +130,10 @@ def make_plan(
     device = choose_device(request.device)
     file = None if from_storage or stored else find_study_file(request.study)
     config = load_config(file) if file else stored or _stored_config(request, from_storage)
+    factory = None
+    if training or request.trust_code:
+        origin = str(file or config.name)
+        factory = trust_factory(config.model, origin, trusted=request.trust_code)
     changes: dict[str, object] = {}
     if request.seed is not None:
         changes["seed"] = request.seed
@@ -129,7 +145,12 @@ def make_plan(
         raise ConfigError(f"{file or config.name}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
     workers = choose_workers(request.workers)
-    return Plan(config, splits, [*splits.notes, *remarks], workers, device)
+    if factory is not None:
+        remarks += check_network(factory, config.space, splits, device)
+    elif config.model is not None:
+        said = "is neither imported nor tried without --trust-code"
+        remarks.append(f"[model] factory {config.model.factory} {said}")
+    return Plan(config, splits, [*splits.notes, *remarks], workers, device, factory)
 
 
 def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStudy, Ending]:
@@ -144,6 +165,8 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
     """
     database = Database(request.storage, create=request.fork is None)
     stored = _open_or_create(database, request, plan)
+    changed = note_source(stored, plan.factory)
+    plan = replace(plan, notes=[*plan.notes, *changed])
     total = plan.config.budget.trials
     left = total - sum(trial.state.is_finished() for trial in stored.trials())
     plan = replace(plan, workers=max(1, min(plan.workers, left)))
@@ -154,7 +177,7 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
     # Leaving the block ends the trainers, whatever happens: they heed no signal.
     with (
         catch_signals() as signals,
-        LocalTrainers(plan.splits, rules, plan.workers, plan.device) as trainers,
+        LocalTrainers(plan.splits, rules, plan.workers, plan.device, plan.factory) as trainers,
         Progress(console, stored, total, plan.workers, timeout) as progress,
     ):
         ending = Coordinator(
@@ -164,7 +187,7 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
             total,
             timeout,
             lambda: signals.count > 0,
-            surroundings(plan.device),
+            surroundings(plan.device, plan.factory),
         ).run()
     return stored, ending
 
@@ -300,6 +323,7 @@ def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
     for what, before, now in (
         ("data", old.attributes["data"], plan.splits.fingerprint),
         ("metric", old.config.metric, config.metric),
+        ("factories", *(one.model and one.model.factory for one in (old.config, config))),
     ):
         if before != now:
             raise StudyError(
@@ -310,7 +334,9 @@ def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
 
 
 def _attributes(plan: Plan) -> dict[str, object]:
+    code = {} if plan.factory is None else {"factory": plan.factory.source}
     return {
+        **code,
         "data": plan.splits.fingerprint,
         "baselines": plan.splits.baselines("valid"),
         "notes": plan.notes,

@@ -28,7 +28,7 @@ from search.database import Database
 from search.errors import StudyError, nearest
 from search.leases import LEASE_SECONDS, Leases
 from search.sampling import StudySampler
-from search.space import HyperParams, differences, distributions, is_inside, ordered, suggest
+from search.space import HyperParams, differences, distributions, fits, ordered, suggest
 from search.stopping import stagnated, target_reached
 from search.surroundings import versions
 from search.trial import INFEASIBLE, Curve, Decision, Epoch, Goal, Outcome
@@ -36,8 +36,8 @@ from search.trial import INFEASIBLE, Curve, Decision, Epoch, Goal, Outcome
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
-FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ")
-"""What may differ on resume: how long, how much is kept, and where the same data lies."""
+FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ", "[model] folder: ")
+"""What may differ on resume: how long, how much is kept, where the same data and code lie."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
 
@@ -381,7 +381,7 @@ def _copy_trials(old: StoredStudy, study: optuna.Study, config: StudyConfig) -> 
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
         params = ordered(trial.params, old.config.space)
-        if not all(is_inside(params[name], dimension) for name, dimension in space.items()):
+        if not fits(params, space):
             continue
         study.add_trial(
             optuna.trial.create_trial(
