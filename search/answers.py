@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +47,11 @@ def answer(
         SearchError: Something does not fit together, or a file cannot be used; one line.
     """
     _require_place(out, as_json)
-    model = load(folder, trust_code=trust_code)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = load(folder, trust_code=trust_code)
+    for warning in caught:
+        print(f"note: {warning.message}", file=sys.stderr)
     drawn = temperature is not None or seed is not None
     if isinstance(model, LanguageModel):
         if length is None and drawn:

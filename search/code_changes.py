@@ -32,13 +32,3 @@ def source_of(stored: StoredStudy, number: int) -> str | None:
     surroundings = stored.trials()[number].user_attrs.get("surroundings", {})
     found: str | None = surroundings.get("factory")
     return found
-
-
-def changed_since(factory: Factory, source: str | None) -> list[str]:
-    """Says whether the code is another by now than the one a network was trained with."""
-    if source in (None, factory.source):
-        return []
-    return [
-        f"the source of {factory.name} has changed since this network was trained ({source} → "
-        f"{factory.source}); it may compute otherwise now"
-    ]

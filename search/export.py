@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from search.checkpoints import WEIGHTS as KEPT
 from search.checkpoints import trial_folder
-from search.code_changes import changed_since, source_of
+from search.code_changes import source_of
 from search.data import load_splits
 from search.data.cards import Card, ClassifyCard, ForecastCard
 from search.data.splits import Splits
@@ -106,7 +106,7 @@ def export(
         factory_source=source_of(stored, line.number) if factory else None,
     )
     _write(folder, {WEIGHTS: content, CARD: card_bytes(card), README: _readme(card).encode()})
-    notes = [] if factory is None else changed_since(factory, card.factory_source)
+    notes = [] if factory is None else factory.changes_since(card.factory_source)
     notes += [f"without intervals: {why}"] if data.task == "forecast" and splits is None else []
     return Export(folder, card, notes)
 

@@ -49,8 +49,10 @@ from search.space import HyperParams
 
 DIGITS = 16
 """Hexadecimal digits of a source file's SHA-256 that are kept, as of all our fingerprints."""
-_added: list[str] = []
-"""What this process has put on ``sys.path``."""
+_trusted: set[str] = set()
+"""Where this process has looked for users' modules."""
+_added: set[str] = set()
+"""Which of these it has put on ``sys.path``, because they were not there."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,19 @@ class Factory:
             kind = type(network).__name__
             raise NetworkError(f"{self.name} returned a {kind}, not a torch.nn.Module")
         return OwnNetwork(network, self.name, output_size, per_step=per_step)
+
+    def changes_since(self, source: str | None) -> list[str]:
+        """Says whether the code is another than the one that a network was trained with.
+
+        Args:
+            source: Fingerprint of that one; None if it is not known.
+        """
+        if source in (None, self.source):
+            return []
+        return [
+            f"the source of {self.name} has changed since this network was trained ({source} → "
+            f"{self.source}); it may compute otherwise now"
+        ]
 
     def import_here(self) -> None:
         """Imports the module into this process.
@@ -193,10 +208,9 @@ def import_function(name: str, folders: Sequence[str]) -> tuple[Callable[..., An
         FactoryError: It cannot be imported, or is no function; one line.
     """
     place, _, path = name.partition(":")
-    for folder in reversed(folders):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-            _added.append(folder)
+    _trusted.update(folders)
+    _added.update(folder for folder in folders if folder not in sys.path)
+    sys.path[:] = [*folders, *(place for place in sys.path if place not in folders)]
     module = _import_module(name, place, folders)
     _require_own_file(name, module, folders)
     found: Any = module
@@ -233,7 +247,10 @@ def _import_module(name: str, place: str, folders: Sequence[str]) -> ModuleType:
         said = str(error)
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and f"{place}.".startswith(f"{missing.name}."):
-            said = f"there is no module '{missing.name}' in {' or '.join(folders)}; correct it"
+            said = (
+                f"there is no module '{missing.name}' in {' or '.join(folders)}, nor where Python "
+                "looks; put it there, or correct the name"
+            )
         raise FactoryError(f"factory {name}: {said.removeprefix(f'{name}: ')}") from error
     finally:
         sys.dont_write_bytecode = before
@@ -280,7 +297,7 @@ def _line_of(error: BaseException) -> str:
     ours, found = Path(__file__).parent, ""
     for frame in traceback.extract_tb(error.__traceback__):
         file = Path(frame.filename)
-        theirs = any(file.is_relative_to(folder) for folder in _added)
+        theirs = any(file.is_relative_to(folder) for folder in _trusted)
         if theirs and not file.is_relative_to(ours) and "site-packages" not in file.parts:
             found = f" ({file.name}, line {frame.lineno})"
     return found

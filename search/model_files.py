@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -161,10 +162,15 @@ def read_model(folder: Path, *, trust_code: bool = False) -> tuple[ModelCard, Ne
         DataError: There is none, or it is damaged or of a newer rnn-search; one line.
         FactoryError: Its factory is not trusted, or cannot be imported.
         NetworkError: Its factory raised an exception.
+
+    Warns:
+        UserWarning: The code of its factory has changed since it was trained.
     """
     card = read_card(folder)
     own = OwnModel(factory=card.factory, folder=folder) if card.factory else None
     factory = trust_factory(own, str(folder / CARD), trusted=trust_code)
+    for change in [] if factory is None else factory.changes_since(card.factory_source):
+        warnings.warn(change, stacklevel=3)
     path = folder / WEIGHTS
     content = _content(path)
     if hashlib.sha256(content).hexdigest() != card.weights:
