@@ -123,10 +123,7 @@ def evaluate_study(
         RunError: Disk or trainers failed, or no retraining completed.
     """
     candidates = choose_candidates(stored, top)
-    plan = make_plan(request, stored=stored.config)
-    check_unchanged(stored, plan.config, plan.splits.fingerprint)
-    for note in note_source(stored, plan.factory):
-        _say(console, f"note: {note}")
+    plan = _plan(stored, request, console)
     chosen = choose_seeds(stored.config.seed, seeds, len(stored.trials()))
     wanted = plan_retrainings(stored, candidates, chosen)
     with _only_one(stored):
@@ -143,6 +140,14 @@ def evaluate_study(
     config, baselines = stored.config, stored.attributes["baselines"]
     names = (config.name, config.data.task, headline(stored), config.metric)
     return Evaluation(*names, contests, winner, look, looks, baselines), Ending.DONE
+
+
+def _plan(stored: StoredStudy, request: Request, console: Console) -> Plan:
+    plan = make_plan(request, stored=stored.config)
+    check_unchanged(stored, plan.config, plan.splits.fingerprint)
+    for note in note_source(stored, plan.factory):
+        _say(console, f"note: {note}")
+    return plan
 
 
 def _retrain(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -60,12 +61,7 @@ class Export:
 
 
 def export(
-    stored: StoredStudy,
-    folder: Path,
-    number: int | None,
-    *,
-    force: bool,
-    trust_code: bool = False,
+    stored: StoredStudy, folder: Path, number: int | None, *, force: bool, trust_code: bool = False
 ) -> Export:
     """Writes the best trial's network, or another's, as files that need no study.
 
@@ -91,16 +87,10 @@ def export(
     network = fill(params, data, content, path, factory)
     card = ModelCard(
         format=FORMAT,
-        study=stored.config.name,
-        trial=line.number,
-        epoch=line.epoch,
-        metric=stored.config.metric,
-        figures=line.figures,
+        **_origin(stored, line),
         hyperparameters=params,
         data=data,
         band=band_of(network, splits) if isinstance(splits, ForecastSplits) else None,
-        fingerprint=stored.attributes["data"],
-        versions=stored.attributes["versions"],
         weights=hashlib.sha256(content).hexdigest(),
         factory=factory.name if factory else None,
         factory_source=source_of(stored, line.number) if factory else None,
@@ -109,6 +99,19 @@ def export(
     notes = [] if factory is None else factory.changes_since(card.factory_source)
     notes += [f"without intervals: {why}"] if data.task == "forecast" and splits is None else []
     return Export(folder, card, notes)
+
+
+def _origin(stored: StoredStudy, line: TrialLine) -> dict[str, Any]:
+    """Returns what of a model's card tells where it is from."""
+    return {
+        "study": stored.config.name,
+        "trial": line.number,
+        "epoch": line.epoch,
+        "metric": stored.config.metric,
+        "figures": line.figures,
+        "fingerprint": stored.attributes["data"],
+        "versions": stored.attributes["versions"],
+    }
 
 
 def _card(stored: StoredStudy, splits: Splits | None, why: str) -> Card:

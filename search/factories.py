@@ -14,8 +14,8 @@ Random numbers must come from torch's generator, which is seeded with the trial'
 ``inputs`` the module's ``forward`` gets what it names among its parameters:
 
     inputs       (B, T, F) float32, standardised; for language (B, T) int64 indices.
-    lengths      (B,) int64, how many of the T steps are real; None if all are. What comes after
-                 them is padding, which must not change the answer.
+    lengths      (B,) int64, how many of the T steps are real. What comes after them is padding,
+                 which must not change the answer.
     state        Language only: what it returned for the chunk of text before, cut off from its
                  gradient; None at the start.
 
@@ -144,6 +144,9 @@ class OwnNetwork(nn.Module):
         Raises:
             NetworkError: It raised an exception, or its outputs have the wrong shape.
         """
+        if lengths is None and "lengths" in self._takes:
+            size, steps = inputs.shape[:2]
+            lengths = torch.full((size,), steps, device=inputs.device)
         given = {"lengths": lengths, "state": state}
         with blaming(self.name, "running the network"):
             answer = self.network(inputs, **{name: given[name] for name in self._takes})

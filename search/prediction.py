@@ -187,28 +187,45 @@ class LanguageModel(Model):
         if not len(codes):
             raise DataError("the prompt is empty; give at least one character to continue")
         generator = torch.Generator().manual_seed(seed)
-        state, found = None, list[str]()
-        self.network.eval()
-        # What a network of the user's own was never trained on it may not be able to read: more
-        # characters at once than in training or, if it has no state, a single one.
-        own = not isinstance(self.network, SequenceModel)
-        limit = card.sequence_length if own else CHUNK
-        seen = codes.long()
+        reader, found = _Reader(self.network.eval(), card.sequence_length), list[str]()
         with _one_thread():
-            for chunk in torch.split(seen, limit):
-                outputs, state = self.network(chunk[None], None, state)
+            logits = reader.read(codes.long())
             for _ in range(length):
-                drawn = _draw(outputs[0, -1].double(), temperature, generator)
+                drawn = _draw(logits, temperature, generator)
                 found.append(card.vocabulary[drawn])
-                seen = torch.cat([seen[-limit:], torch.tensor([drawn])])
-                recent = seen[-1:] if state is not None else seen[-limit:]
-                outputs, state = self.network(recent[None], None, state)
+                logits = reader.read(torch.tensor([drawn]))
         return "".join(found)
 
     def _codes(self, text: str | Path) -> tuple[LanguageCard, Tensor]:
         card = self.card.data
         assert isinstance(card, LanguageCard)
         return card, encode(read_text(text) if isinstance(text, Path) else text, card.vocabulary)
+
+
+class _Reader:
+    """Reads a text piece by piece.
+
+    Args:
+        network: With dropout off.
+        trained: Characters T at once that it was trained with. A network of the user's own may not
+            be able to read more or, if it has no state, to make anything of fewer.
+    """
+
+    def __init__(self, network: Network, trained: int) -> None:
+        self._network = network
+        self._most = CHUNK if isinstance(network, SequenceModel) else trained
+        self._last = torch.zeros(0, dtype=torch.int64)
+        self._state: Any = None
+
+    def read(self, codes: Tensor) -> Tensor:
+        """Returns (V,) float64 logits of the character that follows (n,) int64 indices."""
+        self._last = torch.cat([self._last, codes])[-self._most :]
+        for chunk in torch.split(codes, self._most):
+            outputs, self._state = self._network(chunk[None], None, self._state)
+        if self._state is None:
+            outputs, _ = self._network(self._last[None], None, None)
+        logits: Tensor = outputs[0, -1].double()
+        return logits
 
 
 def load(

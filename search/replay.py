@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 
 from search.checkpoints import LOSSES, load_losses, trial_folder
 from search.data.splits import Splits
+from search.dimensions import Dimension
 from search.errors import ConfigError, StudyError
 from search.report import find_trial
 from search.running import Plan, Request, choose_device, make_plan
@@ -105,15 +106,14 @@ def replay(
     find_trial(stored, number)
     trial = stored.trials()[number]
     if not trial.state.is_finished():
+        name = stored.config.name
         raise StudyError(
-            f"trial {number} of '{stored.config.name}' is not finished; let "
-            f"rnn-search resume {stored.config.name} finish it first"
+            f"trial {number} of '{name}' is not finished; let rnn-search resume {name} finish it"
         )
     origin, own_number = _origin(stored, trial)
     then: dict[str, str] = trial.user_attrs.get("surroundings") or stored.attributes["versions"]
     plan = _plan(origin, device, then, trust_code)
-    space = origin.config.space
-    params = HyperParams.of(_whole(ordered(trial.params, space), space, number))
+    params = _whole(trial, origin.config.space)
     seed = derive_seed(origin.config.seed, "training", own_number)
     with _one_thread():
         again, notes = _train(trial, params, seed, plan)
@@ -166,13 +166,14 @@ def _plan(stored: StoredStudy, device: str, then: Mapping[str, str], trust_code:
     return plan
 
 
-def _whole(params: dict[str, Any], space: Mapping[str, object], number: int) -> dict[str, Any]:
+def _whole(trial: FrozenTrial, space: Mapping[str, Dimension]) -> HyperParams:
+    params = ordered(trial.params, space)
     absent = [name for name in space if name not in params]
     if absent:
         raise StudyError(
-            f"trial {number} ended before its {absent[0]} was drawn; choose another trial"
+            f"trial {trial.number} ended before its {absent[0]} was drawn; choose another trial"
         )
-    return params
+    return HyperParams.of(params)
 
 
 @contextmanager

@@ -130,10 +130,9 @@ def make_plan(
     device = choose_device(request.device)
     file = None if from_storage or stored else find_study_file(request.study)
     config = load_config(file) if file else stored or _stored_config(request, from_storage)
-    factory = None
-    if training or request.trust_code:
-        origin = str(file or config.name)
-        factory = trust_factory(config.model, origin, trusted=request.trust_code)
+    origin, trusted = str(file or config.name), request.trust_code
+    own = config.model if training or trusted else None
+    factory = trust_factory(own, origin, trusted=trusted)
     changes: dict[str, object] = {}
     if request.seed is not None:
         changes["seed"] = request.seed
@@ -142,15 +141,22 @@ def make_plan(
         config = config.model_copy(update={"data": settle(config.data), **changes})
         splits = load_splits(config.data)
     except ConfigError as error:
-        raise ConfigError(f"{file or config.name}: {error}") from None
+        raise ConfigError(f"{origin}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
     workers = choose_workers(request.workers)
+    notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
+    return Plan(config, splits, notes, workers, device, factory)
+
+
+def _try_network(
+    config: StudyConfig, splits: Splits, device: str, factory: Factory | None
+) -> list[str]:
+    """Tries the user's own network, if there is one, and returns what to know of it."""
     if factory is not None:
-        remarks += check_network(factory, config.space, splits, device)
-    elif config.model is not None:
-        said = "is neither imported nor tried without --trust-code"
-        remarks.append(f"[model] factory {config.model.factory} {said}")
-    return Plan(config, splits, [*splits.notes, *remarks], workers, device, factory)
+        return check_network(factory, config.space, splits, device)
+    if config.model is None:
+        return []
+    return [f"{config.model.factory} is neither imported nor tried without --trust-code"]
 
 
 def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStudy, Ending]:

@@ -31,8 +31,6 @@ class Speaker(nn.Module):
         steps = inputs.shape[1]
         hidden = self.convolution(inputs.mT)[..., :steps].relu().mT
         hidden, _ = self.recurrent(hidden)
-        if lengths is None:
-            lengths = torch.full((len(inputs),), steps)
         if self.score is None:
             return self.head(self.dropout(hidden[torch.arange(len(inputs)), lengths - 1]))
         padding = torch.arange(steps) >= lengths[:, None]

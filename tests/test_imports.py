@@ -17,8 +17,8 @@ import search
 PACKAGE = Path(search.__file__).parent
 ORDER = [
     "errors",
-    "dimensions",
     "fields",
+    "dimensions",
     "config",
     "space",
     "data.cards",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -143,6 +144,7 @@ def test_check_with_trust(copy: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert again["notes"] == ["none"]
 
 
+@pytest.mark.slow
 def test_killed_study_equals_the_whole(folder: Path, tmp_path: Path) -> None:
     """A study killed with -9 and resumed from the storage alone equals the uninterrupted one."""
     write_own(tmp_path, trials=6)
@@ -167,6 +169,7 @@ def test_killed_study_equals_the_whole(folder: Path, tmp_path: Path) -> None:
     assert files_of(tmp_path) == files_of(folder)
 
 
+@pytest.mark.slow
 def test_evaluate_and_replay(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both build the user's network again: the same bits, and figures of the test part."""
     options = ("--top", "1", "--seeds", "2", "--workers", "1", "--json")
@@ -252,6 +255,7 @@ def test_another_factory_is_another_study(copy: Path, capsys: pytest.CaptureFixt
     assert "the factories differ (mynet:build → mynet:other)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fork_with_one_entry_more(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No trial of a study without an entry fits one with it; without more, all of them do."""
     (copy / "tiny.toml").write_text(study("mynet:build", SPACE + "heads = [1, 2]\n", trials=1))
@@ -260,6 +264,7 @@ def test_a_fork_with_one_entry_more(copy: Path, capsys: pytest.CaptureFixture[st
     assert "6 of the 6 trials" in call(capsys, *RUN, "--fork", "same")
 
 
+@pytest.mark.slow
 def test_a_combination_that_cannot_be(tmp_path: Path) -> None:
     """An error of the user's code within a trial fails that trial, with its traceback stored."""
     check = '    if not params.extra["attention"]:\n        raise LookupError("none")\n'
@@ -322,3 +327,19 @@ def test_objective(copy: Path) -> None:
     loaded = optuna.create_study(direction=objective.direction)
     loaded.optimize(objective, n_trials=1)
     assert loaded.best_params.keys() >= {"attention", "kernel_size"}
+
+
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    """What the README shows runs as it stands there, with nothing searched in vain."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Your own network\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(?:python|toml)\n# ([a-z.]+).*?\n(.*?)```", section, re.DOTALL)
+    assert [name for name, _ in blocks] == ["mynet.py", "mine.toml"]
+    for name, content in blocks:
+        (tmp_path / name).write_text(content)
+    command = section.split("```\nrnn-search ")[1].split("\n")[0]
+    run = rnn_search(tmp_path, *command.split(), "--trials", 1, "--json")
+    assert run.returncode == 0, run.stderr
+    found = read_json(run.stdout)
+    assert found["best"]["figures"]["accuracy"] > 0.7
+    assert found["notes"] == []
