@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import re
@@ -161,6 +162,20 @@ def _show(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("number", metavar="NUMBER", type=int, nargs="?")
 
 
+def _init(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("data", metavar="DATA", type=Path, help="CSV, Parquet, .ts or text")
+    sub.add_argument("--task", choices=("forecast", "classify", "language"))
+    sub.add_argument(
+        "--target",
+        metavar="COLUMN",
+        action="append",
+        default=[],
+        help="what to forecast (again, or with commas, for several), or the class",
+    )
+    sub.add_argument("--name", help="the study's name (default: the file's)")
+    sub.add_argument("--force", action="store_true", help="replace a study file that is there")
+
+
 def _evaluate(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("--top", type=count, default=3, help="configurations (default: 3)")
@@ -178,7 +193,13 @@ def _replay(sub: argparse.ArgumentParser) -> None:
 def _export(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("folder", metavar="DIR", type=Path)
-    sub.add_argument("--trial", metavar="NUMBER", type=number, help="default: the best")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--trial", metavar="NUMBER", type=number, help="default: the best")
+    add = functools.partial(which.add_argument, action="store_const", dest="source")
+    add("--winner", const="winner", help="the evaluation's, its best seed by validation")
+    add("--ensemble", const="ensemble", help="all seeds of the evaluation's winner, as one")
+    sub.set_defaults(source="trial")
+    sub.add_argument("--onnx", action="store_true", help="model.onnx, too, for other programs")
     sub.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
     _trusting(sub)
 
@@ -198,10 +219,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "resume": ("go on with a study from the storage alone, no file needed", _resume),
     "list": ("the studies in the storage", _stored),
     "show": ("what a study has come to, or one of its trials", _show),
+    "init": ("look at a data file and write a study for it", _init),
     "check": ("read file and data, print what would run", _check),
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
-    "export": ("write a trial's network as files, to predict with", _export),
+    "export": ("write a network, or an ensemble, as files to predict with", _export),
     "predict": ("forecast, classify, judge or continue a file with an exported model", _predict),
 }
 """Every command in the order in which ``--help`` lists them: what it is for, what it takes."""

@@ -7,8 +7,11 @@ Nothing heavy is imported before a command needs it, so that ``--help`` answers 
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from search.storage import StoredStudy
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A mark that the terminal's encoding lacks must not end a search.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = make_parser().parse_args(argv)
-    before = signal.signal(signal.SIGINT, _leave)
+    before = {number: signal.signal(number, _leave) for number in SIGNALS}
     try:
         return COMMANDS[arguments.command](arguments)
     except RequestError as error:
@@ -56,15 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("rnn-search: interrupted; run it again to go on", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; Python must not complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute()
         return DONE
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        print("rnn-search: the output cannot be written: no space left", file=sys.stderr)
+        return FAILED
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Answers Ctrl-C while nothing is in training; there is nothing to save then.
+    """Answers Ctrl-C, SIGTERM and SIGHUP while nothing is in training; nothing is to be saved.
 
     A KeyboardInterrupt would not do: packages that are just being imported swallow it.
     """
@@ -154,6 +167,23 @@ def _check(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from search.init import initiate, say
+
+    done = initiate(
+        arguments.data,
+        name=arguments.name,
+        task=arguments.task,
+        targets=tuple(arguments.target),
+        force=arguments.force,
+    )
+    if arguments.json:
+        print(json.dumps(done.to_json(), indent=2))
+    else:
+        print(*say(done, _as_typed("rnn-search")), sep="\n")
+    return DONE
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from search.evaluating import evaluate_study, print_evaluation
 
@@ -186,14 +216,21 @@ def _replay(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from search.export import export
 
-    options = {"force": arguments.force, "trust_code": arguments.trust_code}
-    done = export(_open(arguments), arguments.folder, arguments.trial, **options)
+    done = export(
+        _open(arguments),
+        arguments.folder,
+        arguments.trial,
+        source=arguments.source,
+        onnx=arguments.onnx,
+        force=arguments.force,
+        trust_code=arguments.trust_code,
+    )
     for note in done.notes:
         print(f"note: {note}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(done.card.model_dump(mode="json"), indent=2))
     else:
-        print(f"trial {done.card.trial} of {done.card.study} is in {done.folder}; use it with")
+        print(f"{done.what} is in {done.folder}; use it with")
         trust = "" if done.card.factory is None else " --trust-code"
         print(f"  {_as_typed('rnn-search')} predict {done.folder} INPUT{trust}")
     return DONE
@@ -231,18 +268,30 @@ def _request(arguments: argparse.Namespace) -> Request:
     return Request(**{name: given[name] for name in names if given.get(name) is not None})
 
 
+def _mute() -> None:
+    """The reader (head, less) has seen enough; what more is written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _console(*, to_stderr: bool) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=to_stderr)
+    class Patient(Console):
+        """A console that outlives its reader: a search goes on when `less` is closed."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            _mute()
+
+    console = Patient(stderr=to_stderr)
     # A file or a pipe has no width; tables must not be cut to the 80 columns rich then assumes.
-    return console if console.is_terminal else Console(stderr=to_stderr, width=120)
+    return console if console.is_terminal else Patient(stderr=to_stderr, width=120)
 
 
 def _next_commands(console: Console, stored: StoredStudy, request: Request, ending: Ending) -> None:
     name, where = stored.config.name, ""
-    if request.storage != DEFAULT_STORAGE and "RNN_SEARCH_STORAGE" not in os.environ:
-        where = f" --storage {stored.database}"
+    if request.storage != (os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE):
+        where = f" --storage {shlex.quote(str(stored.database))}"
     total = stored.config.budget.trials
     go_on = f" --trials {2 * total}" if ending == "done" else ""
     if ending == "enough":
@@ -252,7 +301,7 @@ def _next_commands(console: Console, stored: StoredStudy, request: Request, endi
     for program, arguments, why in (
         ("rnn-search", f"resume {name}{go_on}{where}{trust}", "go on with this study"),
         ("rnn-search", f"show {name}{where}", "this table again; add a number for one trial"),
-        ("optuna-dashboard", str(stored.database), "look at it in a browser"),
+        ("optuna-dashboard", shlex.quote(str(stored.database)), "look at it in a browser"),
     ):
         line = f"  {_as_typed(program)} {arguments}"
         console.print(f"{line:<60}  {why}", markup=False, highlight=False, soft_wrap=True)
@@ -271,6 +320,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "resume": _resume,
     "list": _list,
     "show": _show,
+    "init": _init,
     "check": _check,
     "evaluate": _evaluate,
     "replay": _replay,

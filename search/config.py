@@ -32,7 +32,7 @@ from search.fields import (
     shown,
 )
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 METRICS: dict[str, dict[str, Literal["minimize", "maximize"]]] = {
     "forecast": {"loss": "minimize", "rmse": "minimize", "mae": "minimize"},
@@ -255,7 +255,7 @@ class StudyConfig(_Section):
         return tomli_w.dumps(self.resolved())
 
 
-def load_config(path: Path) -> StudyConfig:
+def load_config(path: Path | str) -> StudyConfig:
     """Reads a study file.
 
     A relative path is looked for beside the study file, then in the current folder.
@@ -263,14 +263,26 @@ def load_config(path: Path) -> StudyConfig:
     Raises:
         ConfigError: The file cannot be read, is no TOML, or makes no sense; one line.
     """
+    path = Path(path)
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; give a study file (.toml)") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no UTF-8 text; give a study file (.toml)") from None
+    return read_config(text, path)
+
+
+def read_config(text: str, path: Path) -> StudyConfig:
+    """Reads the text of a study file as if it lay at ``path``, see `load_config`.
+
+    Raises:
+        ConfigError: It is no TOML, or makes no sense; one line.
+    """
+    try:
+        written = tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{path} nests its lists or tables too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
@@ -309,8 +321,8 @@ def _find(written: str, key: str, study_file: Path) -> Path:
         raise ConfigError(f"{study_file}: {key}: is empty; give the path of a {what}")
     try:
         path = Path(written).expanduser()
-        here = study_file.parent / path
-        return (here if here.exists() or not path.exists() else path).resolve()
+        here = (study_file.parent / path).resolve()
+        return here if here.exists() or not path.exists() else path.resolve()
     except (OSError, ValueError, RuntimeError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -20,6 +21,8 @@ from search.trial import Curve, Decision, Epoch, Outcome
 
 SHOWN = 10
 """How many of the best trials the table at the end shows."""
+NARROW = 80
+"""Columns below which a bar leaves out what it can do without."""
 UNITS = {"rmse": ", in the target's units", "mae": ", in the target's units"}
 
 
@@ -189,7 +192,7 @@ class Progress:
     def _row(self, worker: int) -> list[Any]:
         if worker not in self._running:
             state = "waiting" if self._drawn else "starting"
-            return [f"worker {worker}", Text(state, style="dim"), "", "", "", ""]
+            return [f"worker {worker}", Text(state, style="dim")]
         taken, epoch = self._running[worker]
         done = 0 if epoch is None else epoch.index
         losses = ["", ""]
@@ -198,6 +201,8 @@ class Progress:
         bar = ProgressBar(total=taken.params.epochs, completed=done, width=20)
         count = f"epoch {done}/{taken.params.epochs}"
         rate = f"lr {taken.params.learning_rate:.2g}"
+        if self._console.width < NARROW:
+            return [f"worker {worker}", self.label(taken), count, losses[1]]
         return [f"worker {worker}", self.label(taken), bar, count, *losses, rate]
 
     def _left(self) -> str:
@@ -235,7 +240,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"  note: {note}", markup=False, highlight=False)
     console.print()
     if summary.ranking:
-        console.print(ranking_table(summary))
+        console.print(ranking_table(summary, console.width))
     else:
         console.print("No trial has completed, so there is no best one yet.")
     console.print(_beside_baselines(summary), highlight=False, soft_wrap=True)
@@ -276,22 +281,31 @@ def studies_table(summaries: list[Summary]) -> Table:
     return table
 
 
-def ranking_table(summary: Summary) -> Table:
-    """Returns the best trials with their hyperparameters, one line each, 80 columns or so."""
+def ranking_table(summary: Summary, width: int) -> Table:
+    """Returns the best trials with their hyperparameters, one line each.
+
+    It takes 80 columns or so; of a narrower terminal it leaves out what does not fit, from the
+    right, because a figure cut short is worse than none.
+    """
     headline = summary.headline
     # For language the loss is the headline: nats per character.
     same = summary.task == "language" and summary.metric == "loss"
     values = [headline] if same or headline == summary.metric else [summary.metric, headline]
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     own = own_names(summary.ranking[0].params) if summary.ranking else []
     titles = (*(value.replace("_", " ") for value in values), "epoch", *COLUMNS, *own)
-    for title in ("trial", *titles):
-        table.add_column(title, justify="right", no_wrap=True)
+    rows = [["trial", *titles]]
     for line in summary.ranking[:SHOWN]:
         figures = [figure(name, line.figures[name]) for name in values]
         cells = [write(line.params) for write in COLUMNS.values()]
         cells += [cell(line.params[name]) for name in own]
-        table.add_row(f"#{line.number}", *figures, f"{line.epoch}/{line.epochs}", *cells)
+        rows.append([f"#{line.number}", *figures, f"{line.epoch}/{line.epochs}", *cells])
+    widths = [1 + max(map(len, column)) for column in zip(*rows, strict=True)]
+    fit = sum(total <= width + 1 for total in itertools.accumulate(widths))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for title in rows[0][:fit]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row[:fit])
     return table
 
 

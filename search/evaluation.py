@@ -21,6 +21,7 @@ from torch import Tensor
 
 from search.checkpoints import load_weights
 from search.data.splits import Splits
+from search.ensembles import Networks
 from search.errors import RunError, StudyError
 from search.factories import Factory
 from search.models import Network, build
@@ -28,7 +29,7 @@ from search.report import HEADLINES
 from search.retraining import Result, Retraining, shown
 from search.space import HyperParams, ordered
 from search.storage import StoredStudy
-from search.training import outputs_of
+from search.training import one_thread
 from search.trial import Goal, derive_seed
 
 LOOKS = "rnn_search_test_looks"
@@ -172,19 +173,6 @@ def headline(stored: StoredStudy) -> str:
     return HEADLINES[stored.config.data.task] if metric == "loss" else metric
 
 
-def combine(task: str, outputs: Tensor) -> Tensor:
-    """Returns the ensemble's outputs.
-
-    Args:
-        task: ``forecast``: the mean output; ``classify`` and ``language``: logarithms of the mean
-            probabilities, which as logits give these probabilities back.
-        outputs: (S, ...) of S networks, classes or characters last.
-    """
-    if task == "forecast":
-        return outputs.mean(0)
-    return outputs.log_softmax(-1).logsumexp(0) - math.log(len(outputs))
-
-
 @torch.no_grad()
 def evaluate_together(
     models: Sequence[Network], splits: Splits, part: str
@@ -197,11 +185,10 @@ def evaluate_together(
         part: ``"valid"`` or ``"test"``.
     """
     total: Tensor | None = None
-    answers = (outputs_of(model, getattr(splits, part)) for model in models)
-    for pairs in zip(*answers, strict=True):
-        outputs, targets = [answer for answer, _ in pairs], pairs[0][1]
-        outputs.append(combine(splits.task, torch.stack(outputs)))
-        tally = torch.stack([splits.tally(answer, targets) for answer in outputs])
+    networks = Networks(splits.task, tuple(models), joined=True)
+    for outputs, targets in networks.outputs_of(getattr(splits, part)):
+        answers = [*outputs, networks.join(outputs)]
+        tally = torch.stack([splits.tally(answer, targets) for answer in answers])
         total = tally if total is None else total + tally
     if total is None:
         raise ValueError(f"the {part} part is empty")
@@ -253,14 +240,10 @@ def look_at_test(
     winner: Contest, splits: Splits, device: str, factory: Factory | None = None
 ) -> Look:
     """Judges the winner's networks and every baseline on the test part."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as trainers do, so that the figures do not depend on the machine
-    try:
+    with one_thread():
         target = splits.to(torch.device(device))
         models = load_models(winner.complete, splits, device, factory)
         each, ensemble = evaluate_together(models, target, "test")
-    finally:
-        torch.set_num_threads(threads)
     return Look(each, ensemble, splits.baselines("test"))
 
 
@@ -280,6 +263,7 @@ def record_look(stored: StoredStudy, winner: Contest, look: Look) -> list[dict[s
         "mean": mean,
         "std": std,
         "ensemble": look.ensemble[metric],
+        "figures": {"seeds": look.each, "ensemble": look.ensemble},
     }
 
     def add() -> list[dict[str, Any]]:

@@ -22,10 +22,10 @@ from search.data.rows import Rows, arrange, refuse_extremes, runs_of
 from search.data.tables import read_table, require_columns, take_table
 from search.data.timeline import Stamps, Step, find_step, go_on
 from search.data.windows import ForecastPart, in_units, standardised
+from search.ensembles import Networks
 from search.errors import DataError
+from search.intervals import edges
 from search.model_files import Band
-from search.models import Network
-from search.training import outputs_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,14 +39,18 @@ class Forecasts:
         rows: The table, in order.
         last: (N,) row, of the L, that each window ends with: what its forecasts are made from.
         values: (N, H, K) in the targets' units.
+        interval: Low and high, (N, H, K), in the targets' units; None: there is no `Band`.
     """
 
     rows: Rows
     last: Ints
     values: Floats
+    interval: tuple[Floats, Floats] | None
 
 
-def forecast(network: Network, card: ForecastCard, source: Path | pd.DataFrame) -> Forecasts:
+def forecast(
+    networks: Networks, card: ForecastCard, band: Band | None, source: Path | pd.DataFrame
+) -> Forecasts:
     """Forecasts what follows every stretch of T rows of a table, its last rows among them.
 
     Missing values are treated as in the study, but for the borders of its three parts, which
@@ -71,10 +75,15 @@ def forecast(network: Network, card: ForecastCard, source: Path | pd.DataFrame) 
     nothing = torch.zeros(len(starts), 0)
     values = standardised(rows.values, mean, std)
     part = ForecastPart(values, torch.from_numpy(starts), nothing, card.window)
-    outputs = torch.cat([outputs for outputs, _ in outputs_of(network, part)])
-    last = starts + card.window - 1
-    in_order = _in_units(outputs, card, rows, last).numpy()
-    return Forecasts(rows, last, in_order.reshape(len(last), card.horizon, len(card.targets)))
+    outputs = torch.cat([outputs for outputs, _ in networks.outputs_of(part)], dim=1)
+    last, shape = starts + card.window - 1, (len(starts), card.horizon, len(card.targets))
+    centre = _in_units(networks.join(outputs), card, rows, last)
+    interval = None
+    if band is not None:
+        below, above = edges(band, outputs, torch.tensor(card.scale, dtype=torch.float64))
+        low, high = ((centre + edge).numpy().reshape(shape) for edge in (below, above))
+        interval = low, high
+    return Forecasts(rows, last, centre.numpy().reshape(shape), interval)
 
 
 def _in_units(outputs: Tensor, card: ForecastCard, rows: Rows, last: Ints) -> Tensor:
@@ -99,17 +108,17 @@ def _starts(rows: Rows, window: int, path: Path) -> Ints:
     return chosen
 
 
-def table_of(forecasts: Forecasts, card: ForecastCard, band: Band | None) -> pd.DataFrame:
+def table_of(forecasts: Forecasts, card: ForecastCard) -> pd.DataFrame:
     """Returns one row for each window and step ahead.
 
     Columns: the series, if there are several; ``made_from``, the time (or, without times, the row,
     counted from 1 in each series) of the last row that was seen; ``ahead``, steps from there; the
-    time or ``row`` that is forecast; each target; and ``NAME_low`` and ``NAME_high``.
+    time or ``row`` that is forecast; each target; and ``NAME_low`` and ``NAME_high``, if there are
+    intervals.
 
     Args:
         forecasts: What to show.
         card: How the data is read.
-        band: For the interval; None: there are no such columns.
     """
     rows, count, horizon = forecasts.rows, len(forecasts.last), card.horizon
     taken = {card.series, card.time, *card.targets}
@@ -124,13 +133,10 @@ def table_of(forecasts: Forecasts, card: ForecastCard, band: Band | None) -> pd.
     columns[card.time or _free("row", taken)] = future
     for at, name in enumerate(card.targets):
         columns[name] = forecasts.values[:, :, at].reshape(-1)
-    if band is not None:
-        shape = (horizon, len(card.targets))
-        low, high = np.array(band.low).reshape(shape), np.array(band.high).reshape(shape)
+    if forecasts.interval is not None:
         for at, name in enumerate(card.targets):
-            for ending, edge in (("_low", low), ("_high", high)):
-                around = forecasts.values[:, :, at] + edge[:, at]
-                columns[_free(name + ending, taken)] = around.reshape(-1)
+            for ending, edge in zip(("_low", "_high"), forecasts.interval, strict=True):
+                columns[_free(name + ending, taken)] = edge[:, :, at].reshape(-1)
     return pd.DataFrame(columns)
 
 

@@ -1,7 +1,8 @@
 """The two files that are a model: `model.json`, which says how it reads data, and its weights.
 
     DIR/model.json              what `ModelCard` holds, plain JSON
-    DIR/model.safetensors       the network's weights by parameter name
+    DIR/model.safetensors       weights by parameter name; of an ensemble: by number and name
+    DIR/model.onnx              the same network for other programs, if asked for; never read
     DIR/README.md               for people; never read
 
 Neither needs the study it came from, and reading them executes nothing.
@@ -12,74 +13,147 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load as read_safetensors
+from safetensors.torch import save as write_safetensors
 from torch import Tensor
 
 from search.config import OwnModel
 from search.data.cards import Card, LanguageCard
+from search.ensembles import Networks
 from search.errors import DataError
 from search.factories import Factory, trust_factory
 from search.fields import FactoryName
 from search.models import CELLS, Network, SequenceModel
 from search.space import HyperParams
 
-FORMAT: Final = 1
-"""Rises when an older rnn-search could not read, or would misread, what is written."""
-CARD, WEIGHTS, README = "model.json", "model.safetensors", "README.md"
+FORMAT: Final = 2
+"""Rises when an older rnn-search could not read, or would misread, what is written. Format 1 had
+single networks only; it is read still."""
+CARD, WEIGHTS, ONNX, README = "model.json", "model.safetensors", "model.onnx", "README.md"
+Source = Literal["trial", "winner", "ensemble"]
+"""Which networks a model is: a trial's own; the best seed of an evaluation's winner; all of its
+seeds."""
 SIZES = ("hidden_layers", "hidden_units")
 
 
-class Band(BaseModel):
+class _Plain(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Band(_Plain):
     """How far the actual values lay from the forecasts of the validation part, by quantile.
 
     Attributes:
-        low: (O,) 5 % quantiles of actual minus forecast, in the targets' units, horizon-major.
+        low: (O,) 5 % quantiles of actual minus forecast, horizon-major; in the targets' units, or
+            in multiples of a window's own spread if there is ``residual``.
         high: (O,) 95 % quantiles.
         windows: How many windows they come from.
+        residual: (O,) root mean square of actual minus forecast, in the targets' units; makes the
+            spread, see `search.intervals`. None for a single network.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     low: tuple[FiniteFloat, ...]
     high: tuple[FiniteFloat, ...]
     windows: int
+    residual: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] | None = None
 
 
-class ModelCard(BaseModel):
+class Member(_Plain):
+    """A network that an evaluation has trained.
+
+    Attributes:
+        seed: What it was trained with.
+        epoch: Its best epoch, from 1, whose weights these are.
+        figures: Validation figures at that epoch.
+    """
+
+    seed: int
+    epoch: int
+    figures: dict[str, float]
+
+
+class AtTest(_Plain):
+    """What the evaluation saw when it looked at the test part.
+
+    Attributes:
+        figures: Of just what is exported, a network or the ensemble.
+        time: When, in ISO 8601.
+        look: Which look it was, from 1; only the first is quite honest.
+    """
+
+    figures: dict[str, float]
+    time: str
+    look: int
+
+
+class OnnxCard(_Plain):
+    """How `model.onnx` is used.
+
+    Attributes:
+        sha256: Of the file, in hexadecimal.
+        opset: Of ONNX's operators.
+        inputs: What each input is: type, shape, meaning.
+        outputs: What each output is.
+        difference: The largest from the PyTorch networks that onnxruntime showed when it was
+            exported: of forecasts, in standard deviations; of probabilities; of their logarithms
+            and of states, relative to 1 and their size.
+    """
+
+    sha256: str
+    opset: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    difference: float
+
+
+class ModelCard(_Plain):
     """What `model.json` holds.
 
     Attributes:
         format: See `FORMAT`.
         study: The study's name.
-        trial: Number of the trial.
-        epoch: The epoch, from 1, whose weights these are.
+        source: See `Source`.
+        trial: Number of the trial whose configuration it is.
+        epoch: The epoch, from 1, whose weights these are; None for an ensemble.
         metric: What the study searched by.
-        figures: Validation figures at that epoch.
+        figures: Validation figures of just what is exported; of an ensemble, none if the data was
+            not there any more.
+        members: The networks, if an evaluation trained them, in the order of their weights.
+        test: Figures of the test part, if an evaluation has them.
         hyperparameters: What the network was built and trained with.
         data: How new data is read.
         band: For the intervals of forecasts; None if the data was not there any more.
         fingerprint: Of the data that it was trained on.
         versions: Of what it was trained with.
         weights: SHA-256 of `model.safetensors`, in hexadecimal.
+        onnx: How `model.onnx` is used; None: there is none.
         factory: What builds the network, if it is the user's own: ``package.module:function``.
         factory_source: Fingerprint of the file that held it when the network was trained.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal[1]
+    format: Literal[1, 2]
     study: str
+    source: Source = "trial"
     trial: int
     epoch: int | None
     metric: str
     figures: dict[str, float]
+    members: tuple[Member, ...] = ()
+    test: AtTest | None = None
     hyperparameters: HyperParams
     data: Card
     band: Band | None = None
@@ -88,6 +162,12 @@ class ModelCard(BaseModel):
     weights: str
     factory: FactoryName | None = None
     factory_source: str | None = None
+    onnx: OnnxCard | None = None
+
+    @property
+    def joined(self) -> bool:
+        """True for an ensemble, of however many networks."""
+        return self.source == "ensemble"
 
     @model_validator(mode="after")
     def _fits(self) -> ModelCard:
@@ -98,9 +178,12 @@ class ModelCard(BaseModel):
         for name in SIZES:
             if getattr(self.hyperparameters, name) < 1:
                 raise ValueError(f"{name} is less than 1")
-        size = self.data.output_size
-        if self.band is not None and not len(self.band.low) == len(self.band.high) == size:
-            raise ValueError(f"band has not {size} entries")
+        if self.joined and not self.members:
+            raise ValueError("an ensemble has no members")
+        if self.band is not None:
+            size, arrays = self.data.output_size, (self.band.low, self.band.high)
+            if {len(one) for one in (*arrays, self.band.residual or arrays[0])} != {size}:
+                raise ValueError(f"band has not {size} entries")
         return self
 
 
@@ -117,41 +200,61 @@ def make_network(params: HyperParams, data: Card, factory: Factory | None = None
 
 
 def fill(
-    params: HyperParams, data: Card, content: bytes, path: Path, factory: Factory | None = None
-) -> Network:
-    """Returns the network with the weights of a safetensors file.
+    params: HyperParams,
+    data: Card,
+    content: bytes,
+    path: Path,
+    members: int = 0,
+    factory: Factory | None = None,
+) -> Networks:
+    """Returns the networks with the weights of a safetensors file.
 
     Args:
-        params: Decides its shapes, with ``data``.
-        data: Decides its shapes, with ``params``.
+        params: Decides their shapes, with ``data``.
+        data: Decides their shapes, with ``params``.
         content: Of the file.
         path: The file, for messages.
-        factory: Builds the network, if it is the user's own.
+        members: How many networks an ensemble has; 0: it is no ensemble but one network.
+        factory: Builds them, if they are the user's own.
 
     Raises:
         DataError: The weights are damaged or of another network.
         NetworkError: The factory raised an exception.
     """
     weights = _tensors(content, path)
-    if factory is None:
-        # On "meta" nothing is allocated, so that a wrong number of units cannot fill the memory.
-        with torch.device("meta"):
-            wanted = make_network(params, data).state_dict()
-        maker = CARD
-    else:
-        wanted = make_network(params, data, factory).state_dict()
-        maker = f"{CARD} and {factory.name}"
-    if _shapes(wanted) != _shapes(weights):
+    wanted = _wanted(params, data, factory)
+    starts = [f"{number}." for number in range(members)] if members else [""]
+    whole = {start + name: tensor for start in starts for name, tensor in wanted.items()}
+    if _shapes(whole) != _shapes(weights):
+        makers = f"{CARD} describes" if factory is None else f"{CARD} and {factory.name} describe"
         raise DataError(
-            f"{path} holds the weights of another network than {maker} "
-            f"describe{'s' if factory is None else ''}; export the model again"
+            f"{path} holds the weights of another network than {makers}; export the model again"
         )
-    network = make_network(params, data, factory)
-    network.load_state_dict(weights)
-    return network.eval()
+    networks = []
+    for start in starts:
+        network = make_network(params, data, factory)
+        network.load_state_dict({name: weights[start + name] for name in wanted})
+        networks.append(network.eval())
+    return Networks(data.task, tuple(networks), joined=members > 0)
 
 
-def read_model(folder: Path, *, trust_code: bool = False) -> tuple[ModelCard, Network]:
+def _wanted(params: HyperParams, data: Card, factory: Factory | None) -> dict[str, Tensor]:
+    """Returns tensors with the names, shapes and types of one network's weights."""
+    if factory is not None:
+        return make_network(params, data, factory).state_dict()
+    # On "meta" nothing is allocated, so that a wrong number of units cannot fill the memory.
+    with torch.device("meta"):
+        return make_network(params, data).state_dict()
+
+
+def joint_weights(each: Sequence[Mapping[str, Tensor]]) -> bytes:
+    """Returns the content of an ensemble's safetensors file, which `fill` reads."""
+    return write_safetensors(
+        {f"{at}.{name}": tensor for at, one in enumerate(each) for name, tensor in one.items()}
+    )
+
+
+def read_model(folder: Path, *, trust_code: bool = False) -> tuple[ModelCard, Networks]:
     """Reads a model.
 
     Args:
@@ -178,7 +281,8 @@ def read_model(folder: Path, *, trust_code: bool = False) -> tuple[ModelCard, Ne
             f"{path} is damaged, or of another export than {CARD} beside it (their checksums "
             "differ); export the model again"
         )
-    return card, fill(card.hyperparameters, card.data, content, path, factory)
+    members = len(card.members) if card.joined else 0
+    return card, fill(card.hyperparameters, card.data, content, path, members, factory)
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -6,8 +6,6 @@ Shapes: N series, C classes, n characters, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +20,28 @@ from search.data.cards import ClassifyCard, ForecastCard, LanguageCard
 from search.data.classification import padded_part
 from search.data.labelled import Labelled, read_unlabelled, without_missing
 from search.data.language import TextPart, encode, read_text, tally_text, text_figures
+from search.ensembles import Networks
 from search.errors import DataError, RequestError, nearest
 from search.forecasts import forecast, table_of
 from search.model_files import ModelCard, read_model
-from search.models import Network, SequenceModel
-from search.training import outputs_of
+from search.models import SequenceModel
+from search.training import one_thread
 
 CHUNK = 1024
 """Characters of a prompt that are read at once."""
 
 
 class Model(ABC):
-    """A trained network and how it reads data.
+    """A trained network, or an ensemble of them, and how it reads data.
 
     Attributes:
         card: What `model.json` holds.
-        network: The network, on the CPU.
+        networks: The network, or those of the ensemble, on the CPU.
     """
 
-    def __init__(self, card: ModelCard, network: Network) -> None:
+    def __init__(self, card: ModelCard, networks: Networks) -> None:
         self.card = card
-        self.network = network
+        self.networks = networks
 
     @abstractmethod
     def predict(self, data: Any) -> Any:
@@ -71,9 +70,9 @@ class Forecaster(Model):
         source = data if isinstance(data, pd.DataFrame) else Path(data)
         if isinstance(source, Path) and source.suffix.lower() == ".ts":
             raise DataError(f"{source}: this model forecasts a table; give a CSV or Parquet file")
-        with _one_thread():
-            forecasts = forecast(self.network, card, source)
-        return table_of(forecasts, card, self.card.band)
+        with one_thread():
+            forecasts = forecast(self.networks, card, self.card.band, source)
+        return table_of(forecasts, card)
 
 
 class Classifier(Model):
@@ -97,8 +96,9 @@ class Classifier(Model):
         assert isinstance(card, ClassifyCard)
         read = self._read(card, data if isinstance(data, pd.DataFrame) else Path(data))
         part = padded_part(read, card.classes, np.array(card.mean), np.array(card.scale))
-        with _one_thread():
-            outputs = torch.cat([outputs for outputs, _ in outputs_of(self.network, part)])
+        with one_thread():
+            answers = [self.networks.join(one) for one, _ in self.networks.outputs_of(part)]
+        outputs = torch.cat(answers)
         shares = functional.softmax(outputs.double(), dim=1).numpy()
         names = [place.removeprefix("series '")[:-1] for place in read.places]
         if card.series is None:
@@ -154,8 +154,11 @@ class LanguageModel(Model):
                 "text in the language of the study's"
             )
         part = TextPart(codes, card.output_size, card.sequence_length)
-        with _one_thread():
-            tallies = [tally_text(*pair) for pair in outputs_of(self.network, part)]
+        with one_thread():
+            tallies = [
+                tally_text(self.networks.join(outputs), targets)
+                for outputs, targets in self.networks.outputs_of(part)
+            ]
         total = tallies[0]
         for tally in tallies[1:]:
             total = total + tally
@@ -187,8 +190,8 @@ class LanguageModel(Model):
         if not len(codes):
             raise DataError("the prompt is empty; give at least one character to continue")
         generator = torch.Generator().manual_seed(seed)
-        reader, found = _Reader(self.network.eval(), card.sequence_length), list[str]()
-        with _one_thread():
+        reader, found = _Reader(self.networks, card.sequence_length), list[str]()
+        with one_thread():
             logits = reader.read(codes.long())
             for _ in range(length):
                 drawn = _draw(logits, temperature, generator)
@@ -203,28 +206,35 @@ class LanguageModel(Model):
 
 
 class _Reader:
-    """Reads a text piece by piece.
+    """Networks that read a text piece by piece, each with a hidden state of its own.
 
     Args:
-        network: With dropout off.
-        trained: Characters T at once that it was trained with. A network of the user's own may not
-            be able to read more or, if it has no state, to make anything of fewer.
+        networks: With dropout off.
+        trained: Characters T at once that they were trained with. A network of the user's own may
+            not be able to read more or, if it has no state, to make anything of fewer.
     """
 
-    def __init__(self, network: Network, trained: int) -> None:
-        self._network = network
-        self._most = CHUNK if isinstance(network, SequenceModel) else trained
+    def __init__(self, networks: Networks, trained: int) -> None:
+        self._networks = networks
+        ours = all(isinstance(network, SequenceModel) for network in networks.each)
+        self._most = CHUNK if ours else trained
         self._last = torch.zeros(0, dtype=torch.int64)
-        self._state: Any = None
+        self._states: list[Any] = [None] * len(networks.each)
 
     def read(self, codes: Tensor) -> Tensor:
         """Returns (V,) float64 logits of the character that follows (n,) int64 indices."""
         self._last = torch.cat([self._last, codes])[-self._most :]
+        logits = [self._logits(at, codes) for at in range(len(self._states))]
+        return self._networks.join(torch.stack(logits)).double()
+
+    def _logits(self, at: int, codes: Tensor) -> Tensor:
+        """Returns the (V,) logits of one of the networks."""
+        network = self._networks.each[at]
         for chunk in torch.split(codes, self._most):
-            outputs, self._state = self._network(chunk[None], None, self._state)
-        if self._state is None:
-            outputs, _ = self._network(self._last[None], None, None)
-        logits: Tensor = outputs[0, -1].double()
+            outputs, self._states[at] = network(chunk[None], None, self._states[at])
+        if self._states[at] is None:
+            outputs, _ = network(self._last[None], None, None)
+        logits: Tensor = outputs[0, -1]
         return logits
 
 
@@ -244,12 +254,12 @@ def load(
         FactoryError: The network is the user's own and not trusted, or cannot be imported.
         NetworkError: The function that builds it raised an exception.
     """
-    card, network = read_model(Path(folder), trust_code=trust_code)
+    card, networks = read_model(Path(folder), trust_code=trust_code)
     if isinstance(card.data, ForecastCard):
-        return Forecaster(card, network)
+        return Forecaster(card, networks)
     if isinstance(card.data, ClassifyCard):
-        return Classifier(card, network)
-    return LanguageModel(card, network)
+        return Classifier(card, networks)
+    return LanguageModel(card, networks)
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
@@ -259,14 +269,3 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> int
     # The largest is taken away first, so that no temperature, however small, overflows.
     shares = functional.softmax((logits - logits.max()) / temperature, dim=0)
     return int(torch.multinomial(shares, 1, generator=generator))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Computes on one thread, as trainers do, whose sums are then the same to the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

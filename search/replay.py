@@ -8,8 +8,7 @@ ended, or that took its trainer down, is replayed up to the last epoch it had.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ from search.space import HyperParams, differences, ordered
 from search.stopping import Divergence, batch_judge
 from search.storage import StoredStudy, check_unchanged, open_study
 from search.surroundings import surroundings
-from search.training import Run, is_out_of_memory, out_of_memory
+from search.training import Run, is_out_of_memory, one_thread, out_of_memory
 from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
 
 AT_END = (*INFEASIBLE, Outcome.FAILED)
@@ -115,7 +114,7 @@ def replay(
     plan = _plan(origin, device, then, trust_code)
     params = _whole(trial, origin.config.space)
     seed = derive_seed(origin.config.seed, "training", own_number)
-    with _one_thread():
+    with one_thread():
         again, notes = _train(trial, params, seed, plan)
     found, batches, more = _compare(stored, trial, again, origin.goal)
     now = surroundings(plan.device, plan.factory)
@@ -174,17 +173,6 @@ def _whole(trial: FrozenTrial, space: Mapping[str, Dimension]) -> HyperParams:
             f"trial {trial.number} ended before its {absent[0]} was drawn; choose another trial"
         )
     return HyperParams.of(params)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Computes as a trainer does: sums of several threads are rounded otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(

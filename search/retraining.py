@@ -120,6 +120,13 @@ def read_result(retraining: Retraining, code: str | None = None) -> Result | Non
     return None if result.complete and not (there and result.figures) else result
 
 
+def code_of(retraining: Retraining) -> str | None:
+    """Returns the fingerprint of the user's own code that it was trained with, if it is known."""
+    stored = load_result(retraining.folder) or {}
+    found: str | None = stored.get("surroundings", {}).get("factory")
+    return found
+
+
 @dataclass
 class _Active:
     retraining: Retraining

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
+import traceback
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -26,9 +27,10 @@ from search.checkpoints import copy_files, trial_folder
 from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import StudyError, nearest
+from search.forks import copy_trials
 from search.leases import LEASE_SECONDS, Leases
 from search.sampling import StudySampler
-from search.space import HyperParams, differences, distributions, fits, ordered, suggest
+from search.space import HyperParams, differences, suggest
 from search.stopping import stagnated, target_reached
 from search.surroundings import versions
 from search.trial import INFEASIBLE, Curve, Decision, Epoch, Goal, Outcome
@@ -190,24 +192,43 @@ class StoredStudy:
     def _take(self, total: int) -> Taken | None:
         with self.database.exclusive():
             self._leases.prepare()
-            trials = self.study.get_trials(deepcopy=False)
-            running = {t._trial_id: t for t in trials if t.state == TrialState.RUNNING}
-            self._leases.sweep(running)
-            # A trial of ours that we do not know of is one whose taking was cut off by a fault.
-            busy = (self._leases.held() - self._leases.mine(running)) | set(self._held)
-            for trial_id, trial in running.items():
-                if trial_id not in busy:
-                    return self._hold(optuna.Trial(self.study, trial_id), trial)
-            waiting = any(trial.state == TrialState.WAITING for trial in trials)
-            if len(trials) >= total and not waiting:
-                return None
-            asked = self.study.ask()
-            return self._hold(asked, None)
+            while (found := self._next(total)) is not None:
+                if (taken := self._hold(*found)) is not None:
+                    return taken
+        return None
 
-    def _hold(self, asked: optuna.Trial, before: FrozenTrial | None) -> Taken:
-        """Takes the lease first, then fills in parameters that a killed run had not got to."""
+    def _next(self, total: int) -> tuple[optuna.Trial, FrozenTrial | None] | None:
+        """Returns the trial that is next to train, and what it has behind it; None: no more."""
+        trials = self.study.get_trials(deepcopy=False)
+        running = {t._trial_id: t for t in trials if t.state == TrialState.RUNNING}
+        self._leases.sweep(running)
+        # A trial of ours that we do not know of is one whose taking was cut off by a fault.
+        busy = (self._leases.held() - self._leases.mine(running)) | set(self._held)
+        for trial_id, trial in running.items():
+            if trial_id not in busy:
+                return optuna.Trial(self.study, trial_id), trial
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        if len(trials) >= total and not waiting:
+            return None
+        return self.study.ask(), None
+
+    def _hold(self, asked: optuna.Trial, before: FrozenTrial | None) -> Taken | None:
+        """Takes the lease first, then fills in parameters that a killed run had not got to.
+
+        Returns:
+            None if somebody enqueued a value that no trial can have: the trial has failed.
+        """
         self._leases.take(asked._trial_id)
-        params = suggest(asked, self.config.space)
+        try:
+            params = suggest(asked, self.config.space)
+        except ValueError as error:
+            reason = f"its parameters do not fit the space: {' '.join(str(error).split())}"
+            asked.set_user_attr("outcome", str(Outcome.FAILED))
+            asked.set_user_attr("reason", reason)
+            asked.set_user_attr("traceback", traceback.format_exc())
+            self.study.tell(asked, state=TrialState.FAIL)
+            self._leases.drop(asked._trial_id)
+            return None
         reported = len(before.intermediate_values) if before else 0
         deaths = before.user_attrs.get("trainer_deaths", 0) if before else 0
         taken = Taken(asked.number, asked._trial_id, params, reported, deaths)
@@ -288,8 +309,9 @@ def create_study(
             return open_study(database, config.name)
         fork = {}
         if fork_of is not None:
-            counts = {"taken": _copy_trials(fork_of, study, config), "of": len(fork_of.trials())}
-            fork = {"fork": {"study": fork_of.config.name, **counts}}
+            old, trials = fork_of.config, fork_of.trials()
+            taken = copy_trials(trials, old, study, config.space)
+            fork = {"fork": {"study": old.name, "taken": taken, "of": len(trials)}}
         # The mark comes last: a study without it is one whose making was cut off.
         study.set_user_attr(MARK, {**attributes, **_birth(config), **fork})
     new = StoredStudy(database, study, config)
@@ -362,37 +384,11 @@ def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None
     if stored.attributes["data"] != data:
         changes.append(f"the data (fingerprint {stored.attributes['data']} → {data})")
     if changes:
+        # What its trials reached is worth nothing on other data, or by another figure.
+        same = stored.attributes["data"] == data and stored.config.metric == config.metric
+        fork = "give another name, or take its trials along with --fork NEWNAME"
+        remedy = fork if same else "or give another name"
         raise StudyError(
             f"the study '{config.name}' was begun otherwise: {'; '.join(changes)}; change it back, "
-            f"give another name, or take its trials along with --fork NEWNAME"
+            f"{remedy}"
         )
-
-
-def _copy_trials(old: StoredStudy, study: optuna.Study, config: StudyConfig) -> int:
-    """Copies every complete or pruned trial of ``old`` that fits the space of ``config``.
-
-    Returns:
-        How many they were; each says in its attribute ``forked_from`` where it comes from.
-    """
-    space = config.space
-    taken = 0
-    searched = distributions(space)
-    for trial in old.trials():
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-            continue
-        params = ordered(trial.params, old.config.space)
-        if not fits(params, space):
-            continue
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=trial.state,
-                value=trial.value,
-                params={name: params[name] for name in searched},
-                distributions=searched,
-                user_attrs={**trial.user_attrs, "forked_from": [old.config.name, trial.number]},
-                system_attrs=dict(trial.system_attrs),
-                intermediate_values=trial.intermediate_values,
-            )
-        )
-        taken += 1
-    return taken

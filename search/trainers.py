@@ -124,7 +124,13 @@ class LocalTrainers:
         # containers.
         self._setup = (pickle.dumps(splits), rules, device, factory)
         self._stopping = False
-        self._workers = [self._start() for _ in range(workers)]
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(self._start())
+        except BaseException:  # A second Ctrl-C, too: whoever has been started must not stay.
+            self.kill()
+            raise
 
     def __enter__(self) -> LocalTrainers:
         """Returns the trainers, which end with the block."""

@@ -235,6 +235,17 @@ def _answers(model: Network, batch: Batch) -> Tensor:
     return outputs[:size]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes on one thread, as trainers do, whose sums are then the same to the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def decay_factor(decay: str, values: list[float], goal: Goal) -> float:
     """Returns what the initial learning rate is multiplied by in the coming epoch.
 

@@ -162,7 +162,7 @@ def _no_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (changed(format=2), ("is of format 2", "upgrade")),
+        (changed(format=3), ("is of format 3", "upgrade")),
         (changed(format="1"), ("model.json is damaged", "format")),
         (changed(surprise=1), ("model.json is damaged: surprise",)),
         (changed(data={"task": "dance"}), ("model.json is damaged: data",)),

@@ -328,7 +328,9 @@ def test_changed_study_is_refused(stored: StoredStudy, config: StudyConfig, what
     changes, said = CHANGES[what]
     with pytest.raises(StudyError, match=said) as caught:
         check_unchanged(stored, changed(config, changes), "f00d")
-    assert "--fork NEWNAME" in str(caught.value)
+    assert "give another name" in str(caught.value)
+    # Trials judged by another figure cannot be taken along.
+    assert ("--fork NEWNAME" in str(caught.value)) == (what != "metric")
     assert str(caught.value).count(" → ") == 1 or what == "task"
 
 

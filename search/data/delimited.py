@@ -46,6 +46,17 @@ def decode(content: bytes, path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def find_dialect(text: str, path: Path) -> tuple[str, str]:
+    """Returns the delimiter and the decimal sign with which `read_csv` reads a text.
+
+    Raises:
+        DataError: A line is too long for any table.
+    """
+    text = text.strip("\n") + "\n"
+    delimiter, _ = _sniff(text, path)
+    return delimiter, _decimal_sign(text, delimiter)
+
+
 def read_csv(text: str, path: Path) -> pd.DataFrame:
     """Reads a table from text.
 
@@ -59,13 +70,13 @@ def read_csv(text: str, path: Path) -> pd.DataFrame:
     text = text.strip("\n") + "\n"
     if not text.strip():
         raise DataError(f"{path} is empty; it needs a header and rows")
-    delimiter, records = _sniff(text)
+    delimiter, records = _sniff(text, path)
     names = _header(records, above, path)
     try:
         frame: pd.DataFrame = pd.read_csv(
             io.StringIO(text),
             sep=delimiter,
-            decimal="," if delimiter != "," and _decimal_comma(text, delimiter) else ".",
+            decimal=_decimal_sign(text, delimiter),
             skipinitialspace=True,
             header=0,
             names=names,
@@ -85,7 +96,7 @@ def read_csv(text: str, path: Path) -> pd.DataFrame:
     return frame.rename(columns={"": "Unnamed"})
 
 
-def _sniff(text: str) -> tuple[str, list[list[str]]]:
+def _sniff(text: str, path: Path) -> tuple[str, list[list[str]]]:
     """Returns the delimiter and how it cuts the first lines.
 
     The one wins that cuts all lines into equally many fields, and most; failing that, the header.
@@ -100,7 +111,10 @@ def _sniff(text: str) -> tuple[str, list[list[str]]]:
         widths = [len(record) for record in cuts[delimiter]]
         return (widths[0] > 1 and len(set(widths)) == 1, widths[0])
 
-    cuts = {delimiter: cut(delimiter) for delimiter in DELIMITERS}
+    try:
+        cuts = {delimiter: cut(delimiter) for delimiter in DELIMITERS}
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV table ({error}); mend it") from None
     best = max(DELIMITERS, key=merit)
     best = best if merit(best)[1] > 1 else ","
     return best, cuts[best]
@@ -115,15 +129,15 @@ def _header(records: list[list[str]], above: int, path: Path) -> list[str]:
             f"{path}: row {line + 1} has {len(records[1])} fields but the header names "
             f"{len(names)}; give every column a name, and end no line with a delimiter"
         )
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{path}: the header names '{twice[0]}' twice; rename one")
     if all(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", name) for name in names):
         counted = [str(first + at) for first in (0, 1) for at in range(len(names))]
         if names not in (counted[: len(names)], counted[len(names) :]):
             raise DataError(
                 f"{path}: row {line} holds only numbers; the first line must name the columns"
             )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: the header names '{twice[0]}' twice; rename one")
     return names
 
 
@@ -152,12 +166,14 @@ def _refuse_thousands(text: str, delimiter: str, frame: pd.DataFrame, path: Path
             )
 
 
-def _decimal_comma(text: str, delimiter: str) -> bool:
+def _decimal_sign(text: str, delimiter: str) -> str:
+    if delimiter == ",":
+        return "."
     ends = re.escape(delimiter)
     number = rf'(?:^|{ends})[ "]*[-+]?\d*{{sign}}\d+(?:[eE][-+]?\d+)?[ "]*(?={ends}|$)'
     with_comma = re.search(number.format(sign=","), text, re.MULTILINE)
     with_point = re.search(number.format(sign=r"\."), text, re.MULTILINE)
-    return with_comma is not None and with_point is None
+    return "," if with_comma is not None and with_point is None else "."
 
 
 def _tokenizing(error: Exception, names: list[str], above: int) -> str:

@@ -49,9 +49,19 @@ def load_forecast(data: ForecastData) -> ForecastSplits:
     """
     if data.path is None:
         raise ValueError("examples must be resolved to a path before they are loaded")
-    frame = read_table(data.path)
-    columns = _choose_columns(frame, data, data.path)
-    rows = arrange(frame, columns.used, data, data.path)
+    return cut_table(read_table(data.path), data, data.path)
+
+
+def cut_table(frame: pd.DataFrame, data: ForecastData, path: Path) -> ForecastSplits:
+    """Does what `load_forecast` does, with a table that has been read already.
+
+    Args:
+        frame: As `read_table` returns it.
+        data: How it is cut.
+        path: The file, for messages.
+    """
+    columns = _choose_columns(frame, data, path)
+    rows = arrange(frame, columns.used, data, path)
     return _assemble(rows, _windows(rows, data), columns, data)
 
 

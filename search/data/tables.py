@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from search.data.delimited import GROUPED, SNIFFED_LINES, decode, read_csv
+from search.data.delimited import GROUPED, SNIFFED_LINES, decode, find_dialect, read_csv
 from search.errors import DataError, nearest
 
 Floats = NDArray[np.float64]
@@ -49,9 +49,23 @@ def read_table(path: Path) -> pd.DataFrame:
         DataError: The file cannot be read or holds no table.
     """
     content = _content(path)
-    parquet = content[:4] == b"PAR1" or path.suffix.lower() in (".parquet", ".pq")
-    frame = _read_parquet(content, path) if parquet else read_csv(decode(content, path), path)
+    is_csv = not _is_parquet(content, path)
+    frame = read_csv(decode(content, path), path) if is_csv else _read_parquet(content, path)
     return _with_numbers(frame, path)
+
+
+def describe_form(path: Path) -> str:
+    """Says how `read_table` reads a file, such as ``semicolon-separated with a decimal comma``.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    content = _content(path)
+    if _is_parquet(content, path):
+        return "Parquet"
+    delimiter, decimal = find_dialect(decode(content, path), path)
+    names = {",": "comma", ";": "semicolon", "|": "bar", "\t": "tab"}
+    return f"{names[delimiter]}-separated" + (" with a decimal comma" if decimal == "," else "")
 
 
 def take_table(frame: pd.DataFrame, name: Path) -> pd.DataFrame:
@@ -224,6 +238,10 @@ def _nothing_left(frame: pd.DataFrame) -> str:
         f"{frame.index.max()}, which are one part of the split, so that nothing can be "
         'interpolated there; leave the column out, or set missing = "drop"'
     )
+
+
+def _is_parquet(content: bytes, path: Path) -> bool:
+    return content[:4] == b"PAR1" or path.suffix.lower() in (".parquet", ".pq")
 
 
 def _content(path: Path) -> bytes:

@@ -1,0 +1,318 @@
+"""What the columns of an unknown table are for: time, series, class, values; found by looking.
+
+Shapes: L rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from search.data.tables import numbers, numeric_columns
+from search.data.timeline import HEAD, parse_times
+from search.errors import DataError
+
+Ints = NDArray[np.int64]
+
+YEARS = frozenset(("year", "yr", "jahr"))
+CALENDAR = frozenset(("quarter", "month", "week", "weekday", "day", "hour", "minute", "second"))
+TIME_WORDS = frozenset(
+    (*YEARS, "date", "time", "datetime", "timestamp", "ds", "period", "t", "step", "epoch", "tick")
+)
+SERIES_WORDS = frozenset(
+    (
+        *(
+            "id",
+            "uid",
+            "identifier",
+            "series",
+            "case",
+            "sample",
+            "recording",
+            "session",
+            "run",
+            "instance",
+        ),
+        *("subject", "patient", "person", "user", "customer", "sensor", "device", "machine"),
+        *("station", "store", "shop", "item", "sku", "product", "firm", "company", "symbol"),
+        *("ticker", "country", "region", "state", "city", "site", "location", "plant", "engine"),
+    )
+)
+LABEL_WORDS = frozenset(
+    (
+        *("label", "labels", "class", "target", "y", "activity", "gesture", "species", "speaker"),
+        *("diagnosis", "outcome", "emotion", "word", "digit"),
+    )
+)
+ID_WORDS = frozenset(("id", "uid", "identifier", "index", "idx"))
+"""What people call such columns; a name counts as one of these if one of its words is."""
+
+WIDE = r"(?:1[5-9]|20|21)\d\d(?:[-/]?(?:0?[1-9]|1[0-2]|Q[1-4])(?:[-/]\d{1,2})?)?"
+"""A column that is named like this holds one time's values: the table lies on its side."""
+
+MOST_CLASSES = 100
+FEWEST_ROWS = 3
+"""Rows that a series has at least, on average."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the columns of a table seem to be for.
+
+    Attributes:
+        time: The time stamps.
+        series: What tells several series apart.
+        label: The class, if it is the same in all rows of each series.
+        values: Columns of numbers that are none of these, in the order of the table.
+        calendar: Columns that together are the time (year, quarter), where none is it alone.
+        left_out: Columns that could not be used, and why.
+    """
+
+    time: str | None
+    series: str | None
+    label: str | None
+    values: tuple[str, ...]
+    calendar: tuple[str, ...]
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """A column that may be the time: (L,) codes of its instants, and if it is a calendar's."""
+
+    name: str
+    codes: Ints
+    dated: bool
+
+    @property
+    def repeats(self) -> bool:
+        return int(self.codes.max()) + 1 < len(self.codes)
+
+
+def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) -> Roles:
+    """Looks at names and values of the columns of a table.
+
+    Time is what can be read as dates and, failing that, a number whose name says so or that counts
+    evenly. Where times repeat, series is a column that tells the rows of one time apart; a label
+    is looked for only where there are several series, see `_label`.
+
+    Args:
+        frame: As `read_table` returns it.
+        path: The file, for messages.
+        wanted: Columns that the user means to be forecast or learned; they keep out of time and
+            series.
+
+    Raises:
+        DataError: The table lies on its side, one column a time step; or the times of several
+            series are mixed.
+    """
+    _refuse_wide(frame, path)
+    names = [str(name) for name in frame.columns]
+    clocks = sorted(_clocks(frame, path, wanted), key=lambda clock: not clock.dated)
+    spread = _spread(frame, clocks)
+    clocks = [clock for clock in clocks if clock.name not in spread]
+    clock, series = _time_and_series(frame, clocks, {*wanted, *spread})
+    if clock is not None and series is None and 2 * (int(clock.codes.max()) + 1) <= len(frame):
+        raise DataError(
+            f"{path}: most times in '{clock.name}' occur more than once, and no column tells the "
+            "series apart, so that each has a time but once; make such a column, if need be by "
+            "joining two"
+        )
+    others = [name for name in names if name not in (clock and clock.name, series)]
+    label, told_by = _label(frame, clock, others, series, {*wanted, *spread})
+    series = series or told_by
+    counters = {one.name for one in clocks if not one.repeats}
+    special = {clock.name if clock else None, series, *spread, *counters}
+    left_out = _unusable(frame, [name for name in others if name not in special], path)
+    values = [name for name in numeric_columns(frame) if name not in {*special, *left_out}]
+    return Roles(
+        time=clock.name if clock else None,
+        series=series,
+        label=label,
+        values=tuple(values),
+        calendar=spread,
+        left_out=left_out,
+    )
+
+
+def words_of(name: str) -> set[str]:
+    """Returns the words of a column's name: ``storeId`` has store and id."""
+    return set(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+
+
+def _refuse_wide(frame: pd.DataFrame, path: Path) -> None:
+    times = [str(name) for name in frame.columns if re.fullmatch(WIDE, str(name).strip())]
+    if len(times) >= 5 and 2 * len(times) > len(frame.columns):
+        raise DataError(
+            f"{path} has its times as columns ('{times[0]}', '{times[1]}'...); turn it, so that "
+            "each row is a time step: pandas.DataFrame.melt"
+        )
+
+
+def _clocks(frame: pd.DataFrame, path: Path, wanted: Collection[str]) -> Iterator[_Clock]:
+    """Yields the columns that may be the time, those with a telling name first."""
+    named = [name for name in frame.columns if words_of(name) & TIME_WORDS]
+    numeric = set(numeric_columns(frame))
+    for name in [*named, *frame.columns.difference(pd.Index(named), sort=False)]:
+        column = frame[name]
+        if name in wanted or not column.notna().all():
+            continue
+        if name in numeric and not (numeric - {name}):
+            continue  # Something must be left to forecast.
+        if name in numeric and (words_of(name) & LABEL_WORDS or not np.isfinite(column).all()):
+            continue
+        try:
+            parse_times(column.iloc[:HEAD], path)
+            instants = parse_times(column, path).instants
+        except DataError:
+            continue
+        if not (name in named or isinstance(instants, pd.DatetimeIndex) or counts(column)):
+            continue
+        codes = pd.factorize(instants)[0].astype(np.int64)
+        if int(codes.max()) > 0:
+            dated = isinstance(instants, pd.DatetimeIndex) or _are_years(column)
+            yield _Clock(str(name), codes, dated)
+
+
+def _are_years(column: pd.Series[Any]) -> bool:
+    numeric = pd.api.types.is_numeric_dtype(column)
+    named = bool(words_of(str(column.name)) & YEARS)
+    return numeric and named and bool(column.between(1500, 2200).all())
+
+
+def counts(column: pd.Series[Any]) -> bool:
+    """Whether a column of numbers goes up by the same whole number from row to row."""
+    if not pd.api.types.is_integer_dtype(column) or len(column) < 2:
+        return False
+    steps = np.diff(column.to_numpy(dtype=np.int64))
+    return bool(steps[0] > 0 and (steps == steps[0]).all())
+
+
+def _spread(frame: pd.DataFrame, clocks: Iterable[_Clock]) -> tuple[str, ...]:
+    """Returns the columns that together are the time, such as year and quarter, or none."""
+    years = [one.name for one in clocks if one.repeats and _are_years(frame[one.name])]
+    parts = [
+        str(name)
+        for name in numeric_columns(frame)
+        if words_of(name) and words_of(name) <= CALENDAR and name not in years
+    ]
+    return (years[0], *parts) if years and parts else ()
+
+
+def _time_and_series(
+    frame: pd.DataFrame, clocks: list[_Clock], never: Collection[str]
+) -> tuple[_Clock | None, str | None]:
+    """Returns the best time whose instants occur once, or once in each series of a column."""
+    for clock in clocks:
+        if not clock.repeats:
+            return clock, None
+        for name in _identifiers(frame, clock, never):
+            return clock, name
+    # Dates that repeat are still the time: the reader names the rows and asks for the series.
+    return next((clock for clock in clocks if clock.dated), None), None
+
+
+def _identifiers(
+    frame: pd.DataFrame, clock: _Clock | None, never: Collection[str]
+) -> Iterator[str]:
+    """Yields columns that may tell series apart, the likeliest first.
+
+    Such a column is text or whole numbers with at least `FEWEST_ROWS` rows a value; a time occurs
+    once in each series, and each stands in one piece unless it is told by the time.
+    """
+    found = []
+    for place, name in enumerate(frame.columns):
+        column = frame[name]
+        if name in never or (clock and name == clock.name) or not _names_things(column):
+            continue
+        codes, distinct = pd.factorize(column)
+        if not 2 <= len(distinct) <= len(column) / FEWEST_ROWS:
+            continue
+        in_pieces = int((np.diff(codes) != 0).sum()) + 1 > len(distinct)
+        if clock is not None and _repeats(codes.astype(np.int64), clock.codes):
+            continue
+        if in_pieces and (clock is None or not clock.repeats):
+            continue
+        hinted = bool(words_of(name) & SERIES_WORDS)
+        text = not pd.api.types.is_numeric_dtype(column)
+        sizes = np.bincount(codes)
+        if hinted or text or not in_pieces or np.ptp(sizes) == 0:
+            found.append((not hinted, not text, place, str(name)))
+    return (name for *_, name in sorted(found))
+
+
+def _repeats(one: Ints, other: Ints) -> bool:
+    """Whether any pair of codes occurs twice."""
+    return len(np.unique(one * (int(other.max()) + 1) + other)) < len(one)
+
+
+def _names_things(column: pd.Series[Any]) -> bool:
+    if not column.notna().all() or pd.api.types.is_bool_dtype(column):
+        return False
+    if pd.api.types.is_datetime64_any_dtype(column) or words_of(str(column.name)) & CALENDAR:
+        return False
+    return not pd.api.types.is_float_dtype(column)
+
+
+def _label(
+    frame: pd.DataFrame,
+    clock: _Clock | None,
+    names: list[str],
+    series: str | None,
+    never: Collection[str],
+) -> tuple[str | None, str | None]:
+    """Returns the class and the column of the series that it is constant in, if there is one.
+
+    A class is the same in all rows of a series, takes two or more values, at most `MOST_CLASSES`
+    and half as many as there are series, and each at least twice. Its name must say so, or it must
+    be text in a table without dates: a shop's town is constant, too, but nothing to be learned.
+    """
+    if series is None:
+        free = {*never, *(name for name in names if words_of(name) & LABEL_WORDS)}
+        candidates = list(_identifiers(frame, clock, free))
+    else:
+        candidates = [series]
+    telling = [name for name in names if words_of(name) & LABEL_WORDS]
+    dated = clock is not None and clock.dated
+    text = [name for name in names if not pd.api.types.is_numeric_dtype(frame[name])]
+    for name in [*telling, *([] if dated else text)]:
+        for told_by in candidates:
+            if name != told_by and is_label(frame, told_by, name):
+                return name, told_by
+    return None, None
+
+
+def is_label(frame: pd.DataFrame, series: str, label: str) -> bool:
+    """Whether a column could be the class of the series, see `_label`."""
+    pairs = frame[[series, label]].drop_duplicates()
+    if pairs.isna().any(axis=None) or pairs[series].duplicated().any():
+        return False
+    sizes = pairs[label].value_counts()
+    return 2 <= len(sizes) <= min(MOST_CLASSES, len(pairs) // 2) and int(sizes.min()) >= 2
+
+
+def _unusable(frame: pd.DataFrame, names: list[str], path: Path) -> dict[str, str]:
+    """Returns the columns that hold no numbers, or none that can be learned from, and why."""
+    reasons = {}
+    numeric = set(numeric_columns(frame))
+    for name in names:
+        column = frame[name]
+        try:
+            if name not in numeric:
+                numbers(frame, name, path)
+            elif np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)).any():
+                reasons[name] = "infinite values"
+        except DataError:
+            reasons[name] = f"text, such as {str(column.dropna().iloc[0])[:30]!r}"
+        if name in numeric and words_of(name) & ID_WORDS:
+            reasons[name] = "an identifier, by its name"
+        if name in numeric and column.nunique() < 2:
+            reasons[name] = "always the same" if column.notna().any() else "empty"
+    return reasons

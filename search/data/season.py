@@ -1,0 +1,170 @@
+"""The season of a series: the lag at which its autocorrelation has a clear peak.
+
+The rule is that of Wang, Smith and Hyndman, "Characteristic-based clustering for time series
+data" (2006), section 3.3: take away a regression spline with 3 knots, look at the
+autocorrelation up to a third of the length, and take a peak that is positive and at least
+`RISE` higher than a trough before it. Three things are added, without which random walks and
+white noise are found to have seasons:
+
+* A peak must be significant over all m lags together (Bonferroni), or, at a ``likely`` lag,
+  by itself: above ``z sqrt((1 + 2 sum r_i^2) / n)``, Bartlett's bound, as in the seasonality
+  test of the M4 competition's benchmarks, but summed only until the autocorrelation has
+  vanished or turned negative for the first time: what comes after it is the season itself.
+  A peak within a twelfth of a likely lag means that lag.
+* Twice the lag, the autocorrelation must rise again by `RISE`.
+* Of the peaks that are nearly as high as the highest, the first counts, not simply the first:
+  a monthly series may have a small peak at half a year.
+
+Shapes: n values, m lags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+LEAST = 12
+"""Shorter series have no season that could be told from chance."""
+LONGEST = 10_080
+"""Longer seasons (a week of minutes) are not looked for."""
+ALPHA = 0.05
+"""How often a season is found where there is none, at most, over all lags together."""
+LIKELY_ALPHA = 0.01
+"""The same for a lag that the calendar suggests."""
+SHORTEST = 3
+"""Values that jump up and down by turns have a peak at 2."""
+RISE = 0.1
+"""A peak must be this much higher than the lowest point before it."""
+NEARLY = 0.9
+"""Two seasons, three seasons... make peaks, too, hardly lower or even higher than the first."""
+AROUND = 6
+"""Noise may make a peak of its own this part of a season beside the true one."""
+
+DAY = 86400  # seconds
+CALENDAR = {"M": 12, "BM": 12, "Q": 4, "BQ": 4, "W": 52, "D": 7, "B": 5}
+"""Steps of a year, or of a week, by the beginning of pandas' name for the step."""
+
+
+@dataclass(frozen=True)
+class Season:
+    """A season.
+
+    Attributes:
+        steps: Its length.
+        strength: The autocorrelation at this lag, of the values without their trend.
+    """
+
+    steps: int
+    strength: float
+
+
+def find_season(values: Floats, likely: Iterable[int] = ()) -> Season | None:
+    """Finds the season of evenly spaced values.
+
+    The rule is at the head of this file.
+
+    Args:
+        values: (n,), none missing.
+        likely: Lags that the calendar suggests.
+
+    Returns:
+        None if no peak is clear.
+    """
+    count = len(values)
+    lags = min(count // 3, LONGEST)
+    rest = without_trend(values)
+    if count < LEAST or rest.std() <= 1e-9 * float(np.abs(values).max()):
+        return None
+    r = autocorrelation(rest, min(count - 1, 2 * lags + 1))
+    forgotten = np.abs(r) < 2 / np.sqrt(count)
+    memory = int(np.argmax(forgotten | ((r < 0) & (r[1] > 0)))) or len(r)
+    spread = float(np.sqrt((1 + 2 * (r[1:memory] ** 2).sum()) / count))
+    bounds = np.full(lags + 1, NormalDist().inv_cdf(1 - ALPHA / lags) * spread)
+    likely = [lag for lag in likely if lag <= lags]
+    for lag in likely:
+        slack = lag // 12
+        near = slice(lag - slack, lag + slack + 1)
+        bounds[near] = NormalDist().inv_cdf(1 - LIKELY_ALPHA) * spread
+    peaks = [lag for lag in _peaks(r, lags) if r[lag] > bounds[lag] and _comes_again(r, lag)]
+    if not peaks:
+        return None
+    highest = max(r[lag] for lag in peaks)
+    lag = next(lag for lag in peaks if r[lag] >= NEARLY * highest)
+    lag = max((other for other in peaks if abs(other - lag) <= lag // AROUND), key=lambda k: r[k])
+    lag = next((other for other in likely if abs(other - lag) <= other // 12), lag)
+    return Season(lag, float(r[lag]))
+
+
+def likely_seasons(step: str | float | None) -> tuple[int, ...]:
+    """Returns how many steps make a day, a week or a year, whichever may be a season.
+
+    Args:
+        step: Between dates, as `search.data.timeline.find_step` returns it.
+    """
+    if isinstance(step, str):
+        name = step.split("-")[0]
+        known = CALENDAR.get(name.removesuffix("S").removesuffix("E"))
+        if known is not None:
+            return (known,)
+        offset = pd.tseries.frequencies.to_offset(name)
+        if not isinstance(offset, pd.offsets.Tick):
+            return ()
+        step = pd.Timedelta(offset).total_seconds()
+    if not step or step > DAY:
+        return ()
+    found = (round(span / step) for span in (DAY, 7 * DAY) if (span / step).is_integer())
+    return tuple(steps for steps in found if 2 <= steps <= LONGEST)
+
+
+def without_trend(values: Floats) -> Floats:
+    """Takes away the cubic regression spline with 3 evenly spaced knots.
+
+    Args:
+        values: (n,).
+
+    Returns:
+        (n,) residuals.
+    """
+    time = np.linspace(0, 1, len(values))
+    powers = [time**power for power in range(4)]
+    bends = [np.clip(time - knot, 0, None) ** 3 for knot in (0.25, 0.5, 0.75)]
+    basis = np.column_stack([*powers, *bends])
+    rest: Floats = values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
+    return rest
+
+
+def autocorrelation(values: Floats, lags: int) -> Floats:
+    """Returns (lags + 1,) autocorrelations, the first of them 1.
+
+    Args:
+        values: (n,), not all equal.
+        lags: Fewer than n.
+    """
+    size = 1 << (2 * len(values) - 1).bit_length()
+    spectrum = np.fft.rfft(values - values.mean(), size)
+    products = np.fft.irfft(spectrum * np.conj(spectrum), size)[: lags + 1]
+    correlations: Floats = products / products[0]
+    return correlations
+
+
+def _peaks(r: Floats, lags: int) -> list[int]:
+    """Returns the lags from `SHORTEST` on with a positive peak that rises from a trough."""
+    lowest = np.minimum.accumulate(r[1:])  # lowest[k - 1]: of the lags 1 to k
+    at = np.arange(SHORTEST, lags + 1)
+    high = (r[at] > 0) & (r[at] >= r[at - 1]) & (r[at] > r[at + 1])
+    found: list[int] = at[high & (r[at] - lowest[at - 1] >= RISE)].tolist()
+    return found
+
+
+def _comes_again(r: Floats, lag: int) -> bool:
+    """Whether the autocorrelation rises again around twice the lag."""
+    near = lag // AROUND
+    again = float(r[2 * lag - near : 2 * lag + near + 1].max())
+    return again > 0 and again - float(r[lag : 2 * lag].min()) >= RISE

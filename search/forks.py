@@ -1,0 +1,52 @@
+"""The finished trials of one study, taken along into another whose space differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.config import StudyConfig
+from search.dimensions import Dimension
+from search.space import distributions, fits, ordered
+
+
+def copy_trials(
+    trials: Sequence[FrozenTrial],
+    old: StudyConfig,
+    study: optuna.Study,
+    space: Mapping[str, Dimension],
+) -> int:
+    """Copies every complete or pruned trial that fits the new space.
+
+    Args:
+        trials: Of the old study.
+        old: Its configuration.
+        study: The new study, which gains them.
+        space: Of the new study.
+
+    Returns:
+        How many they were; each says in its attribute ``forked_from`` where it comes from.
+    """
+    taken = 0
+    searched = distributions(space)
+    for trial in trials:
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            continue
+        params = ordered(trial.params, old.space)
+        if not fits(params, space):
+            continue
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                value=trial.value,
+                params={name: params[name] for name in searched},
+                distributions=searched,
+                user_attrs={**trial.user_attrs, "forked_from": [old.name, trial.number]},
+                system_attrs=dict(trial.system_attrs),
+                intermediate_values=trial.intermediate_values,
+            )
+        )
+        taken += 1
+    return taken

@@ -1,0 +1,368 @@
+"""Tests of `rnn-search init`: what it writes, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import random
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from refusing import Files, Refuse, Said, cases
+
+from search.choices import Choice, Proposal, comment, study_text
+from search.cli import main
+from search.config import load_config
+from search.data import load_splits
+from search.init import initiate, name_for
+from search.proposals import propose
+
+ROWS = 160
+DAYS = [str(day.date()) for day in pd.date_range("2024-01-01", periods=ROWS)]
+
+
+def table(header: str = "date,y,x", rows: int = ROWS) -> str:
+    """Returns a CSV of days, a weekly wave and noise."""
+    noise = random.Random(0)
+    wave = [math.sin(2 * math.pi * at / 7) + noise.gauss(0, 0.2) for at in range(rows)]
+    lines = [f"{DAYS[at]},{y:.4f},{noise.random():.4f}" for at, y in enumerate(wave)]
+    return "\n".join([header, *lines]) + "\n"
+
+
+def gestures(header: str = "recording,t,gesture,x,y") -> str:
+    """Returns twelve labelled recordings, one below the other."""
+    lines = [
+        f"r{one},{step / 10},{'up' if one % 2 else 'down'},{math.sin(step + one):.3f},{one + step}"
+        for one in range(12)
+        for step in range(10 + one)
+    ]
+    return "\n".join([header, *lines]) + "\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with some data, which is the current one."""
+    monkeypatch.delenv("RNN_SEARCH_STORAGE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sales.csv").write_text(table())
+    (tmp_path / "gestures.csv").write_text(gestures())
+    return tmp_path
+
+
+def data_of(study: Path) -> dict[str, Any]:
+    """Returns the ``[data]`` of a study file."""
+    data = tomllib.loads(study.read_text(encoding="utf-8"))["data"]
+    assert isinstance(data, dict)
+    return data
+
+
+def test_what_it_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints what it found, the file that it wrote and the next commands, and leaves no more."""
+    assert main(["init", "sales.csv"]) == 0
+    said = capsys.readouterr().out
+    for part in (
+        "160 rows, 3 columns, comma-separated",
+        "season           7",
+        "target           y",
+    ):
+        assert part in said
+    assert "Wrote studies/sales.toml" in said
+    assert "check sales" in said
+    assert "run sales" in said
+    assert [path.name for path in (here / "studies").iterdir()] == ["sales.toml"]
+
+
+def test_every_choice_has_its_reason(here: Path) -> None:
+    """Every key of the file stands below a comment, those left out among the comments."""
+    main(["init", "sales.csv"])
+    lines = (here / "studies" / "sales.toml").read_text().splitlines()
+    keys = [at for at, line in enumerate(lines) if line and line[0] not in "#["]
+    assert len(keys) == 11
+    assert all(lines[at - 1].startswith("#") for at in keys)
+    for left_out in ("# series =", "# missing =", "# timeout ="):
+        assert any(line.startswith(left_out) for line in lines)
+
+
+def test_forecast_choices(here: Path) -> None:
+    """Two seasons are seen and, with so few rows, the next row is forecast."""
+    main(["init", "sales.csv"])
+    assert data_of(here / "studies" / "sales.toml") == {
+        "path": "../sales.csv",
+        "task": "forecast",
+        "target": "y",
+        "features": ["y", "x"],
+        "time": "date",
+        "window": 14,
+        "horizon": 1,
+        "season": 7,
+        "split": [0.7, 0.15, 0.15],
+    }
+
+
+def test_more_rows_are_forecast_further(here: Path) -> None:
+    """Where rows abound, the horizon is a season."""
+    wave = "\n".join(f"{math.sin(at / 12 * 2 * math.pi):.4f}" for at in range(600))
+    (here / "long.csv").write_text(f"y\n{wave}\n")
+    main(["init", "long.csv"])
+    data = data_of(here / "studies" / "long.toml")
+    assert (data["window"], data["horizon"], data["season"]) == (24, 12, 12)
+
+
+def test_missing_values_are_counted(here: Path) -> None:
+    """`missing` is set only where values are missing, with their number in the comment."""
+    lines = table().splitlines()
+    lines[40] = f"{DAYS[39]},,0.5"
+    lines[80] = f"{DAYS[79]},NA,0.5"
+    (here / "sales.csv").write_text("\n".join(lines) + "\n")
+    main(["init", "sales.csv"])
+    text = (here / "studies" / "sales.toml").read_text()
+    assert data_of(here / "studies" / "sales.toml")["missing"] == "interpolate"
+    assert "# 2 of 160 rows lack a value." in text
+
+
+def test_classify_choices(here: Path) -> None:
+    """A table of labelled recordings is to be classified."""
+    main(["init", "gestures.csv"])
+    assert data_of(here / "studies" / "gestures.toml") == {
+        "path": "../gestures.csv",
+        "task": "classify",
+        "series": "recording",
+        "label": "gesture",
+        "time": "t",
+        "features": ["x", "y"],
+        "test": 0.2,
+        "valid": 0.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "task", "target"),
+    [
+        (["gestures.csv", "--task", "forecast"], "forecast", "y"),
+        (["gestures.csv", "--target", "x"], "forecast", "x"),
+        (["gestures.csv", "--target", "gesture"], "classify", None),
+        (["gestures.csv", "--target", "x, y"], "forecast", ["x", "y"]),
+        (["gestures.csv", "--target", "y", "--target", "x"], "forecast", ["y", "x"]),
+        (["sales.csv", "--task", "language"], "language", None),
+    ],
+)
+def test_what_is_asked_for(here: Path, arguments: list[str], task: str, target: object) -> None:
+    """--task and --target decide, whatever would have been chosen."""
+    assert main(["init", *arguments, "--name", "n"]) == 0
+    data = data_of(here / "studies" / "n.toml")
+    assert (data["task"], data.get("target")) == (task, target)
+
+
+def test_a_column_with_a_comma(here: Path) -> None:
+    """--target takes a name with a comma in it, too."""
+    (here / "sales.csv").write_text(table('date,"a, b",b'))
+    assert main(["init", "sales.csv", "--target", "a, b"]) == 0
+    assert data_of(here / "studies" / "sales.toml")["target"] == "a, b"
+
+
+def test_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--json prints one object with the file, the choices and their reasons."""
+    assert main(["init", "sales.csv", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["study"] == "studies/sales.toml"
+    assert said["data"]["window"] == 14
+    assert said["reasons"].keys() >= said["data"].keys()
+
+
+def test_force(here: Path) -> None:
+    """--force replaces a file, whole."""
+    study = here / "studies" / "sales.toml"
+    study.parent.mkdir()
+    study.write_text("mine")
+    assert main(["init", "sales.csv", "--force"]) == 0
+    assert data_of(study)["task"] == "forecast"
+
+
+def test_a_file_that_appears_meanwhile(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study file that somebody else writes at the same time is not replaced."""
+    study = here / "studies" / "sales.toml"
+
+    def propose_slowly(*arguments: Any) -> Proposal:
+        study.parent.mkdir()
+        study.write_text("theirs")
+        return propose(*arguments)
+
+    monkeypatch.setattr("search.init.propose", propose_slowly)
+    assert main(["init", "sales.csv"]) == 2
+    assert "has just appeared" in capsys.readouterr().err
+    assert [path.name for path in study.parent.iterdir()] == ["sales.toml"]
+    assert study.read_text() == "theirs"
+
+
+def test_data_elsewhere(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Data outside the current folder get their whole path; the study finds them from anywhere."""
+    far = tmp_path_factory.mktemp("far") / "~far.csv"
+    far.write_text(table())
+    main(["init", str(far)])
+    main(["init", "sales.csv"])
+    os.chdir(far.parent)
+    for name in ("far", "sales"):
+        assert load_splits(load_config(here / "studies" / f"{name}.toml").data).train.size == 98
+
+
+def test_a_file_of_the_same_name_one_folder_up(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The data beside `studies/` are meant, also before that folder is there."""
+    (here / "inner").mkdir()
+    (here / "inner" / "sales.csv").write_text(table(rows=100))
+    monkeypatch.chdir(here / "inner")
+    assert main(["init", "sales.csv", "--json"]) == 0
+    read = json.loads(capsys.readouterr().out)["read"]
+    assert "inner/sales.csv: 100 rows" in read[0]
+
+
+def test_the_test_file_is_found(here: Path) -> None:
+    """X_TRAIN.ts and X_TEST.ts are taken together, whichever is named."""
+    head = "@classLabel true a b\n@data\n"
+    (here / "X_TRAIN.ts").write_text(head + "1,2,3:a\n3,2,1:b\n" * 8)
+    (here / "X_TEST.ts").write_text(head + "1,2,4:a\n4,2,1:b\n" * 2)
+    for named in ("X_TRAIN.ts", "X_TEST.ts"):
+        main(["init", named, "--force"])
+        data = data_of(here / "studies" / "X.toml")
+        assert (data["path"], data["test_path"]) == ("../X_TRAIN.ts", "../X_TEST.ts")
+    (here / "X_TEST.ts").unlink()
+    main(["init", "X_TRAIN.ts", "--force"])
+    assert "test_path" not in data_of(here / "studies" / "X.toml")
+
+
+def test_gaps_that_leave_no_window(here: Path) -> None:
+    """Times with a gap every few rows are left out, which is said."""
+    days = pd.date_range("2024-01-01", periods=400)[pd.Series(range(400)) % 4 != 0]
+    rows = "".join(f"{day.date()},{math.sin(at):.3f}\n" for at, day in enumerate(days))
+    (here / "gaps.csv").write_text("date,y\n" + rows)
+    done = initiate(Path("gaps.csv"))
+    assert "time" not in data_of(done.study)
+    assert "'date' is left out: its 99 gaps leave no window" in done.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("sales.csv", "sales"),
+        ("sales 2020.csv.gz", "sales-2020"),
+        ("Größe.parquet", "Grosse"),
+        ("X_TRAIN.ts", "X"),
+        ("LICENSE", "LICENSE"),
+        ("v1.2.csv", "v1.2"),
+        (".hidden", "hidden"),
+        ("a.toml.csv", "a"),
+        ("数据.csv", "study"),
+        ("x" * 200 + ".csv", "x" * 100),
+    ],
+)
+def test_names(file: str, name: str) -> None:
+    """A study is called after its file, in letters that a study's name may have."""
+    assert name_for(Path(file)) == name
+
+
+REFUSED = [
+    ("no file", {}, "a.csv does not exist; give a CSV", "a.csv"),
+    ("folder", {"a": None}, "a is a folder", "a"),
+    ("empty", {"a.csv": ""}, "a.csv is empty", "a.csv"),
+    ("binary", {"a.bin": b"\x00\x01" * 50}, "a.bin is binary", "a.bin"),
+    ("latin 1", {"a.txt": "é".encode("latin1") * 900}, ("a.txt is not UTF-8", "iconv"), "a.txt"),
+    ("json", {"a.json": "{}"}, ("a.json is JSON", "--task language"), "a.json"),
+    ("spreadsheet", {"a.xlsx": b"PK"}, "a.xlsx is a spreadsheet", "a.xlsx"),
+    ("no header", {"a.txt": "5\n2\n3\n" * 30}, "row 1 holds only numbers", "a.txt"),
+    ("equal numbers", {"a.csv": "0,0\n1,2\n"}, "row 1 holds only numbers", "a.csv"),
+    ("blanks", {"a.dat": "u v\n" + "1 2\n" * 30}, "delimited by , ; | or a tab", "a.dat"),
+    ("no numbers", {"a.csv": "u,v\n" + "a,b\n" * 30}, "no column of numbers", "a.csv"),
+    ("few rows", {"a.csv": table(rows=12)}, "12 rows, too few", "a.csv"),
+    ("short text", {"a.txt": "So it is."}, ("too few", "give more text"), "a.txt"),
+    ("constant", {"a.csv": "y\n" + "5\n" * 60}, "no column of numbers", "a.csv"),
+    ("column", {"a.csv": table()}, "did you mean 'date'", "a.csv", "--target", "dat"),
+    ("text", {"a.csv": gestures()}, "'r0' in row 2", "a.csv", "--target", "recording"),
+    ("classes", {"a.csv": table()}, "cannot be classified", "a.csv", "--task", "classify"),
+    ("target", {"a.txt": "So! " * 900}, "is read as none", "a.txt", "--target", "y"),
+    ("series", {"a.ts": "@data\n"}, "labelled series", "a.ts", "--task", "forecast"),
+    ("name", {"a.csv": table()}, "--name 'a/b': use letters", "a.csv", "--name", "a/b"),
+    ("there", {"a.csv": table(), "studies/a.toml": "x"}, "--force", "a.csv"),
+    ("there as", {"a.csv": table(), "studies/a.toml": None}, "is a folder", "a.csv", "--force"),
+    ("no folder", {"a.csv": table(), "studies": ""}, "studies is no folder", "a.csv"),
+    ("task", {"a.csv": table()}, "invalid choice: 'x'", "a.csv", "--task", "x"),
+]
+
+
+@pytest.mark.parametrize(
+    ("files", "says", "arguments"),
+    cases((name, files, says, rest) for name, files, says, *rest in REFUSED),
+)
+def test_refusals(refuse: Refuse, files: Files, says: Said, arguments: list[str]) -> None:
+    """What cannot become a study that runs is refused in one line, and nothing is written."""
+    refuse(files, says, "init", *arguments)
+
+
+def test_a_name_that_is_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file whose name is no UTF-8 is refused: TOML could not hold it."""
+    path = Path(os.fsdecode(b"\xe9.csv"))
+    path.write_text(table())
+    assert main(["init", str(path)]) == 2
+    assert "no UTF-8" in capsys.readouterr().err
+    assert not (here / "studies").exists()
+
+
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(NAMES, min_size=3, max_size=3, unique_by=lambda name: name.strip()), NAMES)
+def test_odd_headers(header: list[str], file: str) -> None:
+    """Whatever columns and file are called, the study is TOML, loads, and names real columns."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / (file.replace("/", "_") + ".csv")
+        with path.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out, quoting=csv.QUOTE_ALL)
+            writer.writerow(header)
+            writer.writerows(line.split(",") for line in table().splitlines()[1:])
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            code = main(["init", str(path)])
+            if code == 0:
+                (study,) = Path("studies").iterdir()
+                data = data_of(study)
+                names = {*(name.strip() for name in header), "Unnamed"}
+                assert {data["target"], *data.get("features", [])} <= names
+                assert load_splits(load_config(study).data).train.size > 30
+            else:
+                assert code == 2
+                assert not Path("studies").exists()
+        finally:
+            os.chdir(before)
+
+
+@given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+def test_any_text_makes_a_study_file(word: str, why: str) -> None:
+    """Values come back as they were, whatever is in them or in the comments beside them."""
+    data = [Choice("path", word, why), Choice("features", [word, "x"], why, "features = []")]
+    text = study_text(why, Choice("name", word, why), data, "\n[budget]\ntrials = 1\n")
+    assert tomllib.loads(text) == {
+        "name": word,
+        "data": {"path": word, "features": [word, "x"]},
+        "budget": {"trials": 1},
+    }
+
+
+def test_comments_are_short() -> None:
+    """Comments are wrapped to 100 characters."""
+    lines = comment("word " * 100).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert all(line.startswith("# ") for line in lines)

@@ -1,0 +1,155 @@
+"""Tests of `search.data.roles`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from search.data.roles import Roles, find_roles, words_of
+from search.errors import DataError
+
+DAYS = [str(day.date()) for day in pd.date_range("2024-01-30", periods=30)]
+WAVE = np.sin(np.arange(30)).tolist()
+
+
+def roles(wanted: tuple[str, ...] = (), **columns: Any) -> Roles:
+    """Returns what the columns of a table seem to be for."""
+    return find_roles(pd.DataFrame(columns), Path("t.csv"), wanted)
+
+
+def recordings(**columns: Any) -> pd.DataFrame:
+    """Returns twelve series of ten rows, one below the other, and what ``columns`` adds to them."""
+    table = {"id": np.repeat(np.arange(12), 10), "x": np.sin(np.arange(120) ** 1.1)}
+    return pd.DataFrame({**table, **columns})
+
+
+@pytest.mark.parametrize(
+    ("time", "stamps"),
+    [
+        ("when", DAYS),
+        ("when", [f"{day} 12:00" for day in DAYS]),
+        ("when", [int(day.replace("-", "")) for day in DAYS]),
+        ("year", list(range(1990, 2020))),
+        ("t", [0.1 * step for step in range(30)]),
+        ("", list(range(100, 130))),
+    ],
+)
+def test_time(time: str, stamps: list[Any]) -> None:
+    """Dates in text or digits, years, and counters are the time, and are not forecast."""
+    found = roles(**{time: stamps, "y": WAVE})
+    assert (found.time, found.values, found.series) == (time, ("y",), None)
+
+
+def test_dates_come_before_counters() -> None:
+    """Where there are several, the dates are the time; a counter is not forecast either."""
+    found = roles(n=list(range(30)), y=WAVE, date=DAYS)
+    assert (found.time, found.values) == ("date", ("y",))
+
+
+def test_the_only_numbers_are_no_time() -> None:
+    """A column that counts is forecast if it is all there is."""
+    assert roles(n=list(range(30))).values == ("n",)
+
+
+def test_what_is_wanted_is_no_time() -> None:
+    """A column that the user wants to forecast keeps out of the other roles."""
+    found = roles(wanted=("year",), year=list(range(1990, 2020)), y=WAVE)
+    assert (found.time, found.values) == (None, ("year", "y"))
+
+
+def test_year_and_month_together() -> None:
+    """A time that is spread over columns is none of them, and no series either."""
+    found = roles(
+        year=[2000 + at // 12 for at in range(30)], month=[1 + at % 12 for at in range(30)], y=WAVE
+    )
+    assert (found.time, found.series, found.calendar) == (None, None, ("year", "month"))
+    assert found.values == ("y",)
+
+
+@pytest.mark.parametrize("name", ["store", "storeId", "k"])
+def test_series_of_a_panel(name: str) -> None:
+    """Where dates repeat, the column that tells them apart names the series, whatever its name."""
+    found = roles(**{"date": DAYS * 3, name: np.repeat([5, 7, 9], 30), "y": WAVE * 3})
+    assert (found.time, found.series, found.label) == ("date", name, None)
+
+
+def test_what_a_shop_has_is_no_class() -> None:
+    """A constant of each series is no label in a table with dates."""
+    columns = {"date": DAYS * 6, "shop": np.repeat(list("abcdef"), 30), "y": WAVE * 6}
+    found = roles(**columns, town=np.repeat(list("PPQQRR"), 30))
+    assert (found.series, found.label) == ("shop", None)
+    assert list(found.left_out) == ["town"]
+
+
+def test_mixed_series_without_a_name() -> None:
+    """Where dates repeat and only two columns together tell the series apart, it says so."""
+    columns = {"date": DAYS * 4, "y": WAVE * 4, "a": ["p", "q"] * 60}
+    with pytest.raises(DataError, match=r"t\.csv: most times in 'date'.*joining two"):
+        roles(**columns)
+
+
+@pytest.mark.parametrize("label", ["label", "gesture", "what"])
+def test_labelled_recordings(label: str) -> None:
+    """Text that is the same in each recording, in classes, is a label by itself."""
+    table = recordings(**{label: np.repeat(list("ab"), 60)})
+    found = find_roles(table, Path("t.csv"))
+    assert (found.series, found.label, found.values) == ("id", label, ("x",))
+
+
+def test_numbers_are_a_label_by_name() -> None:
+    """Numbers are a class only if the name says so, and then no channel."""
+    codes = np.repeat([0, 1], 60)
+    found = find_roles(recordings(target=codes), Path("t.csv"))
+    assert (found.series, found.label) == ("id", "target")
+    assert find_roles(recordings(weight=codes), Path("t.csv")).label is None
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        np.tile(list("ab"), 60),
+        np.repeat("a", 120),
+        np.repeat(list("abcdefghijkl"), 10),
+        np.repeat(list("aaaaaaaaaaab"), 10),
+    ],
+    ids=["changes", "one", "as many as series", "one series alone"],
+)
+def test_no_label(label: Any) -> None:
+    """What changes within a series, or cannot be split into parts, is no class."""
+    assert find_roles(recordings(label=label), Path("t.csv")).label is None
+
+
+def test_left_out() -> None:
+    """Text, constants, infinities, empty columns and identifiers are left out, each with why."""
+    found = roles(
+        y=WAVE,
+        words=["one", "two"] * 15,
+        same=[3] * 30,
+        far=[np.inf, *WAVE[1:]],
+        empty=[np.nan] * 30,
+        uid=np.random.default_rng(0).permutation(30),
+    )
+    assert found.values == ("y",)
+    assert found.left_out == {
+        "words": "text, such as 'one'",
+        "same": "always the same",
+        "far": "infinite values",
+        "empty": "empty",
+        "uid": "an identifier, by its name",
+    }
+
+
+def test_a_table_on_its_side() -> None:
+    """A table with a column for each year is refused with the way to turn it."""
+    years = {str(year): WAVE for year in range(1990, 2000)}
+    with pytest.raises(DataError, match=r"its times as columns \('1990', '1991'...\).*melt"):
+        roles(country=["a"] * 30, **years)
+
+
+def test_words_of_a_name() -> None:
+    """Words end at spaces, digits, underscores and capitals, in any alphabet."""
+    assert words_of("storeId_2 Größe") == {"store", "id", "größe"}

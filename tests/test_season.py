@@ -1,0 +1,103 @@
+"""Tests of `search.data.season`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from search.data.season import autocorrelation, find_season, likely_seasons, without_trend
+
+
+def noise(count: int, seed: int = 0) -> NDArray[np.float64]:
+    """Returns white noise."""
+    return np.random.default_rng(seed).normal(size=count)
+
+
+@pytest.mark.parametrize("steps", [4, 7, 12, 24, 52])
+def test_a_season_in_noise_on_a_trend(steps: int) -> None:
+    """A wave half hidden in noise, on a rising line, is found at its true length."""
+    time = np.arange(20 * steps + 60)
+    values = 0.1 * time + np.sin(2 * np.pi * time / steps) + 0.4 * noise(len(time))
+    found = find_season(values)
+    assert found is not None
+    assert found.steps == steps
+    assert 0.3 < found.strength < 1
+
+
+def test_one_spike_a_week() -> None:
+    """A season need be no wave: one high value in seven is one, too."""
+    values = np.where(np.arange(200) % 7 == 3, 5.0, 1.0) + 0.3 * noise(200)
+    found = find_season(values)
+    assert found is not None
+    assert found.steps == 7
+
+
+@pytest.mark.parametrize("kind", ["white", "walk", "sticky", "alternating"])
+def test_no_season_where_there_is_none(kind: str) -> None:
+    """White noise, random walks and first-order processes have none in 19 of 20 series at least."""
+    found = 0
+    for seed in range(60):
+        values = noise(300, seed)
+        if kind == "walk":
+            values = np.cumsum(values)
+        elif kind != "white":
+            for at in range(1, len(values)):
+                values[at] += (0.9 if kind == "sticky" else -0.5) * values[at - 1]
+        found += find_season(values) is not None
+    assert found <= 3
+
+
+@pytest.mark.parametrize(
+    "values", [np.ones(100), np.arange(100.0), np.arange(100.0) ** 2, noise(11), noise(1)]
+)
+def test_nothing_to_find(values: NDArray[np.float64]) -> None:
+    """Constants, straight lines, parabolas and very short series have no season."""
+    assert find_season(values) is None
+
+
+def test_the_calendar_helps() -> None:
+    """A weak season that chance could explain among all lags counts at the calendar's lag."""
+    time = np.arange(60)
+    values = np.sin(2 * np.pi * time / 12) + 0.9 * noise(60, 3)
+    assert find_season(values) is None
+    found = find_season(values, (12,))
+    assert found is not None
+    assert found.steps == 12
+
+
+@pytest.mark.parametrize(
+    ("step", "seasons"),
+    [
+        ("MS", (12,)),
+        ("ME", (12,)),
+        ("QS-OCT", (4,)),
+        ("W-SUN", (52,)),
+        ("D", (7,)),
+        ("B", (5,)),
+        ("h", (24, 168)),
+        ("15min", (96, 672)),
+        (3600.0, (24, 168)),
+        ("s", ()),
+        ("YS-JAN", ()),
+        ("2D", ()),
+        (None, ()),
+    ],
+)
+def test_what_the_calendar_suggests(step: str | float | None, seasons: tuple[int, ...]) -> None:
+    """Steps of a day or less may have a day and a week, months a year; years have nothing."""
+    assert likely_seasons(step) == seasons
+
+
+def test_autocorrelation_is_the_textbook_one() -> None:
+    """Each lag equals the sum of products of the centred values over their sum of squares."""
+    values = noise(50)
+    centred = values - values.mean()
+    wanted = [float((centred[: 50 - k] * centred[k:]).sum() / (centred**2).sum()) for k in range(9)]
+    assert autocorrelation(values, 8) == pytest.approx(wanted)
+
+
+def test_a_cubic_is_all_trend() -> None:
+    """Nothing is left of a polynomial of third degree."""
+    time = np.linspace(-1, 1, 80)
+    assert np.abs(without_trend(4 * time**3 - time + 2)).max() < 1e-9

@@ -1,0 +1,176 @@
+"""Odd surroundings of the command line: readers that leave, encodings, width, signals, rights."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+from tiny import COMMAND, environment, read_json, rnn_search, start, trials_of, write_study
+
+from search.database import Database
+from search.display import ranking_table
+from search.report import summarize
+from search.storage import open_study
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny study of two trials that has been run."""
+    folder = tmp_path_factory.mktemp("user")
+    write_study(folder)
+    run = rnn_search(folder, "run", "tiny.toml", "--trials", 2, "--workers", 1)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+def piped(folder: Path, *arguments: str, lines: int) -> subprocess.CompletedProcess[str]:
+    """Runs the command with a reader that leaves after some lines."""
+    command = " ".join([str(COMMAND), *arguments])
+    script = f"{command} | head -{lines}; exit ${{PIPESTATUS[0]}}"
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_search_outlives_its_reader(tmp_path: Path) -> None:
+    """A run whose standard output is closed after a line trains all of its trials."""
+    write_study(tmp_path)
+    run = piped(tmp_path, "run", "tiny.toml", "--workers", "1", lines=1)
+    assert run.returncode == 0, run.stderr
+    assert [trial.state.is_finished() for trial in trials_of(tmp_path)] == [True] * 4
+
+
+@pytest.mark.parametrize("arguments", [("show", "tiny"), ("show", "tiny", "0"), ("list",)])
+def test_tables_into_a_short_pipe(folder: Path, arguments: tuple[str, ...]) -> None:
+    """A reader that leaves early is no failure."""
+    run = piped(folder, *arguments, lines=1)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_an_encoding_that_lacks_the_marks(tmp_path: Path, encoding: str) -> None:
+    """What the terminal cannot show is replaced; nothing ends because of it."""
+    write_study(tmp_path)
+    env = {**environment(), "PYTHONIOENCODING": encoding}
+    for arguments in (("run", "tiny.toml", "--workers", "1"), ("show", "tiny")):
+        run = subprocess.run(
+            [str(COMMAND), *arguments],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert b"? best" in run.stdout or arguments[0] == "show"
+
+
+def test_a_full_disk_behind_the_output(folder: Path) -> None:
+    """Output that cannot be written is told in one line."""
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [str(COMMAND), "show", "tiny"],
+            cwd=folder,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert run.returncode != 0
+    assert "the output cannot be written" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_training(tmp_path: Path, number: signal.Signals) -> None:
+    """Whatever asks it to stop while it still reads gets exit code 130 and a line."""
+    write_study(tmp_path)
+    run = start(tmp_path, "run", "tiny.toml", "--workers", 1)
+    # The handler is there as soon as Python runs our code; torch takes a second more.
+    wait_for_handler(run.pid)
+    run.send_signal(number)
+    assert run.wait(60) == 130
+    assert "interrupted; run it again to go on" in (tmp_path / "output.txt").read_text()
+
+
+def wait_for_handler(pid: int) -> None:
+    """Waits until the process catches SIGTERM: bit 14 of the mask that the kernel shows."""
+    for _ in range(2000):
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.002)
+    pytest.fail("the process never caught SIGTERM")
+
+
+def test_a_narrow_table_has_fewer_columns(folder: Path) -> None:
+    """On 40 columns the figures are whole; what does not fit is left out."""
+    with contextlib.chdir(folder):
+        database = Database("sqlite:///studies/studies.db", create=False)
+        summary = summarize(open_study(database, "tiny"))
+    for width in (40, 60, 120):
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(ranking_table(summary, width))
+        text = console.export_text()
+        assert "…" not in text
+        assert "loss" in text
+        assert ("clip" in text) == (width == 120)
+
+
+def test_the_next_commands_name_the_storage(tmp_path: Path) -> None:
+    """The commands to type next work as they are, whatever the storage is called."""
+    write_study(tmp_path)
+    run = subprocess.run(
+        [str(COMMAND), "run", "tiny.toml", "--trials", "1", "--storage", "sqlite:///we ird.db"],
+        cwd=tmp_path,
+        env={**environment(), "RNN_SEARCH_STORAGE": "sqlite:///other.db"},
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    line = next(line for line in run.stdout.splitlines() if " show tiny" in line)
+    command = line.split("  this table")[0]
+    again = subprocess.run(
+        ["bash", "-c", f"{command} --json"],
+        cwd=tmp_path,
+        env={**environment(), "PATH": f"{COMMAND.parent}:{os.environ['PATH']}"},
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert read_json(again.stdout)["trials"]["complete"] == 1
+
+
+def test_an_enqueued_trial_that_cannot_be(tmp_path: Path) -> None:
+    """A trial enqueued with a value that is no choice fails, and the study goes on."""
+    write_study(tmp_path)
+    assert rnn_search(tmp_path, "run", "tiny.toml", "--trials", 1).returncode == 0
+    url = f"sqlite:///{tmp_path}/studies/studies.db"
+    study = optuna.load_study(study_name="tiny", storage=url)
+    study.enqueue_trial({"learning_rate": 0.05, "cell": "foo"})
+    run = rnn_search(tmp_path, "run", "tiny.toml", "--trials", 4)
+    assert run.returncode == 0, run.stderr
+    trials = trials_of(tmp_path)
+    assert [trial.state == TrialState.FAIL for trial in trials] == [False, True, False, False]
+    assert "do not fit the space" in trials[1].user_attrs["reason"]
+    assert all(trial.state.is_finished() for trial in trials)
