@@ -95,22 +95,24 @@ def export(
         RunError: The disk is full or not writable.
     """
     require_free(folder, force=force)
-    own = stored.config.model
     if onnx:
-        require_onnx(own)
-    factory = trust_factory(own, stored.config.name, trusted=trust_code)
+        require_onnx(stored.config.model)
+    factory = trust_factory(stored.config.model, stored.config.name, trusted=trust_code)
     chosen = select(stored, source, number)
     splits, why = _data(stored)
-    data = _card(stored, splits, why)
     with one_thread():
-        card, networks = _describe(stored, chosen, data, splits, factory)
+        card, networks = _describe(stored, chosen, _card(stored, splits, why), splits, factory)
         files = {WEIGHTS: chosen.content}
         if onnx:
-            files[ONNX], described = make_onnx(networks, data, card.band)
-            card = card.model_copy(update={"onnx": described})
+            files[ONNX], card = _with_onnx(networks, card)
     _write(folder, {**files, CARD: card_bytes(card), README: page(card).encode()})
-    notes = [] if factory is None else factory.changes_since(card.factory_source)
-    return Export(folder, card, notes + _notes(card, splits, why))
+    return Export(folder, card, _notes(card, factory, splits, why))
+
+
+def _with_onnx(networks: Networks, card: ModelCard) -> tuple[bytes, ModelCard]:
+    """Returns the content of `model.onnx`, and the card that tells how it is used."""
+    content, described = make_onnx(networks, card.data, card.band)
+    return content, card.model_copy(update={"onnx": described})
 
 
 def _describe(
@@ -148,13 +150,14 @@ def _describe(
     return card, networks
 
 
-def _notes(card: ModelCard, splits: Splits | None, why: str) -> list[str]:
+def _notes(card: ModelCard, factory: Factory | None, splits: Splits | None, why: str) -> list[str]:
     """Returns what a person should know."""
+    notes = [] if factory is None else factory.changes_since(card.factory_source)
     lost = []
     if splits is None:
         lost += ["intervals"] if card.data.task == "forecast" else []
         lost += ["validation figures of the ensemble"] if card.joined else []
-    notes = [f"without {' and '.join(lost)}: {why}"] if lost else []
+    notes += [f"without {' and '.join(lost)}: {why}"] if lost else []
     if card.source != "trial" and card.test is None:
         notes.append("without test figures: the evaluation recorded none of single seeds")
     return notes

@@ -192,7 +192,7 @@ def test_export_and_predict(copy: Path, capsys: pytest.CaptureFixture[str]) -> N
         search.load("model")
     forget(copy)
     model = search.load("model", trust_code=True)
-    assert "head.weight" in model.network.state_dict()
+    assert "head.weight" in model.networks.each[0].state_dict()
     predicted = model.predict(table)
     assert (predicted["p_x"] + predicted["p_y"]).between(0.999, 1.001).all()
     assert main(["predict", "model", "series.csv"]) == 2
