@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -200,6 +201,36 @@ def test_export_and_predict(copy: Path, capsys: pytest.CaptureFixture[str]) -> N
     printed = call(capsys, "predict", "model", "series.csv").splitlines()
     assert len(printed) == 61
     assert [line.split(",")[2] for line in printed[1:]] == list(predicted["class"])
+
+
+@pytest.mark.slow
+def test_export_of_the_evaluations_networks(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Winner and ensemble are built by the factory, whose fingerprint they carry."""
+    options = ("--top", "1", "--seeds", "2", "--workers", "1", "--json")
+    call(capsys, "evaluate", "tiny", *options)
+    table = pd.read_csv(copy / "series.csv").drop(columns="label")
+    for source, size in (("winner", 1), ("ensemble", 2)):
+        assert main(["export", "tiny", source, f"--{source}"]) == 2
+        assert "add --trust-code" in capsys.readouterr().err
+        card = read_json(call(capsys, "export", "tiny", source, f"--{source}", "--json"))
+        digest = hashlib.sha256((copy / "mynet.py").read_bytes()).hexdigest()
+        assert (card["factory"], card["factory_source"]) == ("mynet:build", digest[:16])
+        assert "The network is your own" in (copy / source / "README.md").read_text()
+        with pytest.raises(FactoryError, match="add --trust-code"):
+            search.load(source)
+        model = search.load(source, trust_code=True)
+        assert len(model.networks.each) == size
+        predicted = model.predict(table)
+        assert (predicted["p_x"] + predicted["p_y"]).between(0.999, 1.001).all()
+
+
+def test_onnx_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only networks of rnn-search's own become ONNX; nothing is written."""
+    assert main(["export", "tiny", "model", "--onnx", TRUST]) == 2
+    message = "mynet:build builds this one; export without --onnx"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (copy / "model").exists()
 
 
 def test_a_model_whose_code_is_gone_or_changed(
