@@ -103,15 +103,9 @@ def replay(
         ConfigError: There is no such device.
         FactoryError: The network is the user's own, and cannot be had.
     """
-    find_trial(stored, number)
-    trial = stored.trials()[number]
-    if not trial.state.is_finished():
-        name = stored.config.name
-        raise StudyError(
-            f"trial {number} of '{name}' is not finished; let rnn-search resume {name} finish it"
-        )
+    trial = _finished(stored, number)
     origin, own_number = _origin(stored, trial)
-    then: dict[str, str] = trial.user_attrs.get("surroundings") or stored.attributes["versions"]
+    then = trial.user_attrs.get("surroundings") or stored.attributes["versions"]
     plan = _plan(origin, device, then, trust_code)
     params = _whole(trial, origin.config.space)
     seed = derive_seed(origin.config.seed, "training", own_number)
@@ -130,6 +124,17 @@ def replay(
         changed=differences(then, {key: now[key] for key in then if key in now}),
         notes=[*notes, *more],
     )
+
+
+def _finished(stored: StoredStudy, number: int) -> FrozenTrial:
+    find_trial(stored, number)
+    trial = stored.trials()[number]
+    if not trial.state.is_finished():
+        raise StudyError(
+            f"trial {number} of '{stored.config.name}' is not finished; let "
+            f"rnn-search resume {stored.config.name} finish it first"
+        )
+    return trial
 
 
 def _origin(stored: StoredStudy, trial: FrozenTrial) -> tuple[StoredStudy, int]:
