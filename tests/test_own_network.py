@@ -218,10 +218,12 @@ def test_export_of_the_evaluations_networks(copy: Path, capsys: pytest.CaptureFi
         assert "The network is your own" in (copy / source / "README.md").read_text()
         with pytest.raises(FactoryError, match="add --trust-code"):
             search.load(source)
+        forget(copy)  # The study names the first folder's module, the model this one's.
         model = search.load(source, trust_code=True)
         assert len(model.networks.each) == size
         predicted = model.predict(table)
         assert (predicted["p_x"] + predicted["p_y"]).between(0.999, 1.001).all()
+        forget(copy)
 
 
 def test_onnx_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
