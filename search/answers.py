@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,7 @@ def answer(
     length: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    trust_code: bool = False,
 ) -> str:
     """Predicts from a file, see `search.prediction`.
 
@@ -35,6 +38,7 @@ def answer(
         length: Continue a text by so many characters.
         temperature: See `LanguageModel.generate`.
         seed: Decides what is drawn.
+        trust_code: See `search.prediction.load`.
 
     Returns:
         What is to be printed; empty if it went to ``out``.
@@ -43,18 +47,26 @@ def answer(
         SearchError: Something does not fit together, or a file cannot be used; one line.
     """
     _require_place(out, as_json)
-    model = load(folder)
-    drawn = temperature is not None or seed is not None
+    model = _load(folder, trust_code)
+    drawn = {temperature, seed} != {None}
     if isinstance(model, LanguageModel):
         if length is None and drawn:
             raise RequestError("--temperature and --seed are for text that --length N continues")
         return _text_answer(model, source, out, as_json, length, temperature, seed)
     if length is not None or drawn:
-        raise RequestError(
-            f"--length, --temperature and --seed continue a text, and {folder} holds a model of "
-            f"the task {model.card.data.task}"
-        )
+        other = f"{folder} holds a model of the task {model.card.data.task}"
+        raise RequestError(f"--length, --temperature and --seed continue a text, and {other}")
     return _table_answer(model, source, out, as_json)
+
+
+def _load(folder: Path, trust_code: bool) -> Forecaster | Classifier | LanguageModel:
+    """Reads a model; what a person should know of it goes to standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = load(folder, trust_code=trust_code)
+    for warning in caught:
+        print(f"note: {warning.message}", file=sys.stderr)
+    return model
 
 
 def _require_place(out: Path | None, as_json: bool) -> None:

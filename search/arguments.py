@@ -122,6 +122,14 @@ def _trained(sub: argparse.ArgumentParser) -> None:
     """Adds what every command has that trains on several trainers."""
     sub.add_argument("--workers", type=count, help="trainers (default: one per core)")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _trusting(sub)
+
+
+def _trusting(sub: argparse.ArgumentParser) -> None:
+    """Adds what every command has that may import a network of the user's own."""
+    sub.add_argument(
+        "--trust-code", action="store_true", help="import and call the study's [model] factory"
+    )
 
 
 def _searched(sub: argparse.ArgumentParser) -> None:
@@ -153,6 +161,7 @@ def _resume(sub: argparse.ArgumentParser) -> None:
 
 def _check(sub: argparse.ArgumentParser) -> None:
     _named(sub, "STUDY")
+    _trusting(sub)
 
 
 def _lr_range(sub: argparse.ArgumentParser) -> None:
@@ -199,6 +208,7 @@ def _replay(sub: argparse.ArgumentParser) -> None:
     _named(sub)
     sub.add_argument("number", metavar="NUMBER", type=int)
     sub.add_argument("--device", default="auto", help="default: what the trial was trained on")
+    _trusting(sub)
 
 
 def _export(sub: argparse.ArgumentParser) -> None:
@@ -212,6 +222,7 @@ def _export(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(source="trial")
     sub.add_argument("--onnx", action="store_true", help="model.onnx, too, for other programs")
     sub.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
+    _trusting(sub)
 
 
 def _predict(sub: argparse.ArgumentParser) -> None:
@@ -221,6 +232,7 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--length", type=count, help="text: continue it by so many characters")
     sub.add_argument("--temperature", type=temperature, help="0: the likeliest (default: 1)")
     sub.add_argument("--seed", type=seed, help="of what is drawn (default: 0)")
+    _trusting(sub)
 
 
 def _dashboard(sub: argparse.ArgumentParser) -> None:

@@ -170,7 +170,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from search.running import describe_plan, make_plan
 
-    plan = make_plan(_request(arguments))
+    plan = make_plan(_request(arguments), training=False)
     described = describe_plan(plan)
     if arguments.json:
         print(json.dumps(described, indent=2))
@@ -256,7 +256,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _replay(arguments: argparse.Namespace) -> int:
     from search.replay import replay
 
-    result = replay(_open(arguments), arguments.number, arguments.device)
+    trusted, stored = arguments.trust_code, _open(arguments)
+    result = replay(stored, arguments.number, arguments.device, trust_code=trusted)
     if arguments.json:
         print(json.dumps(result.to_json(), indent=2))
     else:
@@ -275,6 +276,7 @@ def _export(arguments: argparse.Namespace) -> int:
         source=arguments.source,
         onnx=arguments.onnx,
         force=arguments.force,
+        trust_code=arguments.trust_code,
     )
     for note in done.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -282,7 +284,8 @@ def _export(arguments: argparse.Namespace) -> int:
         print(json.dumps(done.card.model_dump(mode="json"), indent=2))
     else:
         print(f"{done.what} is in {done.folder}; use it with")
-        print(f"  {_as_typed('rnn-search')} predict {done.folder} INPUT")
+        trust = "" if done.card.factory is None else " --trust-code"
+        print(f"  {_as_typed('rnn-search')} predict {done.folder} INPUT{trust}")
     return DONE
 
 
@@ -297,6 +300,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         length=arguments.length,
         temperature=arguments.temperature,
         seed=arguments.seed,
+        trust_code=arguments.trust_code,
     )
     print(said, end="")
     return DONE
@@ -346,8 +350,9 @@ def _next_commands(console: Console, stored: StoredStudy, request: Request, endi
     if ending == "enough":
         go_on = " --target none --stagnation none"
     console.print("\nNext:", style="bold")
+    trust = "" if stored.config.model is None else " --trust-code"
     for program, arguments, why in (
-        ("rnn-search", f"resume {name}{go_on}{where}", "go on with this study"),
+        ("rnn-search", f"resume {name}{go_on}{where}{trust}", "go on with this study"),
         ("rnn-search", f"show {name}{where}", "this table again; add a number for one trial"),
         ("rnn-search", f"dashboard{where}", "look at it in a browser"),
     ):

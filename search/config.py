@@ -13,13 +13,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from search.dimensions import HYPERPARAMETERS, Dimension, parse_dimension
+from search.dimensions import Dimension, parse_space
 from search.errors import ConfigError, nearest, shown
-from search.fields import Columns, Missing, Seconds, Share, Shares, Switch, Whole
+from search.fields import Columns, FactoryName, Missing, Seconds, Share, Shares, Switch, Whole
 
 NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -121,6 +122,18 @@ class LanguageData(_Data):
 DataConfig = Annotated[ForecastData | ClassifyData | LanguageData, Field(discriminator="task")]
 
 
+class OwnModel(_Section):
+    """A network of the user's own, see `search.factories`.
+
+    Attributes:
+        factory: The function that builds it, ``package.module:function``.
+        folder: Where the module is looked for first; a study file's own folder if it is silent.
+    """
+
+    factory: FactoryName
+    folder: Path | None = None
+
+
 class Budget(_Section):
     """When a study is done; whatever comes first.
 
@@ -167,7 +180,8 @@ class StudyConfig(_Section):
         keep: How many of the best trials keep the weights of their best epoch.
         follow_advice: Whether one in five trials may be a good one again with three times or a
             third of its learning rate, where its losses were found to ask for that.
-        space: One `Dimension` for each of `HYPERPARAMETERS`.
+        model: The network, if it is the user's own.
+        space: One `Dimension` for each of `HYPERPARAMETERS`, then the user's own entries by name.
         given: Names of the dimensions that the file itself gives.
     """
 
@@ -177,6 +191,7 @@ class StudyConfig(_Section):
     keep: Whole = Field(default=5, ge=0)
     follow_advice: Switch = True
     data: DataConfig
+    model: OwnModel | None = None
     space: dict[str, Dimension] = Field(default_factory=dict, validate_default=True)
     budget: Budget = Budget()
     stopping: Stopping = Stopping()
@@ -194,16 +209,10 @@ class StudyConfig(_Section):
 
     @field_validator("space", mode="before")
     @classmethod
-    def _whole_space(cls, written: object) -> object:
+    def _whole_space(cls, written: object, info: ValidationInfo) -> object:
         if not isinstance(written, dict):
             raise ValueError(f"must be a table, not {shown(written)}")
-        for key in written:
-            if key not in HYPERPARAMETERS:
-                raise ValueError(f"unknown key '{key}'{nearest(key, HYPERPARAMETERS)}")
-        return {
-            name: _dimension(name, written[name]) if name in written else known.default
-            for name, known in HYPERPARAMETERS.items()
-        }
+        return parse_space(written, own=info.data.get("model") is not None)
 
     @model_validator(mode="before")
     @classmethod
@@ -239,17 +248,10 @@ class StudyConfig(_Section):
         return tomli_w.dumps(self.resolved())
 
 
-def _dimension(name: str, written: object) -> Dimension:
-    try:
-        return parse_dimension(name, written)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
 def load_config(path: Path | str) -> StudyConfig:
     """Reads a study file.
 
-    A relative path in ``[data]`` is looked for beside the study file, then in the current folder.
+    A relative path is looked for beside the study file, then in the current folder.
 
     Raises:
         ConfigError: The file cannot be read, is no TOML, or makes no sense; one line.
@@ -278,10 +280,13 @@ def read_config(text: str, path: Path) -> StudyConfig:
         raise ConfigError(f"{path} nests its lists or tables too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise ConfigError(f"{path} is no TOML: {error}; mend it there") from None
-    data = written.get("data")
-    for key in ("path", "test_path"):
-        if isinstance(data, dict) and isinstance(data.get(key), str):
-            data[key] = str(_find(data[key], key, path))
+    own = written.get("model")
+    if isinstance(own, dict):
+        own.setdefault("folder", ".")
+    for section, key in (("data", "path"), ("data", "test_path"), ("model", "folder")):
+        table = written.get(section)
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str(_find(table[key], f"[{section}] {key}", path))
     if "given" in written:
         raise ConfigError(f"{path}: unknown key 'given'")
     return make_config({"name": path.stem, **written}, str(path))
@@ -305,7 +310,8 @@ def make_config(written: dict[str, Any], origin: str) -> StudyConfig:
 
 def _find(written: str, key: str, study_file: Path) -> Path:
     if not written:
-        raise ConfigError(f"{study_file}: [data] {key}: is empty; give the path of a file")
+        what = "folder" if key.endswith("folder") else "file"
+        raise ConfigError(f"{study_file}: {key}: is empty; give the path of a {what}")
     try:
         path = Path(written).expanduser()
         here = (study_file.parent / path).resolve()
@@ -313,7 +319,7 @@ def _find(written: str, key: str, study_file: Path) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"{study_file}: [data] {key}: {shown(written)} can be no path: {cause}; correct it"
+            f"{study_file}: {key}: {shown(written)} can be no path: {cause}; correct it"
         ) from None
 
 
@@ -358,7 +364,7 @@ def _explain(error: ValidationError) -> str:
 def _place(where: list[str]) -> str:
     if not where:
         return ""
-    sections = {"data", "space", "budget", "stopping"}
+    sections = {"data", "model", "space", "budget", "stopping"}
     head = f"[{where[0]}] " if where[0] in sections else f"{where[0]}: "
     return head + (f"{'.'.join(where[1:])}: " if len(where) > 1 else "")
 
@@ -369,6 +375,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "forecast": ForecastData,
         "classify": ClassifyData,
         "language": LanguageData,
+        "model": OwnModel,
         "budget": Budget,
         "stopping": Stopping,
     }

@@ -1,17 +1,22 @@
 """What can be searched: each hyperparameter's kind, limits, default range and starting value.
 
 A dimension of a study file is a range ``{ low, high, log }``, a list of choices, or one fixed
-value: ``{ fixed = x }`` or, for all but the learning rate, just ``x``.
+value: ``{ fixed = x }`` or, for all but the learning rate, just ``x``. A network of the user's own
+may have entries of its own beside `HYPERPARAMETERS`; what kind they are follows from their values.
 """
 
 from __future__ import annotations
 
+import difflib
+import keyword
 import math
 from dataclasses import dataclass
 
-from search.errors import shown
+from search.errors import nearest, shown
 
-Value = int | float | str
+Value = bool | int | float | str
+LARGEST = 2**53
+"""Whole numbers beyond this are not all floats, and samplers compute with floats."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,43 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
 are the lesson's own values (Udacity deep learning, RNN hyperparameters; Bengio 2012, section 3)."""
 
 
+def parse_space(written: dict[str, object], *, own: bool) -> dict[str, Dimension]:
+    """Reads the whole of ``[space]``.
+
+    Args:
+        written: Its keys and what the study file holds for each.
+        own: Whether entries beside `HYPERPARAMETERS` are allowed.
+
+    Returns:
+        One dimension for each of `HYPERPARAMETERS`, then the user's own entries by name.
+
+    Raises:
+        ValueError: A key is unknown, or what it holds makes no sense; names the key.
+    """
+    others = sorted(name for name in written if name not in HYPERPARAMETERS)
+    for name in others:
+        if not own:
+            near = nearest(name, HYPERPARAMETERS)
+            hint = "" if "did you mean" in near else "; others need a [model] factory"
+            raise ValueError(f"unknown key '{name}'{near}{hint}")
+        _require_own_name(name)
+    space: dict[str, Dimension] = {}
+    for name in (*HYPERPARAMETERS, *others):
+        try:
+            if name in written:
+                space[name] = parse_dimension(name, written[name])
+            else:
+                space[name] = HYPERPARAMETERS[name].default
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return space
+
+
 def parse_dimension(name: str, written: object) -> Dimension:
     """Reads one entry of ``[space]``.
 
     Args:
-        name: A key of `HYPERPARAMETERS`.
+        name: A key of `HYPERPARAMETERS`, or the name of an entry of the user's own.
         written: What the study file holds for it.
 
     Raises:
@@ -143,15 +180,19 @@ def _parse_table(name: str, table: dict[str, object]) -> Dimension:
     unknown = set(table) - {"low", "high", "log"}
     if unknown or not {"low", "high"} <= set(table):
         raise ValueError("must be { low = a, high = b }, a list of choices, or { fixed = x }")
-    if HYPERPARAMETERS[name].kind is str:
-        raise ValueError(f"is a word; give a list of {', '.join(HYPERPARAMETERS[name].allowed)}")
+    known = HYPERPARAMETERS.get(name)
+    if known is not None and known.kind is str:
+        raise ValueError(f"is a word; give a list of {', '.join(known.allowed)}")
     log = table.get("log", name == "learning_rate")
     if not isinstance(log, bool):
         raise ValueError("log must be true or false")
-    ends = [_finite(table[end]) for end in ("low", "high")]
-    if log and ends[0] <= 0:
+    written = [_finite(table[end]) for end in ("low", "high")]
+    if log and written[0] <= 0:
         raise ValueError("a logarithmic range needs low > 0")
-    low, high = (_number(_checked(name, table[end])) for end in ("low", "high"))
+    ends: list[Value] = [_checked(name, table[end]) for end in ("low", "high")]
+    if any(isinstance(end, (str, bool)) for end in ends):
+        raise ValueError("low and high must be numbers; for anything else give a list of choices")
+    low, high = map(_number, _alike(ends))
     if low >= high:
         raise ValueError(f"low must be less than high, not {low:g} and {high:g}")
     return Range(low, high, log)
@@ -160,7 +201,7 @@ def _parse_table(name: str, table: dict[str, object]) -> Dimension:
 def _parse_choices(name: str, values: list[object]) -> Dimension:
     if not values:
         raise ValueError("the list of choices is empty")
-    checked = tuple(_checked(name, value) for value in values)
+    checked = tuple(_alike([_checked(name, value) for value in values]))
     if len(set(checked)) < len(checked):
         raise ValueError("a choice is listed twice")
     return Choices(checked) if len(checked) > 1 else Fixed(checked[0])
@@ -168,7 +209,9 @@ def _parse_choices(name: str, values: list[object]) -> Dimension:
 
 def _checked(name: str, value: object) -> Value:
     """Returns ``value`` in the hyperparameter's type, or raises ValueError saying what is wrong."""
-    known = HYPERPARAMETERS[name]
+    known = HYPERPARAMETERS.get(name)
+    if known is None:
+        return _checked_own(value)
     if known.kind is str:
         if value not in known.allowed:
             raise ValueError(f"{shown(value)} is not one of {', '.join(known.allowed)}")
@@ -190,6 +233,74 @@ def _finite(value: object) -> int | float:
     if not math.isfinite(value):
         raise ValueError("must be finite")
     return value
+
+
+def _checked_own(value: object) -> Value:
+    """Returns the value of an entry of the user's own, whose type is what it was written as."""
+    if isinstance(value, (bool, str)):
+        return value
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"{shown(value)} is no number, no word, and neither true nor false")
+    if not math.isfinite(value) or (isinstance(value, int) and abs(value) > LARGEST):
+        raise ValueError("must be finite, and a whole number at most 2^53")
+    return value
+
+
+def _alike(values: list[Value]) -> list[Value]:
+    """Returns values of one type: whole numbers beside others become floats.
+
+    Raises:
+        ValueError: Numbers, words and truth values are mixed.
+    """
+    kinds = {type(value) for value in values}
+    if kinds == {int, float}:
+        return [float(value) for value in values]
+    if len(kinds) > 1:
+        raise ValueError("must be all numbers, all words, or true and false, not a mixture")
+    return values
+
+
+def _require_own_name(name: str) -> None:
+    """Refuses a name that no entry of the user's own may have.
+
+    Raises:
+        ValueError: It is no Python name, or so close to a known one that it is likely a slip.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or len(name) > 40:
+        raise ValueError(
+            f"'{name}' cannot name an entry of your own; use at most 40 letters, digits and '_', "
+            "beginning with a letter"
+        )
+    close = difflib.get_close_matches(name, HYPERPARAMETERS, n=1, cutoff=0.88)
+    if close:
+        raise ValueError(
+            f"'{name}' is almost '{close[0]}'; correct it, or give your own entry another name"
+        )
+
+
+def kind_of(name: str, dimension: Range) -> type[int] | type[float]:
+    """Returns the type of a range's values: that of its ends, if it is the user's own."""
+    if name in HYPERPARAMETERS:
+        return int if HYPERPARAMETERS[name].kind is int else float
+    return int if isinstance(dimension.low, int) else float
+
+
+def start_of(name: str, dimension: Dimension) -> Value:
+    """Returns the value of the first trial.
+
+    Of an entry of the user's own it is the first choice, or the middle of the range: of a
+    logarithmic one the geometric middle.
+    """
+    if name in HYPERPARAMETERS:
+        known = HYPERPARAMETERS[name]
+        return known.kind(dimension.clip(known.start))
+    if isinstance(dimension, Fixed):
+        return dimension.value
+    if isinstance(dimension, Choices):
+        return dimension.values[0]
+    low, high = dimension.low, dimension.high
+    middle = math.sqrt(low) * math.sqrt(high) if dimension.log else low / 2 + high / 2
+    return kind_of(name, dimension)(dimension.clip(middle))
 
 
 def _number(value: Value) -> float:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.diagnosis import ADVICE, Finding
+from search.dimensions import HYPERPARAMETERS
 from search.report import Summary, TrialLine
 from search.sparkline import best_so_far, sparkline
 from search.storage import StoredStudy, Taken
@@ -43,7 +44,20 @@ def short(params: Mapping[str, Any]) -> str:
         f"{params['cell']} {params['hidden_layers']}x{params['hidden_units']}  "
         f"{params['optimizer']}"
     )
-    return line + ("" if params["decay"] == "none" else f"  {params['decay']} decay")
+    line += "" if params["decay"] == "none" else f"  {params['decay']} decay"
+    return line + "".join(f"  {name} {cell(params[name])}" for name in own_names(params))
+
+
+def own_names(params: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the study's own entries among hyperparameters."""
+    return [name for name in params if name not in HYPERPARAMETERS]
+
+
+def cell(value: Any) -> str:
+    """Writes the value of a study's own entry: ``yes`` and ``no`` for true and false."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:
@@ -301,10 +315,13 @@ def ranking_table(summary: Summary, width: int) -> Table:
     # For language the loss is the headline: nats per character.
     same = summary.task == "language" and summary.metric == "loss"
     values = [headline] if same or headline == summary.metric else [summary.metric, headline]
-    rows = [["trial", *(value.replace("_", " ") for value in values), "epoch", *COLUMNS]]
+    own = own_names(summary.ranking[0].params) if summary.ranking else []
+    titles = (*(value.replace("_", " ") for value in values), "epoch", *COLUMNS, *own)
+    rows = [["trial", *titles]]
     for line in summary.ranking[:SHOWN]:
         figures = [figure(name, line.figures[name]) for name in values]
         cells = [write(line.params) for write in COLUMNS.values()]
+        cells += [cell(line.params[name]) for name in own]
         rows.append([f"#{line.number}", *figures, f"{line.epoch}/{line.epochs}", *cells])
     widths = [1 + max(map(len, column)) for column in zip(*rows, strict=True)]
     fit = sum(total <= width + 1 for total in itertools.accumulate(widths))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from search.data.splits import Part
-from search.models import SequenceModel
+from search.models import Network, SequenceModel
 from search.training import outputs_of
 
 
@@ -67,8 +67,13 @@ class Networks:
     """
 
     task: str
-    each: tuple[SequenceModel, ...]
+    each: tuple[Network, ...]
     joined: bool
+
+    @property
+    def ours(self) -> tuple[SequenceModel, ...]:
+        """Those of them whose layers are known: all, unless they are the user's own."""
+        return tuple(one for one in self.each if isinstance(one, SequenceModel))
 
     def join(self, outputs: Tensor) -> Tensor:
         """Returns the (...) answer that (S, ...) outputs make."""

@@ -32,6 +32,10 @@ class StudyError(RequestError):
     """A study is missing, in the way, or no longer fits what is asked of it."""
 
 
+class FactoryError(RequestError):
+    """The user's own network cannot be had: not trusted, not importable, or not what is needed."""
+
+
 class RunError(SearchError):
     """The run failed for a reason outside the program: storage, disk, trainers."""
 
@@ -42,6 +46,13 @@ class StorageError(RunError):
 
 class TrainerError(RunError):
     """A trainer could not be started or kept alive."""
+
+
+class NetworkError(RunError, RuntimeError):
+    """The user's own network raised an exception, or answered in another shape.
+
+    A RuntimeError, so that within a trial it fails that trial alone, as torch's own do.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
+from search.code_changes import note_source
 from search.coordinator import Ending
 from search.display import UNITS, Progress, figure, short
 from search.errors import RunError, StudyError
@@ -122,8 +123,7 @@ def evaluate_study(
         RunError: Disk or trainers failed, or no retraining completed.
     """
     candidates = choose_candidates(stored, top)
-    plan = make_plan(request, stored=stored.config)
-    check_unchanged(stored, plan.config, plan.splits.fingerprint)
+    plan = _plan(stored, request, console)
     chosen = choose_seeds(stored.config.seed, seeds, len(stored.trials()))
     wanted = plan_retrainings(stored, candidates, chosen)
     with _only_one(stored):
@@ -135,18 +135,27 @@ def evaluate_study(
             for one in candidates
         ]
         winner = choose_winner(contests, stored.goal)
-        look = look_at_test(winner, plan.splits, plan.device)
+        look = look_at_test(winner, plan.splits, plan.device, plan.factory)
         looks = record_look(stored, winner, look)
     config, baselines = stored.config, stored.attributes["baselines"]
     names = (config.name, config.data.task, headline(stored), config.metric)
     return Evaluation(*names, contests, winner, look, looks, baselines), Ending.DONE
 
 
+def _plan(stored: StoredStudy, request: Request, console: Console) -> Plan:
+    plan = make_plan(request, stored=stored.config)
+    check_unchanged(stored, plan.config, plan.splits.fingerprint)
+    for note in note_source(stored, plan.factory):
+        _say(console, f"note: {note}")
+    return plan
+
+
 def _retrain(
     stored: StoredStudy, plan: Plan, wanted: list[Retraining], console: Console
 ) -> tuple[list[Result], Ending]:
     """Trains what is not finished yet; returns the results in the order of ``wanted``."""
-    known = {one.index: read_result(one) for one in wanted}
+    code = None if plan.factory is None else plan.factory.source
+    known = {one.index: read_result(one, code) for one in wanted}
     left = [one for one in wanted if known[one.index] is None]
     workers = max(1, min(plan.workers, len(left)))
     trials = len({one.trial for one in wanted})
@@ -163,14 +172,14 @@ def _retrain(
     rules = TrialRules(stored.goal, stopping.patience, stopping.divergence)
     with (
         catch_signals() as signals,
-        LocalTrainers(plan.splits, rules, workers, plan.device) as trainers,
+        LocalTrainers(plan.splits, rules, workers, plan.device, plan.factory) as trainers,
         RetrainingProgress(console, stored, len(wanted), len(results), workers) as progress,
     ):
         found = Retrainer(
             trainers,
             stored.goal,
             _Observer(progress),
-            surroundings(plan.device),
+            surroundings(plan.device, plan.factory),
             lambda: signals.count > 0,
         ).run(left)
     results |= {result.retraining.index: result for result in found}

@@ -23,7 +23,8 @@ from search.checkpoints import load_weights
 from search.data.splits import Splits
 from search.ensembles import Networks
 from search.errors import RunError, StudyError
-from search.models import SequenceModel, build
+from search.factories import Factory
+from search.models import Network, build
 from search.report import HEADLINES
 from search.retraining import Result, Retraining, shown
 from search.space import HyperParams, ordered
@@ -85,7 +86,7 @@ def choose_candidates(stored: StoredStudy, top: int) -> list[Candidate]:
     done = [t for t in stored.trials() if t.state == TrialState.COMPLETE and t.value is not None]
     found: dict[HyperParams, Candidate] = {}
     for trial in sorted(done, key=lambda trial: sign * (trial.value or 0.0)):
-        params = HyperParams(**ordered(trial.params, space))
+        params = HyperParams.of(ordered(trial.params, space))
         figures = trial.user_attrs.get("figures", {})
         found.setdefault(params, Candidate(trial.number, trial.value or 0.0, figures, params))
     if not found:
@@ -174,7 +175,7 @@ def headline(stored: StoredStudy) -> str:
 
 @torch.no_grad()
 def evaluate_together(
-    models: Sequence[SequenceModel], splits: Splits, part: str
+    models: Sequence[Network], splits: Splits, part: str
 ) -> tuple[list[Figures], Figures]:
     """Returns the figures of each network and of their ensemble, in one pass over a part.
 
@@ -195,7 +196,9 @@ def evaluate_together(
     return each, ensemble
 
 
-def load_models(results: Sequence[Result], splits: Splits, device: str) -> list[SequenceModel]:
+def load_models(
+    results: Sequence[Result], splits: Splits, device: str, factory: Factory | None = None
+) -> list[Network]:
     """Returns the networks of complete retrainings, on ``device``.
 
     Raises:
@@ -204,7 +207,8 @@ def load_models(results: Sequence[Result], splits: Splits, device: str) -> list[
     models = []
     for result in results:
         folder = result.retraining.folder
-        model, weights = build(result.retraining.params, splits), load_weights(folder)
+        model = build(result.retraining.params, splits, factory)
+        weights = load_weights(folder)
         try:
             if weights is None:
                 raise RuntimeError("no weights")
@@ -232,11 +236,13 @@ class Look:
     baselines: dict[str, Figures]
 
 
-def look_at_test(winner: Contest, splits: Splits, device: str) -> Look:
+def look_at_test(
+    winner: Contest, splits: Splits, device: str, factory: Factory | None = None
+) -> Look:
     """Judges the winner's networks and every baseline on the test part."""
     with one_thread():
         target = splits.to(torch.device(device))
-        models = load_models(winner.complete, splits, device)
+        models = load_models(winner.complete, splits, device, factory)
         each, ensemble = evaluate_together(models, target, "test")
     return Look(each, ensemble, splits.baselines("test"))
 

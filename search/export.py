@@ -20,6 +20,7 @@ from search.data.windows import ForecastSplits
 from search.ensembles import Networks
 from search.errors import RequestError, RunError, StudyError
 from search.evaluation import evaluate_together
+from search.factories import Factory, trust_factory
 from search.intervals import band_of
 from search.model_files import (
     CARD,
@@ -74,6 +75,7 @@ def export(
     source: Source = "trial",
     onnx: bool = False,
     force: bool = False,
+    trust_code: bool = False,
 ) -> Export:
     """Writes a trial's network, or those of the evaluation's winner, as files that need no study.
 
@@ -84,34 +86,45 @@ def export(
         source: See `Source`.
         onnx: Write `model.onnx`, too.
         force: Replace an earlier export.
+        trust_code: Whether the study's factory may be imported.
 
     Raises:
         StudyError: There is no such trial or evaluation, or it keeps no weights.
         RequestError: Something else is at ``folder``, or there is no ONNX, or it differs.
+        FactoryError: The network is the user's own, and cannot be had.
         RunError: The disk is full or not writable.
     """
     require_free(folder, force=force)
     if onnx:
-        require_onnx()
+        require_onnx(stored.config.model)
+    factory = trust_factory(stored.config.model, stored.config.name, trusted=trust_code)
     chosen = select(stored, source, number)
     splits, why = _data(stored)
-    data = _card(stored, splits, why)
     with one_thread():
-        card, networks = _describe(stored, chosen, data, splits)
+        card, networks = _describe(stored, chosen, _card(stored, splits, why), splits, factory)
         files = {WEIGHTS: chosen.content}
         if onnx:
-            files[ONNX], described = make_onnx(networks, data, card.band)
-            card = card.model_copy(update={"onnx": described})
+            files[ONNX], card = _with_onnx(networks, card)
     _write(folder, {**files, CARD: card_bytes(card), README: page(card).encode()})
-    return Export(folder, card, _notes(card, splits, why))
+    return Export(folder, card, _notes(card, factory, splits, why))
+
+
+def _with_onnx(networks: Networks, card: ModelCard) -> tuple[bytes, ModelCard]:
+    """Returns the content of `model.onnx`, and the card that tells how it is used."""
+    content, described = make_onnx(networks, card.data, card.band)
+    return content, card.model_copy(update={"onnx": described})
 
 
 def _describe(
-    stored: StoredStudy, chosen: Selection, data: Card, splits: Splits | None
+    stored: StoredStudy,
+    chosen: Selection,
+    data: Card,
+    splits: Splits | None,
+    factory: Factory | None,
 ) -> tuple[ModelCard, Networks]:
     """Returns the card and the networks."""
     count = len(chosen.members) if chosen.source == "ensemble" else 0
-    networks = fill(chosen.params, data, chosen.content, chosen.path, count)
+    networks = fill(chosen.params, data, chosen.content, chosen.path, count, factory)
     figures = chosen.figures
     if splits is not None and networks.joined:
         figures = evaluate_together(networks.each, splits, "valid")[1]
@@ -131,17 +144,20 @@ def _describe(
         fingerprint=stored.attributes["data"],
         versions=stored.attributes["versions"],
         weights=hashlib.sha256(chosen.content).hexdigest(),
+        factory=factory.name if factory else None,
+        factory_source=chosen.code if factory else None,
     )
     return card, networks
 
 
-def _notes(card: ModelCard, splits: Splits | None, why: str) -> list[str]:
+def _notes(card: ModelCard, factory: Factory | None, splits: Splits | None, why: str) -> list[str]:
     """Returns what a person should know."""
+    notes = [] if factory is None else factory.changes_since(card.factory_source)
     lost = []
     if splits is None:
         lost += ["intervals"] if card.data.task == "forecast" else []
         lost += ["validation figures of the ensemble"] if card.joined else []
-    notes = [f"without {' and '.join(lost)}: {why}"] if lost else []
+    notes += [f"without {' and '.join(lost)}: {why}"] if lost else []
     if card.source != "trial" and card.test is None:
         notes.append("without test figures: the evaluation recorded none of single seeds")
     return notes

@@ -42,10 +42,26 @@ def shares(value: object) -> object:
     raise ValueError(f"must be {wanted}, not {shown(value)}")
 
 
+def factory(value: object) -> object:
+    """Refuses what does not name a function of a module.
+
+    Raises:
+        ValueError: It is not of the form ``package.module:function``.
+    """
+    words = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    if isinstance(value, str) and re.fullmatch(f"{words}:{words}", value):
+        module = value.split(":")[0]
+        if not module.endswith(".py"):
+            return value
+        raise ValueError(f"{value!r} names a file; leave out '.py' and write dots for slashes")
+    raise ValueError(f'must be "module:function" or "package.module:function", not {shown(value)}')
+
+
 Whole = Annotated[int, Field(strict=True)]
 Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
 Switch = Annotated[bool, Field(strict=True)]
 Seconds = Annotated[float, BeforeValidator(seconds), Field(strict=True, gt=0)]
+FactoryName = Annotated[str, BeforeValidator(factory)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(columns)]
 Shares = Annotated[tuple[float, float, float], BeforeValidator(shares)]
 Missing = Literal["error", "interpolate", "drop"]

@@ -50,6 +50,11 @@ FEWEST_ROWS = 20
 SERIES_ASKED = 9
 """So many stretches, the longest, are asked for their season; more than half must agree."""
 SHARE_WANTED = 0.5
+WHY = (
+    'Numbers in time. "classify" would need a series and a label column; "language" reads the '
+    "file as text."
+)
+"""Why it is the task ``forecast``, for the study file."""
 
 
 def forecast_choices(
@@ -80,12 +85,8 @@ def forecast_choices(
         roles = replace(roles, time=None, left_out={**roles.left_out, str(roles.time): gaps})
         chosen, splits, season, neighbours = _settle(frame, path, roles, targets)
     timing = splits.describe()[1].removeprefix("time: ")
-    why = (
-        'Numbers in time. "classify" would need a series and a label column; "language" reads the '
-        "file as text."
-    )
     choices = [
-        Choice("task", "forecast", why),
+        Choice("task", "forecast", WHY),
         _target_choice(targets, roles, wanted),
         _features_choice(chosen, targets, roles),
         _time_choice(roles, timing),

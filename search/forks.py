@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.config import StudyConfig
 from search.dimensions import Dimension
-from search.space import distributions, is_inside, ordered
+from search.space import distributions, fits, ordered
 
 
 def copy_trials(
@@ -35,7 +35,7 @@ def copy_trials(
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
         params = ordered(trial.params, old.space)
-        if not all(is_inside(params[name], dimension) for name, dimension in space.items()):
+        if not fits(params, space):
             continue
         study.add_trial(
             optuna.trial.create_trial(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -30,10 +31,13 @@ from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as write_safetensors
 from torch import Tensor
 
+from search.config import OwnModel
 from search.data.cards import Card, LanguageCard
 from search.ensembles import Networks
 from search.errors import DataError
-from search.models import CELLS, SequenceModel
+from search.factories import Factory, trust_factory
+from search.fields import FactoryName
+from search.models import CELLS, Network, SequenceModel
 from search.space import HyperParams
 
 FORMAT: Final = 2
@@ -137,6 +141,8 @@ class ModelCard(_Plain):
         versions: Of what it was trained with.
         weights: SHA-256 of `model.safetensors`, in hexadecimal.
         onnx: How `model.onnx` is used; None: there is none.
+        factory: What builds the network, if it is the user's own: ``package.module:function``.
+        factory_source: Fingerprint of the file that held it when the network was trained.
     """
 
     format: Literal[1, 2]
@@ -154,6 +160,8 @@ class ModelCard(_Plain):
     fingerprint: str
     versions: dict[str, str]
     weights: str
+    factory: FactoryName | None = None
+    factory_source: str | None = None
     onnx: OnnxCard | None = None
 
     @property
@@ -179,10 +187,11 @@ class ModelCard(_Plain):
         return self
 
 
-def make_network(params: HyperParams, data: Card) -> SequenceModel:
+def make_network(params: HyperParams, data: Card, factory: Factory | None = None) -> Network:
     """Returns an untrained network of the right shapes; torch's generator is left as it was."""
+    make = SequenceModel if factory is None else factory.build
     with torch.random.fork_rng(devices=[]):
-        return SequenceModel(
+        return make(
             params,
             data.input_size,
             data.output_size,
@@ -190,7 +199,14 @@ def make_network(params: HyperParams, data: Card) -> SequenceModel:
         )
 
 
-def fill(params: HyperParams, data: Card, content: bytes, path: Path, members: int = 0) -> Networks:
+def fill(
+    params: HyperParams,
+    data: Card,
+    content: bytes,
+    path: Path,
+    members: int = 0,
+    factory: Factory | None = None,
+) -> Networks:
     """Returns the networks with the weights of a safetensors file.
 
     Args:
@@ -199,29 +215,36 @@ def fill(params: HyperParams, data: Card, content: bytes, path: Path, members: i
         content: Of the file.
         path: The file, for messages.
         members: How many networks an ensemble has; 0: it is no ensemble but one network.
+        factory: Builds them, if they are the user's own.
 
     Raises:
         DataError: The weights are damaged or of another network.
+        NetworkError: The factory raised an exception.
     """
     weights = _tensors(content, path)
-    # On "meta" nothing is allocated, so that a wrong number of units cannot fill the memory.
-    with torch.device("meta"):
-        wanted = SequenceModel(
-            params, data.input_size, data.output_size, per_step=isinstance(data, LanguageCard)
-        ).state_dict()
+    wanted = _wanted(params, data, factory)
     starts = [f"{number}." for number in range(members)] if members else [""]
     whole = {start + name: tensor for start in starts for name, tensor in wanted.items()}
     if _shapes(whole) != _shapes(weights):
+        makers = f"{CARD} describes" if factory is None else f"{CARD} and {factory.name} describe"
         raise DataError(
-            f"{path} holds the weights of another network than {CARD} describes; export the "
-            "model again"
+            f"{path} holds the weights of another network than {makers}; export the model again"
         )
     networks = []
     for start in starts:
-        network = make_network(params, data)
+        network = make_network(params, data, factory)
         network.load_state_dict({name: weights[start + name] for name in wanted})
         networks.append(network.eval())
     return Networks(data.task, tuple(networks), joined=members > 0)
+
+
+def _wanted(params: HyperParams, data: Card, factory: Factory | None) -> dict[str, Tensor]:
+    """Returns tensors with the names, shapes and types of one network's weights."""
+    if factory is not None:
+        return make_network(params, data, factory).state_dict()
+    # On "meta" nothing is allocated, so that a wrong number of units cannot fill the memory.
+    with torch.device("meta"):
+        return make_network(params, data).state_dict()
 
 
 def joint_weights(each: Sequence[Mapping[str, Tensor]]) -> bytes:
@@ -231,13 +254,26 @@ def joint_weights(each: Sequence[Mapping[str, Tensor]]) -> bytes:
     )
 
 
-def read_model(folder: Path) -> tuple[ModelCard, Networks]:
+def read_model(folder: Path, *, trust_code: bool = False) -> tuple[ModelCard, Networks]:
     """Reads a model.
+
+    Args:
+        folder: The folder it is in.
+        trust_code: Whether its factory, if it has one, may be imported.
 
     Raises:
         DataError: There is none, or it is damaged or of a newer rnn-search; one line.
+        FactoryError: Its factory is not trusted, or cannot be imported.
+        NetworkError: Its factory raised an exception.
+
+    Warns:
+        UserWarning: The code of its factory has changed since it was trained.
     """
     card = read_card(folder)
+    own = OwnModel(factory=card.factory, folder=folder) if card.factory else None
+    factory = trust_factory(own, str(folder / CARD), trusted=trust_code)
+    for change in [] if factory is None else factory.changes_since(card.factory_source):
+        warnings.warn(change, stacklevel=3)
     path = folder / WEIGHTS
     content = _content(path)
     if hashlib.sha256(content).hexdigest() != card.weights:
@@ -246,7 +282,7 @@ def read_model(folder: Path) -> tuple[ModelCard, Networks]:
             "differ); export the model again"
         )
     members = len(card.members) if card.joined else 0
-    return card, fill(card.hyperparameters, card.data, content, path, members)
+    return card, fill(card.hyperparameters, card.data, content, path, members, factory)
 
 
 def read_card(folder: Path) -> ModelCard:

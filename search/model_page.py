@@ -21,15 +21,31 @@ def page(card: ModelCard) -> str:
         f"# {card.study}, trial {card.trial}{form}",
         f"For the task {card.data.task}: {NETWORKS[card.source]}.\nIt needs no study and no "
         "database: `pip install rnn-search`, then",
-        _example(card),
+        _trusting(_example(card)) if card.factory else _example(card),
         "`model.safetensors` holds the weights, `model.json` all else: how data is read and "
         "standardised,\nthe hyperparameters, versions, figures, and a fingerprint of the data "
         f"({card.fingerprint}). No file\nhere can run code when it is loaded.",
+        *([_own(card.factory, card.factory_source)] if card.factory else []),
         *([_onnx(card)] if card.onnx else []),
         *_figures(card),
         "## Hyperparameters\n\n" + _table(("name", "value"), card.hyperparameters.to_dict()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _trusting(example: str) -> str:
+    """Returns an example that lets the user's own network be imported."""
+    shown = example.replace("predict DIR", "predict --trust-code DIR")
+    return shown.replace('load("DIR")', 'load("DIR", trust_code=True)')
+
+
+def _own(factory: str, source: str | None) -> str:
+    module, _, function = factory.partition(":")
+    return f"""## The network is your own
+
+It is built by `{function}` of the Python module `{module}`, which is not in here: put it into this
+folder, into the one where you work, or install it. `--trust-code` lets it be imported. The file
+that it was trained with had a SHA-256 that begins with {source or "(not known)"}."""
 
 
 def _table(titles: tuple[str, str], rows: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""HyperParams → network: RNN, LSTM or GRU layers and a linear head.
+"""HyperParams → network: RNN, LSTM or GRU layers and a linear head, or one of the user's own.
 
 Shapes: B minibatch, T time, F features, H hidden, L layers, O outputs, V vocabulary.
 """
@@ -6,12 +6,14 @@ Shapes: B minibatch, T time, F features, H hidden, L layers, O outputs, V vocabu
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from search.data.splits import Splits
+from search.factories import Factory, OwnNetwork
 from search.space import HyperParams
 
 ALIGNED = 16
@@ -123,11 +125,38 @@ def _empty_twin(model: SequenceModel, units: int) -> SequenceModel:
     return twin
 
 
-def build(params: HyperParams, splits: Splits) -> SequenceModel:
-    """Returns an untrained network for the data, on the CPU, initialised from torch's generator."""
-    return SequenceModel(params, splits.input_size, splits.output_size, per_step=splits.per_step)
+Network = SequenceModel | OwnNetwork
+"""What trains, predicts and is exported."""
 
 
-def detach(state: State) -> State:
-    """Returns the state cut off from the past, so that gradients end here (truncated BPTT)."""
-    return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()  # type: ignore[return-value]
+def build(params: HyperParams, splits: Splits, factory: Factory | None = None) -> Network:
+    """Returns an untrained network for the data, on the CPU, initialised from torch's generator.
+
+    Args:
+        params: What it is built with.
+        splits: The data.
+        factory: Builds it, if it is the user's own.
+
+    Raises:
+        NetworkError: The factory raised an exception.
+    """
+    sizes = splits.input_size, splits.output_size
+    if factory is not None:
+        return factory.build(params, *sizes, per_step=splits.per_step)
+    return SequenceModel(params, *sizes, per_step=splits.per_step)
+
+
+def detach(state: Any) -> Any:
+    """Returns the state cut off from the past, so that gradients end here (truncated BPTT).
+
+    Args:
+        state: A tensor, or tuples, lists and dicts of tensors, one in another; None for none.
+    """
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, dict):
+        return {name: detach(part) for name, part in state.items()}
+    if isinstance(state, tuple):
+        parts = [detach(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return [detach(part) for part in state] if isinstance(state, list) else state

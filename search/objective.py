@@ -10,6 +10,8 @@ from optuna import Trial, TrialPruned
 from search.config import StudyConfig, load_config
 from search.data import load_splits
 from search.diagnosis import constant_of, diagnose_trial
+from search.factories import trust_factory
+from search.network_checks import check_network
 from search.space import fit_to_data, suggest
 from search.stopping import Divergence, batch_judge, out_of_patience
 from search.training import Run
@@ -30,6 +32,7 @@ class Objective:
         study: A study file, or its configuration. ``[budget]`` is not used: that is
             ``optimize``'s business.
         device: As torch writes it.
+        trust_code: Whether the study's ``[model] factory``, if it has one, may be imported.
 
     Attributes:
         direction: What the Optuna study must be created with.
@@ -38,12 +41,17 @@ class Objective:
         RequestError: The study file or its data makes no sense.
     """
 
-    def __init__(self, study: StudyConfig | str | Path, device: str = "cpu") -> None:
+    def __init__(
+        self, study: StudyConfig | str | Path, device: str = "cpu", *, trust_code: bool = False
+    ) -> None:
         config = study if isinstance(study, StudyConfig) else load_config(Path(study))
+        self._factory = trust_factory(config.model, config.name, trusted=trust_code)
         splits = load_splits(config.data)
         self.config, _ = fit_to_data(config, splits.train.size)
         self.direction = config.direction
         self._device = torch.device(device)
+        if self._factory is not None:
+            check_network(self._factory, self.config.space, splits, device)
         self._splits = splits.to(self._device)
         self._constant = constant_of(splits.baselines("valid"))
         self._goal = Goal(config.metric, config.direction == "minimize")
@@ -59,7 +67,7 @@ class Objective:
         """
         params = suggest(trial, self.config.space)
         seed = derive_seed(self.config.seed, "training", trial.number)
-        run = Run(params, self._splits, seed, self._goal, self._device)
+        run = Run(params, self._splits, seed, self._goal, self._device, self._factory)
         decision = self._train(trial, run)
         best = run.curve.best(self._goal)
         trial.set_user_attr("outcome", str(decision.outcome))

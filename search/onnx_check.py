@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from search.config import OwnModel
 from search.data.cards import Card, ClassifyCard, ForecastCard, LanguageCard
 from search.data.windows import in_units, standardised
 from search.ensembles import Networks
@@ -35,12 +36,20 @@ Array = NDArray[Any]
 Runner = Callable[[dict[str, Array]], dict[str, Array]]
 
 
-def require_onnx() -> None:
-    """Checks that what ``--onnx`` needs is installed.
+def require_onnx(own: OwnModel | None = None) -> None:
+    """Checks that ``--onnx`` can be had: for such a network, and with what is installed.
+
+    Args:
+        own: The network, if it is the user's own.
 
     Raises:
-        RequestError: It is not.
+        RequestError: It cannot.
     """
+    if own is not None:
+        raise RequestError(
+            f"--onnx writes rnn-search's own networks only, and {own.factory} builds this one; "
+            "export without --onnx"
+        )
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise RequestError(
@@ -248,7 +257,7 @@ def _described_text(
 ) -> tuple[dict[str, str], dict[str, str]]:
     from search.onnx_graph import STATES
 
-    params, size = networks.each[0].params, card.output_size
+    params, size = networks.ours[0].params, card.output_size
     rows = params.hidden_layers * len(networks.each)
     shape = f"float32 ({rows}, batch, {params.hidden_units})"
     inputs = {"characters": f"int64 (batch, time): places in the vocabulary; unknown ones: {size}"}

@@ -101,7 +101,7 @@ def _forecast(
 ) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
     steps = _standardised(graph, card.feature_mean, card.feature_std)
     answers = []
-    for network in networks.each:
+    for network in networks.ours:
         _, last = _recurrent(graph, network, steps)
         answers.append(_head(graph, network, graph.add("Squeeze", last[-1][0], _axes(graph, 0))))
     scale = graph.constant(card.scale, np.float64)
@@ -153,7 +153,7 @@ def _classify(
     one = graph.constant(1, np.int64)
     places = graph.add("Unsqueeze", graph.add("Sub", "lengths", one), _axes(graph, 1))
     shares = []
-    for network in networks.each:
+    for network in networks.ours:
         hidden, _ = _recurrent(graph, network, steps)
         # What comes after the last real step is never looked at, so padding does not matter.
         rows = graph.add("Transpose", hidden, perm=[1, 0, 2])
@@ -177,12 +177,12 @@ def _classify(
 def _language(
     graph: _Graph, networks: Networks, card: LanguageCard
 ) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
-    params = networks.each[0].params
+    params = networks.ours[0].params
     names, layers = STATES[params.cell], params.hidden_layers
-    rows = layers * len(networks.each)
+    rows = layers * len(networks.ours)
     states = [_rows_of(graph, name, rows) for name in names]
     logs, last = [], list[list[str]]()
-    for number, network in enumerate(networks.each):
+    for number, network in enumerate(networks.ours):
         assert network.embedding is not None
         weights = graph.constant(_array(network.embedding.weight), np.float32)
         steps = graph.add("Gather", weights, graph.add("Transpose", "characters", perm=[1, 0]))

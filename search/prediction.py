@@ -24,7 +24,7 @@ from search.ensembles import Networks
 from search.errors import DataError, RequestError, nearest
 from search.forecasts import forecast, table_of
 from search.model_files import ModelCard, read_model
-from search.models import State
+from search.models import SequenceModel
 from search.training import one_thread
 
 CHUNK = 1024
@@ -190,12 +190,11 @@ class LanguageModel(Model):
         if not len(codes):
             raise DataError("the prompt is empty; give at least one character to continue")
         generator = torch.Generator().manual_seed(seed)
-        reader, found = _Reader(self.networks), list[str]()
+        reader, found = _Reader(self.networks, card.sequence_length), list[str]()
         with one_thread():
-            for chunk in torch.split(codes.long(), CHUNK):
-                logits = reader.read(chunk)
+            logits = reader.read(codes.long())
             for _ in range(length):
-                drawn = _draw(logits.double(), temperature, generator)
+                drawn = _draw(logits, temperature, generator)
                 found.append(card.vocabulary[drawn])
                 logits = reader.read(torch.tensor([drawn]))
         return "".join(found)
@@ -207,31 +206,55 @@ class LanguageModel(Model):
 
 
 class _Reader:
-    """Networks that read a text piece by piece, each with a hidden state of its own."""
+    """Networks that read a text piece by piece, each with a hidden state of its own.
 
-    def __init__(self, networks: Networks) -> None:
+    Args:
+        networks: With dropout off.
+        trained: Characters T at once that they were trained with. A network of the user's own may
+            not be able to read more or, if it has no state, to make anything of fewer.
+    """
+
+    def __init__(self, networks: Networks, trained: int) -> None:
         self._networks = networks
-        self._states: list[State | None] = [None] * len(networks.each)
+        ours = all(isinstance(network, SequenceModel) for network in networks.each)
+        self._most = CHUNK if ours else trained
+        self._last = torch.zeros(0, dtype=torch.int64)
+        self._states: list[Any] = [None] * len(networks.each)
 
     def read(self, codes: Tensor) -> Tensor:
-        """Returns (V,) logits of the character that follows (n,) int64 indices."""
-        logits = []
-        for at, network in enumerate(self._networks.each):
-            outputs, self._states[at] = network(codes[None], None, self._states[at])
-            logits.append(outputs[0, -1])
-        return self._networks.join(torch.stack(logits))
+        """Returns (V,) float64 logits of the character that follows (n,) int64 indices."""
+        self._last = torch.cat([self._last, codes])[-self._most :]
+        logits = [self._logits(at, codes) for at in range(len(self._states))]
+        return self._networks.join(torch.stack(logits)).double()
+
+    def _logits(self, at: int, codes: Tensor) -> Tensor:
+        """Returns the (V,) logits of one of the networks."""
+        network = self._networks.each[at]
+        for chunk in torch.split(codes, self._most):
+            outputs, self._states[at] = network(chunk[None], None, self._states[at])
+        if self._states[at] is None:
+            outputs, _ = network(self._last[None], None, None)
+        logits: Tensor = outputs[0, -1]
+        return logits
 
 
-def load(folder: Path | str) -> Forecaster | Classifier | LanguageModel:
+def load(
+    folder: Path | str, *, trust_code: bool = False
+) -> Forecaster | Classifier | LanguageModel:
     """Reads a model that ``rnn-search export`` has written; nothing in it is executed.
 
     Args:
         folder: The folder it is in.
+        trust_code: Whether the function that builds the network may be imported and called, if
+            the network is the user's own. Its module is looked for in ``folder``, in the current
+            folder, and where Python looks.
 
     Raises:
         DataError: There is none, or it is damaged or of a newer rnn-search; one line.
+        FactoryError: The network is the user's own and not trusted, or cannot be imported.
+        NetworkError: The function that builds it raised an exception.
     """
-    card, networks = read_model(Path(folder))
+    card, networks = read_model(Path(folder), trust_code=trust_code)
     if isinstance(card.data, ForecastCard):
         return Forecaster(card, networks)
     if isinstance(card.data, ClassifyCard):

@@ -17,9 +17,11 @@ from optuna.trial import FrozenTrial
 
 from search.checkpoints import LOSSES, load_losses, trial_folder
 from search.data.splits import Splits
+from search.dimensions import Dimension
 from search.errors import ConfigError, StudyError
+from search.machine import choose_device
 from search.report import find_trial
-from search.running import Plan, Request, choose_device, make_plan
+from search.running import Plan, Request, make_plan
 from search.space import HyperParams, differences, ordered
 from search.stopping import Divergence, batch_judge
 from search.storage import StoredStudy, check_unchanged, open_study
@@ -85,34 +87,32 @@ class _Again:
     end: Decision | None
 
 
-def replay(stored: StoredStudy, number: int, device: str = "auto") -> Replay:
+def replay(
+    stored: StoredStudy, number: int, device: str = "auto", *, trust_code: bool = False
+) -> Replay:
     """Trains a finished trial again and compares.
 
     Args:
         stored: Its study; nothing is written.
         number: The trial's number.
         device: As on the command line; ``auto``: the one it was trained on, if it is here.
+        trust_code: Whether the study's factory may be imported.
 
     Raises:
         StudyError: There is no such trial, it is not finished, or the data is another by now.
         ConfigError: There is no such device.
+        FactoryError: The network is the user's own, and cannot be had.
     """
-    find_trial(stored, number)
-    trial = stored.trials()[number]
-    if not trial.state.is_finished():
-        raise StudyError(
-            f"trial {number} of '{stored.config.name}' is not finished; let "
-            f"rnn-search resume {stored.config.name} finish it first"
-        )
+    trial = _finished(stored, number)
     origin, own_number = _origin(stored, trial)
-    then: dict[str, str] = trial.user_attrs.get("surroundings") or stored.attributes["versions"]
-    plan = _plan(origin, device, then)
-    params = HyperParams(**_whole(ordered(trial.params, origin.config.space), number))
+    then = trial.user_attrs.get("surroundings") or stored.attributes["versions"]
+    plan = _plan(origin, device, then, trust_code)
+    params = _whole(trial, origin.config.space)
     seed = derive_seed(origin.config.seed, "training", own_number)
     with one_thread():
         again, notes = _train(trial, params, seed, plan)
     found, batches, more = _compare(stored, trial, again, origin.goal)
-    now = surroundings(plan.device)
+    now = surroundings(plan.device, plan.factory)
     return Replay(
         name=stored.config.name,
         number=number,
@@ -124,6 +124,17 @@ def replay(stored: StoredStudy, number: int, device: str = "auto") -> Replay:
         changed=differences(then, {key: now[key] for key in then if key in now}),
         notes=[*notes, *more],
     )
+
+
+def _finished(stored: StoredStudy, number: int) -> FrozenTrial:
+    find_trial(stored, number)
+    trial = stored.trials()[number]
+    if not trial.state.is_finished():
+        raise StudyError(
+            f"trial {number} of '{stored.config.name}' is not finished; let "
+            f"rnn-search resume {stored.config.name} finish it first"
+        )
+    return trial
 
 
 def _origin(stored: StoredStudy, trial: FrozenTrial) -> tuple[StoredStudy, int]:
@@ -146,26 +157,28 @@ def _origin(stored: StoredStudy, trial: FrozenTrial) -> tuple[StoredStudy, int]:
     return stored, number
 
 
-def _plan(stored: StoredStudy, device: str, then: Mapping[str, str]) -> Plan:
+def _plan(stored: StoredStudy, device: str, then: Mapping[str, str], trust_code: bool) -> Plan:
     """Reads the data of the study and checks that it is the same."""
     if device == "auto":
         try:
             device = choose_device(then.get("device", "cpu"))
         except ConfigError:  # That device is not here; the result says what differs.
             device = "cpu"
-    request = Request(stored.config.name, str(stored.database), device=device)
+    name, place = stored.config.name, str(stored.database)
+    request = Request(name, place, device=device, trust_code=trust_code)
     plan = make_plan(request, stored=stored.config)
     check_unchanged(stored, plan.config, plan.splits.fingerprint)
     return plan
 
 
-def _whole(params: dict[str, Any], number: int) -> dict[str, Any]:
-    absent = [name for name in HyperParams.__dataclass_fields__ if name not in params]
+def _whole(trial: FrozenTrial, space: Mapping[str, Dimension]) -> HyperParams:
+    params = ordered(trial.params, space)
+    absent = [name for name in space if name not in params]
     if absent:
         raise StudyError(
-            f"trial {number} ended before its {absent[0]} was drawn; choose another trial"
+            f"trial {trial.number} ended before its {absent[0]} was drawn; choose another trial"
         )
-    return params
+    return HyperParams.of(params)
 
 
 def _train(
@@ -174,7 +187,8 @@ def _train(
     """Trains the epochs that the trial had, and its end if that was its own."""
     config, device = plan.config, torch.device(plan.device)
     splits: Splits = plan.splits.to(device)
-    run = Run(params, splits, seed, Goal(config.metric, config.direction == "minimize"), device)
+    goal = Goal(config.metric, config.direction == "minimize")
+    run = Run(params, splits, seed, goal, device, plan.factory)
     rule = Divergence() if config.stopping.divergence else None
     judge = batch_judge(rule, splits.constant_loss)
     outcome, reason = (trial.user_attrs.get(name, "") for name in ("outcome", "reason"))

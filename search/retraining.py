@@ -90,8 +90,12 @@ class RetrainingObserver(Protocol):
         """Something happened that a person should know."""
 
 
-def read_result(retraining: Retraining) -> Result | None:
+def read_result(retraining: Retraining, code: str | None = None) -> Result | None:
     """Returns what came of a retraining earlier.
+
+    Args:
+        retraining: Which one.
+        code: Fingerprint of the user's own code that it must have been trained with; None: any.
 
     Returns:
         None if it is not finished, if its file is not what was written for this configuration, or
@@ -99,6 +103,8 @@ def read_result(retraining: Retraining) -> Result | None:
     """
     stored = load_result(retraining.folder)
     if stored is None or stored.get("params") != retraining.params.to_dict():
+        return None
+    if code is not None and stored.get("surroundings", {}).get("factory") != code:
         return None
     try:
         result = Result(
@@ -112,6 +118,13 @@ def read_result(retraining: Retraining) -> Result | None:
         return None
     there = (retraining.folder / WEIGHTS).exists()
     return None if result.complete and not (there and result.figures) else result
+
+
+def code_of(retraining: Retraining) -> str | None:
+    """Returns the fingerprint of the user's own code that it was trained with, if it is known."""
+    stored = load_result(retraining.folder) or {}
+    found: str | None = stored.get("surroundings", {}).get("factory")
+    return found
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from search.attachments import Attachments
+from search.code_changes import note_source
 from search.config import StudyConfig, load_config, make_config
 from search.coordinator import Coordinator, Ending
 from search.data import load_splits, settle
@@ -23,6 +23,9 @@ from search.data.splits import Splits
 from search.database import Database
 from search.display import Progress
 from search.errors import ConfigError, StudyError, nearest
+from search.factories import Factory, trust_factory
+from search.machine import choose_device, choose_workers
+from search.network_checks import check_network
 from search.space import fit_to_data, starting_points
 from search.storage import (
     MARK,
@@ -35,11 +38,6 @@ from search.storage import (
 from search.surroundings import surroundings
 from search.trainers import LocalTrainers
 from search.worker import TrialRules
-
-TRAINER_BYTES = 300e6
-"""Memory that a trainer takes before it has any data: mostly torch."""
-LARGEST_CREW = 16
-"""Trainers that are started at most unless ``--workers`` asks for more."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class Request:
         fork: Name of a new study that takes the old one's trials along.
         stagnation: Trials that may finish in a row with none better; infinite: any number.
         target: A value that is good enough; NaN: none.
+        trust_code: Whether the study's ``[model] factory`` may be imported.
     """
 
     study: str
@@ -69,6 +68,7 @@ class Request:
     fork: str | None = None
     stagnation: float | None = None
     target: float | None = None
+    trust_code: bool = False
 
     @property
     def budget(self) -> dict[str, object]:
@@ -94,6 +94,7 @@ class Plan:
         notes: What a person should know before it starts.
         workers: How many trainers.
         device: As torch writes it.
+        factory: Builds the networks, if they are the user's own.
     """
 
     config: StudyConfig
@@ -101,10 +102,15 @@ class Plan:
     notes: list[str]
     workers: int
     device: str
+    factory: Factory | None = None
 
 
 def make_plan(
-    request: Request, *, from_storage: bool = False, stored: StudyConfig | None = None
+    request: Request,
+    *,
+    from_storage: bool = False,
+    stored: StudyConfig | None = None,
+    training: bool = True,
 ) -> Plan:
     """Reads configuration and data and checks that they make sense together.
 
@@ -112,6 +118,7 @@ def make_plan(
         request: What was asked for.
         from_storage: Take the configuration from the storage even if there is a file.
         stored: The configuration, if it has been read from the storage already.
+        training: Refuse a ``[model] factory`` that is not trusted; else do without it.
 
     Raises:
         RequestError: They do not; nothing has been created.
@@ -119,6 +126,9 @@ def make_plan(
     device = choose_device(request.device)
     file = None if from_storage or stored else find_study_file(request.study)
     config = load_config(file) if file else stored or _stored_config(request, from_storage)
+    origin, trusted = str(file or config.name), request.trust_code
+    own = config.model if training or trusted else None
+    factory = trust_factory(own, origin, trusted=trusted)
     changes: dict[str, object] = {}
     if request.seed is not None:
         changes["seed"] = request.seed
@@ -127,10 +137,22 @@ def make_plan(
         config = config.model_copy(update={"data": settle(config.data), **changes})
         splits = load_splits(config.data)
     except ConfigError as error:
-        raise ConfigError(f"{file or config.name}: {error}") from None
+        raise ConfigError(f"{origin}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
     workers = choose_workers(request.workers)
-    return Plan(config, splits, [*splits.notes, *remarks], workers, device)
+    notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
+    return Plan(config, splits, notes, workers, device, factory)
+
+
+def _try_network(
+    config: StudyConfig, splits: Splits, device: str, factory: Factory | None
+) -> list[str]:
+    """Tries the user's own network, if there is one, and returns what to know of it."""
+    if factory is not None:
+        return check_network(factory, config.space, splits, device)
+    if config.model is None:
+        return []
+    return [f"{config.model.factory} is neither imported nor tried without --trust-code"]
 
 
 def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStudy, Ending]:
@@ -145,6 +167,8 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
     """
     database = Database(request.storage, create=request.fork is None)
     stored = _open_or_create(database, request, plan)
+    changed = note_source(stored, plan.factory)
+    plan = replace(plan, notes=[*plan.notes, *changed])
     total = plan.config.budget.trials
     left = total - sum(trial.state.is_finished() for trial in stored.trials())
     plan = replace(plan, workers=max(1, min(plan.workers, left)))
@@ -155,7 +179,7 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
     # Leaving the block ends the trainers, whatever happens: they heed no signal.
     with (
         catch_signals() as signals,
-        LocalTrainers(plan.splits, rules, plan.workers, plan.device) as trainers,
+        LocalTrainers(plan.splits, rules, plan.workers, plan.device, plan.factory) as trainers,
         Progress(console, stored, total, plan.workers, timeout) as progress,
     ):
         ending = Coordinator(
@@ -165,7 +189,7 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
             total,
             timeout,
             lambda: signals.count > 0,
-            surroundings(plan.device),
+            surroundings(plan.device, plan.factory),
             Attachments(stored, progress.say),
         ).run()
     return stored, ending
@@ -225,45 +249,6 @@ def shipped_folders() -> list[Path]:
     return [folder for folder in (checkout, inside) if folder.is_dir()]
 
 
-def choose_device(wanted: str) -> str:
-    """Returns the device to train on, as torch writes it.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = wanted.partition(":")
-    if kind == "cpu" and not index:
-        return wanted
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise ConfigError(f"--device {wanted}: use auto, cpu, cuda or cuda:N")
-    if not torch.cuda.is_available():
-        raise ConfigError(f"--device {wanted}: torch finds no CUDA device here; use --device cpu")
-    if index and int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {wanted}: there are only {torch.cuda.device_count()} devices")
-    return wanted
-
-
-def choose_workers(wanted: int | None) -> int:
-    """Returns how many trainers there may be; by default one per core.
-
-    Raises:
-        ConfigError: So many cannot fit in this machine's memory.
-    """
-    if wanted is None:
-        return min(len(os.sched_getaffinity(0)), LARGEST_CREW)
-    most = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / TRAINER_BYTES)
-    if wanted > most:
-        raise ConfigError(
-            f"--workers {wanted}: each takes about {TRAINER_BYTES / 1e6:.0f} MB, and this "
-            f"machine's memory has room for {most}; it has {os.cpu_count()} cores"
-        )
-    return wanted
-
-
 def _stored_config(request: Request, from_storage: bool) -> StudyConfig:
     try:
         return open_study(Database(request.storage, create=False), request.study).config
@@ -302,6 +287,7 @@ def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
     for what, before, now in (
         ("data", old.attributes["data"], plan.splits.fingerprint),
         ("metric", old.config.metric, config.metric),
+        ("factories", *(one.model and one.model.factory for one in (old.config, config))),
     ):
         if before != now:
             raise StudyError(
@@ -312,7 +298,9 @@ def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
 
 
 def _attributes(plan: Plan) -> dict[str, object]:
+    code = {} if plan.factory is None else {"factory": plan.factory.source}
     return {
+        **code,
         "data": plan.splits.fingerprint,
         "baselines": plan.splits.baselines("valid"),
         "notes": plan.notes,

@@ -13,11 +13,12 @@ from typing import Any
 
 from search.checkpoints import WEIGHTS as KEPT
 from search.checkpoints import load_weights, trial_folder
+from search.code_changes import source_of
 from search.errors import RunError, StudyError
 from search.evaluation import LOOKS, Candidate, plan_retrainings
 from search.model_files import AtTest, Member, Source, joint_weights
 from search.report import TrialLine, find_trial, summarize
-from search.retraining import Result, read_result
+from search.retraining import Result, code_of, read_result
 from search.space import HyperParams
 from search.storage import StoredStudy
 from search.trial import Outcome
@@ -37,6 +38,7 @@ class Selection:
         test: Figures of the test part; None if there are none of just these networks.
         content: Of the safetensors file.
         path: Where the weights are from, for messages.
+        code: Fingerprint of the user's own code that trained them, if there is any and it is known.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class Selection:
     test: AtTest | None
     content: bytes
     path: Path
+    code: str | None
 
 
 def select(stored: StoredStudy, source: Source, number: int | None) -> Selection:
@@ -72,9 +75,10 @@ def select(stored: StoredStudy, source: Source, number: int | None) -> Selection
             f"trial {line.number} of '{stored.config.name}' keeps no weights; only the best "
             f"{stored.config.keep} do (keep in the study file){_those_that_do(stored)}"
         )
-    params = HyperParams(**line.params)
+    params = HyperParams.of(line.params)
+    code = source_of(stored, line.number)
     return Selection(
-        "trial", line.number, params, line.epoch, line.figures, (), None, content, path
+        "trial", line.number, params, line.epoch, line.figures, (), None, content, path, code
     )
 
 
@@ -101,8 +105,9 @@ def _best_seed(stored: StoredStudy, best: Result, test: AtTest | None) -> Select
     if content is None:
         raise _gone(stored, path.parent)
     trial, params = best.retraining.trial, best.retraining.params
+    members, code = (_member(best),), code_of(best.retraining)
     return Selection(
-        "winner", trial, params, best.epoch, best.figures, (_member(best),), test, content, path
+        "winner", trial, params, best.epoch, best.figures, members, test, content, path, code
     )
 
 
@@ -115,7 +120,8 @@ def _ensemble(stored: StoredStudy, results: Sequence[Result], test: AtTest | Non
         weights.append(one)
     first, content = results[0].retraining, joint_weights(weights)
     members, place = tuple(map(_member, results)), first.folder.parent
-    return Selection("ensemble", first.trial, first.params, None, {}, members, test, content, place)
+    trial, params, code = first.trial, first.params, code_of(first)
+    return Selection("ensemble", trial, params, None, {}, members, test, content, place, code)
 
 
 def _member(result: Result) -> Member:
@@ -126,12 +132,15 @@ def _member(result: Result) -> Member:
 def _results(stored: StoredStudy, look: Mapping[str, Any]) -> list[Result]:
     """Returns what came of the winner's complete retrainings, in the order of their seeds."""
     line = find_trial(stored, look["trial"])
-    params = HyperParams(**line.params)
+    params = HyperParams.of(line.params)
     candidate = Candidate(line.number, line.value or 0.0, line.figures, params)
-    results = []
+    results = list[Result]()
     for one in plan_retrainings(stored, [candidate], look["seeds"]):
         result = read_result(one)
         if result is None or not result.complete:
+            raise _gone(stored, one.folder)
+        # An evaluation that was cut off may have trained some anew, with other code.
+        if code_of(one) != code_of((results[0] if results else result).retraining):
             raise _gone(stored, one.folder)
         results.append(result)
     return results

@@ -7,13 +7,22 @@ here and have no use for the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
 
 from search.config import StudyConfig
-from search.dimensions import HYPERPARAMETERS, Choices, Dimension, Fixed, Range, Value
-from search.errors import ConfigError
+from search.dimensions import (
+    HYPERPARAMETERS,
+    Choices,
+    Dimension,
+    Fixed,
+    Range,
+    Value,
+    kind_of,
+    start_of,
+)
+from search.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -24,9 +33,36 @@ LEARNING_RATES = (0.01, 0.1, 0.001)
 (Bengio 2012, arXiv 1206.5533, section 3.1, page 9)."""
 
 
+class Extra(Mapping[str, Value]):
+    """The values of a study's own entries in ``[space]``, by name.
+
+    Args:
+        values: Pairs of name and value.
+    """
+
+    def __init__(self, values: Iterable[tuple[str, Value]]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._values:
+            known = nearest(name, self._values) if self._values else "; it has none of its own"
+            raise KeyError(f"[space] has no entry '{name}'{known}")
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 @dataclass(frozen=True)
 class HyperParams:
-    """What one network is built and trained with; the names are those of the study file."""
+    """What one network is built and trained with; the names are those of the study file.
+
+    Attributes:
+        own: Names and values of the study's own entries, by name; see `extra`.
+    """
 
     learning_rate: float
     batch_size: int
@@ -39,10 +75,24 @@ class HyperParams:
     dropout: float
     weight_decay: float
     gradient_clipping: float
+    own: tuple[tuple[str, Value], ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Returns the hyperparameters with these values by name, the study's own among them."""
+        known = {name: values[name] for name in values if name in HYPERPARAMETERS}
+        own = sorted((name, values[name]) for name in values if name not in HYPERPARAMETERS)
+        return cls(**known, own=tuple(own))
+
+    @property
+    def extra(self) -> Mapping[str, Value]:
+        """The values of the study's own entries in ``[space]``, by name."""
+        return Extra(self.own)
 
     def to_dict(self) -> dict[str, Value]:
-        """Returns the hyperparameters by name."""
-        return asdict(self)
+        """Returns all values by name, the study's own last; `of` reads them."""
+        known = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "own"}
+        return known | dict(self.own)
 
 
 def distributions(space: Mapping[str, Dimension]) -> dict[str, BaseDistribution]:
@@ -57,7 +107,7 @@ def distributions(space: Mapping[str, Dimension]) -> dict[str, BaseDistribution]
     for name, dimension in space.items():
         if isinstance(dimension, Choices):
             made[name] = CategoricalDistribution(dimension.values)
-        elif isinstance(dimension, Range) and HYPERPARAMETERS[name].kind is int:
+        elif isinstance(dimension, Range) and kind_of(name, dimension) is int:
             made[name] = IntDistribution(int(dimension.low), int(dimension.high), dimension.log)
         elif isinstance(dimension, Range):
             made[name] = FloatDistribution(dimension.low, dimension.high, dimension.log)
@@ -72,14 +122,14 @@ def suggest(trial: Trial, space: Mapping[str, Dimension]) -> HyperParams:
             values[name] = dimension.value
         elif isinstance(dimension, Choices):
             values[name] = trial.suggest_categorical(name, dimension.values)
-        elif HYPERPARAMETERS[name].kind is int:
+        elif kind_of(name, dimension) is int:
             ends = int(dimension.low), int(dimension.high)
             values[name] = trial.suggest_int(name, *ends, log=dimension.log)
         else:
             values[name] = trial.suggest_float(
                 name, dimension.low, dimension.high, log=dimension.log
             )
-    return HyperParams(**values)
+    return HyperParams.of(values)
 
 
 def ordered(params: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[str, Any]:
@@ -97,21 +147,29 @@ def is_inside(value: Value, dimension: Dimension) -> bool:
     return _equal(value, dimension.clip(value)) if _like(value, dimension) else False
 
 
+def fits(params: Mapping[str, Value], space: Mapping[str, Dimension]) -> bool:
+    """True if a trial with these values, the fixed ones too, could be one of this space."""
+    if params.keys() != space.keys():
+        return False
+    return all(is_inside(params[name], dimension) for name, dimension in space.items())
+
+
 def starting_points(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:
     """Returns what a study tries first, in order: the lesson's values at three learning rates.
 
     A value outside its dimension is replaced by the nearest inside; points that become equal by
-    this are listed once. Only searched dimensions are named.
+    this are listed once. Only searched dimensions are named. For the study's own entries see
+    `search.dimensions.start_of`.
     """
     points: list[dict[str, Value]] = []
     for rate in LEARNING_RATES:
-        wanted = {name: known.start for name, known in HYPERPARAMETERS.items()}
-        wanted["learning_rate"] = rate
         point = {
-            name: HYPERPARAMETERS[name].kind(dimension.clip(wanted[name]))
+            name: start_of(name, dimension)
             for name, dimension in space.items()
             if not isinstance(dimension, Fixed)
         }
+        if "learning_rate" in point:
+            point["learning_rate"] = float(space["learning_rate"].clip(rate))
         if point not in points:
             points.append(point)
     return points
@@ -134,15 +192,15 @@ def same(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _equal(one: Value, other: Value) -> bool:
-    if isinstance(one, str) or isinstance(other, str):
-        return one == other
+    if isinstance(one, (str, bool)) or isinstance(other, (str, bool)):
+        return type(one) is type(other) and one == other
     return math.isclose(one, other, rel_tol=1e-9)
 
 
 def _like(value: Value, dimension: Dimension) -> bool:
-    """True if value and dimension are both words or both numbers."""
+    """True if value and dimension are both words, both truth values or both numbers."""
     inside = dimension.values[0] if isinstance(dimension, Choices) else dimension.clip(0)
-    return isinstance(value, str) == isinstance(inside, str)
+    return all(isinstance(value, kind) == isinstance(inside, kind) for kind in (str, bool))
 
 
 def fit_to_data(config: StudyConfig, train_size: int) -> tuple[StudyConfig, list[str]]:

@@ -38,8 +38,8 @@ from search.trial import INFEASIBLE, Curve, Decision, Epoch, Goal, Outcome
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
-FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ")
-"""What may differ on resume: how long, how much is kept, and where the same data lies."""
+FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ", "[model] folder: ")
+"""What may differ on resume: how long, how much is kept, where the same data and code lie."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
 

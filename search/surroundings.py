@@ -7,6 +7,8 @@ import platform
 
 import torch
 
+from search.factories import Factory
+
 
 def versions() -> dict[str, str]:
     """Returns what a result depends on besides the configuration: versions and platform."""
@@ -15,14 +17,16 @@ def versions() -> dict[str, str]:
     return {**found, "python": platform.python_version(), "platform": platform.platform()}
 
 
-def surroundings(device: str) -> dict[str, str]:
+def surroundings(device: str, factory: Factory | None = None) -> dict[str, str]:
     """Returns all that may change a bit of a trial trained here: `versions`, device and kernels.
 
     Args:
         device: Where trials train, as torch writes it.
+        factory: Builds the networks, if they are the user's own.
     """
     kernels = torch.backends.cpu.get_cpu_capability()
     if device.startswith("cuda"):
         kernels = torch.cuda.get_device_name(device)
     # A trainer computes with one thread, whatever the machine has.
-    return {**versions(), "device": device, "threads": "1", "kernels": kernels}
+    found = {**versions(), "device": device, "threads": "1", "kernels": kernels}
+    return found if factory is None else {**found, "factory": factory.source}

@@ -21,7 +21,8 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from search.data.splits import Splits
-from search.errors import TrainerError
+from search.errors import FactoryError, TrainerError
+from search.factories import Factory, ordinary_path
 from search.trial import Decision, Epoch, Outcome
 from search.worker import Job, TrialRules, TrialWorker
 
@@ -115,13 +116,21 @@ class LocalTrainers:
         rules: What ends a trial without looking at others.
         workers: How many processes.
         device: As torch writes it: ``cpu``, ``cuda:0``.
+        factory: Builds the networks, if they are the user's own.
     """
 
-    def __init__(self, splits: Splits, rules: TrialRules, workers: int, device: str) -> None:
+    def __init__(
+        self,
+        splits: Splits,
+        rules: TrialRules,
+        workers: int,
+        device: str,
+        factory: Factory | None = None,
+    ) -> None:
         self._context = multiprocessing.get_context("spawn")
         # Plain pickle copies the tensors; torch's own way would need /dev/shm, which is small in
         # containers.
-        self._setup = (pickle.dumps(splits), rules, device)
+        self._setup = (pickle.dumps(splits), rules, device, factory)
         self._stopping = False
         self._workers: list[_Worker] = []
         try:
@@ -234,7 +243,8 @@ class LocalTrainers:
         # The mask is inherited, so a Ctrl-C while the child imports torch cannot end it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            process.start()
+            with ordinary_path():
+                process.start()
         except OSError as error:
             raise TrainerError(f"a trainer could not be started: {error}") from error
         finally:
@@ -243,24 +253,41 @@ class LocalTrainers:
         return _Worker(process, ours)
 
 
-def _trainer_main(connection: Connection, splits: bytes, rules: TrialRules, device: str) -> None:
+def _trainer_main(
+    connection: Connection,
+    splits: bytes,
+    rules: TrialRules,
+    device: str,
+    factory: Factory | None,
+) -> None:
     """Runs in the trainer's process until the coordinator says stop or is gone."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     target = torch.device(device)
     data: Splits = pickle.loads(splits).to(target)
     with contextlib.suppress(EOFError, ConnectionError):
-        _Desk(connection, data, rules, target).serve()
+        try:
+            if factory is not None:
+                factory.import_here()
+        except FactoryError as error:
+            connection.send((-1, str(error)))
+            return
+        _Desk(connection, data, rules, target, factory).serve()
 
 
 class _Desk:
     """A trainer's end of the pipe: takes orders between batches, sends epochs."""
 
     def __init__(
-        self, connection: Connection, splits: Splits, rules: TrialRules, device: torch.device
+        self,
+        connection: Connection,
+        splits: Splits,
+        rules: TrialRules,
+        device: torch.device,
+        factory: Factory | None,
     ) -> None:
         self._connection = connection
-        self._splits, self._rules, self._device = splits, rules, device
+        self._splits, self._rules, self._device, self._factory = splits, rules, device, factory
         self._number = -1
         self._worker: TrialWorker | None = None
         self._dropped: _Drop | None = None
@@ -286,7 +313,8 @@ class _Desk:
 
     def _train(self, job: Job) -> None:
         self._number, self._dropped = job.number, None
-        worker = TrialWorker(job, self._splits, self._rules, self._device, self._look)
+        settings = (self._splits, self._rules, self._device, self._look, self._factory)
+        worker = TrialWorker(job, *settings)
         self._worker = worker
         for epoch in worker.epochs():
             self._connection.send((job.number, (epoch, worker.losses(epoch))))

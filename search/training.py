@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from search.data.splits import Batch, Part, Splits
-from search.models import SequenceModel, State, build, detach, widened
+from search.factories import Factory
+from search.models import Network, SequenceModel, build, detach, widened
 from search.space import HyperParams
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 
@@ -50,6 +51,7 @@ class Run:
         seed: Decides initial weights, order of batches and dropout.
         goal: The figure by which the best epoch is chosen.
         device: Where to train.
+        factory: Builds the network, if it is the user's own.
 
     Attributes:
         curve: The epochs so far.
@@ -59,7 +61,13 @@ class Run:
     """
 
     def __init__(
-        self, params: HyperParams, splits: Splits, seed: int, goal: Goal, device: torch.device
+        self,
+        params: HyperParams,
+        splits: Splits,
+        seed: int,
+        goal: Goal,
+        device: torch.device,
+        factory: Factory | None = None,
     ) -> None:
         self.params = params
         self.splits = splits
@@ -72,7 +80,7 @@ class Run:
         self._order = torch.Generator().manual_seed(seed)
         self._random = _seeded_state(seed, device)
         with self._own_random():
-            self.model = build(params, splits).to(device)
+            self.model = build(params, splits, factory).to(device)
         self._optimizer = make_optimizer(params, self.model)
 
     def advance(self, judge: BatchJudge) -> Epoch | Decision:
@@ -106,7 +114,7 @@ class Run:
         self.epoch_ends.append(len(self.batch_losses))
         if self.curve.best(self.goal) is epoch:
             self.best_weights = {
-                name: value.detach().cpu().clone()
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                 for name, value in self.model.state_dict().items()
             }
         return epoch
@@ -139,10 +147,10 @@ class Run:
         model, optimizer, clip = self.model, self._optimizer, self.params.gradient_clipping
         weights = list(model.parameters())
         losses: list[float] = []
-        state: State | None = None
+        state: Any = None
         model.train()
         for batch in self.splits.train.batches(self.params.batch_size, self._order):
-            state = detach(state) if batch.carries and state is not None else None
+            state = detach(state) if batch.carries else None
             outputs, state = model(batch.inputs, batch.lengths, state)
             loss = self.splits.loss(outputs, batch.targets)
             optimizer.zero_grad(set_to_none=True)
@@ -180,7 +188,7 @@ class Run:
 
 
 @torch.no_grad()
-def evaluate(model: SequenceModel, splits: Splits, part: str) -> dict[str, float]:
+def evaluate(model: Network, splits: Splits, part: str) -> dict[str, float]:
     """Returns the figures of ``model`` on a part of the data, dropout off.
 
     Args:
@@ -198,17 +206,18 @@ def evaluate(model: SequenceModel, splits: Splits, part: str) -> dict[str, float
 
 
 @torch.no_grad()
-def outputs_of(model: SequenceModel, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
+def outputs_of(model: Network, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields what ``model`` answers to a part of the data, in its order, dropout off.
 
     Where it answers at the last step only, the answer to an example is the same to the last bit
-    whatever other examples there are, so that an exported model repeats what its study saw.
+    whatever other examples there are, so that an exported model repeats what its study saw; of a
+    network of the user's own this is not known.
 
     Yields:
         Outputs and targets of each batch; shapes as in `Splits.loss`.
     """
-    state: State | None = None
-    model = widened(model).eval()
+    state: Any = None
+    model = (widened(model) if isinstance(model, SequenceModel) else model).eval()
     for batch in part.batches(EVALUATION_STREAMS if model.per_step else EVALUATION_BATCH, None):
         if model.per_step:
             outputs, state = model(batch.inputs, None, state if batch.carries else None)
@@ -217,7 +226,7 @@ def outputs_of(model: SequenceModel, part: Part) -> Iterator[tuple[Tensor, Tenso
         yield outputs, batch.targets
 
 
-def _answers(model: SequenceModel, batch: Batch) -> Tensor:
+def _answers(model: Network, batch: Batch) -> Tensor:
     """Returns (B, O) outputs, computed in a batch that is filled up to a multiple of `ROWS`."""
     size = len(batch.inputs)
     filled = torch.arange(-(-size // ROWS) * ROWS, device=batch.inputs.device).clamp(max=size - 1)

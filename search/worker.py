@@ -23,6 +23,7 @@ from search.checkpoints import (
     save_weights,
 )
 from search.data.splits import Splits
+from search.factories import Factory
 from search.space import HyperParams
 from search.stopping import Divergence, batch_judge, out_of_patience
 from search.training import BatchJudge, Run, is_out_of_memory, out_of_memory
@@ -77,6 +78,7 @@ class TrialWorker:
         rules: What ends the trial without looking at others.
         device: Where to train.
         interruption: Asked after every batch.
+        factory: Builds the network, if it is the user's own.
 
     Attributes:
         decision: How the trial ended; None while it goes on.
@@ -90,6 +92,7 @@ class TrialWorker:
         rules: TrialRules,
         device: torch.device,
         interruption: Interruption = lambda: None,
+        factory: Factory | None = None,
     ) -> None:
         self.job = job
         self.decision: Decision | None = None
@@ -98,6 +101,7 @@ class TrialWorker:
         self._rules = rules
         self._device = device
         self._interruption = interruption
+        self._factory = factory
         self._run: Run | None = None
         self._saved = time.monotonic()
 
@@ -152,7 +156,7 @@ class TrialWorker:
 
     def _epochs(self) -> Iterator[Epoch]:
         job, rules = self.job, self._rules
-        run = Run(job.params, self._splits, job.seed, rules.goal, self._device)
+        run = Run(job.params, self._splits, job.seed, rules.goal, self._device, self._factory)
         saved = load_checkpoint(job.folder)
         if saved is not None:
             run.load_state_dict(saved["run"])

@@ -119,12 +119,8 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     spread = _spread(frame, clocks)
     clocks = [clock for clock in clocks if clock.name not in spread]
     clock, series = _time_and_series(frame, clocks, {*wanted, *spread})
-    if clock is not None and series is None and 2 * (int(clock.codes.max()) + 1) <= len(frame):
-        raise DataError(
-            f"{path}: most times in '{clock.name}' occur more than once, and no column tells the "
-            "series apart, so that each has a time but once; make such a column, if need be by "
-            "joining two"
-        )
+    if clock is not None and series is None:
+        _refuse_mixed(clock, path)
     others = [name for name in names if name not in (clock and clock.name, series)]
     label, told_by = _label(frame, clock, others, series, {*wanted, *spread})
     series = series or told_by
@@ -145,6 +141,15 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
 def words_of(name: str) -> set[str]:
     """Returns the words of a column's name: ``storeId`` has store and id."""
     return set(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+
+
+def _refuse_mixed(clock: _Clock, path: Path) -> None:
+    if 2 * (int(clock.codes.max()) + 1) <= len(clock.codes):
+        raise DataError(
+            f"{path}: most times in '{clock.name}' occur more than once, and no column tells the "
+            "series apart, so that each has a time but once; make such a column, if need be by "
+            "joining two"
+        )
 
 
 def _refuse_wide(frame: pd.DataFrame, path: Path) -> None:

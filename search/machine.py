@@ -1,0 +1,51 @@
+"""What this machine has to train with: its devices, and room for how many trainers."""
+
+from __future__ import annotations
+
+import os
+
+from search.errors import ConfigError
+
+TRAINER_BYTES = 300e6
+"""Memory that a trainer takes before it has any data: mostly torch."""
+LARGEST_CREW = 16
+"""Trainers that are started at most unless ``--workers`` asks for more."""
+
+
+def choose_device(wanted: str) -> str:
+    """Returns the device to train on, as torch writes it.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = wanted.partition(":")
+    if kind == "cpu" and not index:
+        return wanted
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise ConfigError(f"--device {wanted}: use auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"--device {wanted}: torch finds no CUDA device here; use --device cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {wanted}: there are only {torch.cuda.device_count()} devices")
+    return wanted
+
+
+def choose_workers(wanted: int | None) -> int:
+    """Returns how many trainers there may be; by default one per core.
+
+    Raises:
+        ConfigError: So many cannot fit in this machine's memory.
+    """
+    if wanted is None:
+        return min(len(os.sched_getaffinity(0)), LARGEST_CREW)
+    most = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / TRAINER_BYTES)
+    if wanted > most:
+        raise ConfigError(
+            f"--workers {wanted}: each takes about {TRAINER_BYTES / 1e6:.0f} MB, and this "
+            f"machine's memory has room for {most}; it has {os.cpu_count()} cores"
+        )
+    return wanted
