@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import threading
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# Letters that the font lacks are drawn as boxes; a person need not be told.
+warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
 
 INK, PALE = "#1b1b1b", "#8c8c8c"
 TRAINING, VALIDATION = "#e08a1e", "#0b3c7d"
@@ -102,7 +106,8 @@ class _CurveCanvas:
             broken: The first that had no finite loss; None: there is none.
             title: At the top.
         """
-        self.title.set_text(title if len(title) <= TITLE else f"{title[: TITLE - 1]}…")
+        words = " ".join(title.split())
+        self.title.set_text(words if len(words) <= TITLE else f"{words[: TITLE - 1]}…")
         self.line.set_visible(best_epoch is not None)
         self.line.set_xdata([best_epoch or 1] * 2)
         said = (
@@ -157,8 +162,11 @@ def to_png(figure: Figure) -> bytes:
     canvas.draw()  # type: ignore[no-untyped-call]
     size, pixels = canvas.get_width_height(), canvas.buffer_rgba()  # type: ignore[no-untyped-call]
     image = Image.frombuffer("RGBA", size, pixels).convert("RGB")
+    drawn = image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    # Its averages miss pure white by a little, and the picture would stand out from its page.
+    drawn.putpalette([255 if part >= 250 else part for part in drawn.getpalette() or []])
     file = io.BytesIO()
-    image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
+    drawn.save(file, "PNG")
     return file.getvalue()
 
 
@@ -196,7 +204,7 @@ def scale(
     known = list(values)
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if log is None:
-        log = low > 0 and math.log10(high / low) >= DECADES
+        log = low > 0 and math.log10(high) - math.log10(low) >= DECADES
     low, high = _margins(low, high, log)
     ticks = [t for t in (log_ticks if log else linear_ticks)(low, high) if low <= t <= high]
     if whole:
@@ -212,8 +220,9 @@ def scale(
 def _margins(low: float, high: float, log: bool) -> tuple[float, float]:
     """Widens a range by a little, so that nothing lies on the frame."""
     if log:
-        factor = max(high / low, 2.0) ** 0.04
-        return low / factor, high * factor
+        ends = math.log10(low), math.log10(high)
+        margin = 0.04 * max(ends[1] - ends[0], 0.3)
+        return float(10 ** max(ends[0] - margin, -300)), float(10 ** min(ends[1] + margin, 300))
     margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
     return low - margin, high + margin
 

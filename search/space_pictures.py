@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BEST_SHARE = 0.1
 """The share of the trials that is drawn dark."""
+MOST_DARK = 40
+"""Lines that are drawn dark at most; of more, none could be followed."""
 FAINT = "#c4c4c4"
 
 
@@ -87,7 +89,7 @@ def coordinates_picture(
     ]
     figure = new_figure(WIDTH, 400, DENSITY)
     axes = figure.add_axes((0.045, 0.16, 0.91, 0.76))
-    best = min(len(rows), max(1, round(BEST_SHARE * len(rows))))
+    best = min(max(1, round(BEST_SHARE * len(rows))), MOST_DARK)
     # The worst first, so that the best lie on top.
     for part, colour, width in ((rows[:-best], FAINT, 0.6), (rows[-best:], VALIDATION, 1.3)):
         lines = [list(enumerate(heights)) for _, heights in part]
