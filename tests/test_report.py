@@ -272,7 +272,7 @@ def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
 def test_other_peoples_files_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A page of somebody else's, a file in place of the folder: one line, and nothing is written."""
+    """A page of somebody else's, or a file for a folder: one line, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RNN_SEARCH_STORAGE", raising=False)
     made_study(tmp_path)
