@@ -11,19 +11,83 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
 
-from search.config import make_config
+from search.config import StudyConfig, make_config
 from search.data import load_splits
-from search.space import fit_to_data, suggest
+from search.data.splits import Splits
+from search.space import HyperParams, fit_to_data, suggest
 from search.stopping import batch_judge
-from search.training import Run
+from search.training import BatchJudge, Run
 from search.trial import Decision, Goal, derive_seed
 
 TASKS = {"japanese-vowels": "classify", "sunspots": "forecast", "shakespeare": "language"}
+
+
+def load_example(
+    example: str, characters: int | None = None, **changes: Any
+) -> tuple[StudyConfig, Splits]:
+    """Returns a study of an example over the default space, fitted to its data, and the data.
+
+    Args:
+        example: A key of `TASKS`.
+        characters: Language: only so many from the start; None: all.
+        changes: Tables of the study file besides ``[data]``.
+    """
+    data: dict[str, object] = {"source": f"example:{example}", "task": TASKS[example]}
+    if characters:
+        data["characters"] = characters
+    config = make_config({"name": example, "data": data, **changes}, example)
+    splits = load_splits(config.data)
+    return fit_to_data(config, splits.train.size)[0], splits
+
+
+def random_params(config: StudyConfig, seed: int) -> HyperParams:
+    """Returns a random configuration of the study's space."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.RandomSampler(seed)
+    return suggest(optuna.create_study(sampler=sampler).ask(), config.space)
+
+
+def train(
+    params: HyperParams,
+    splits: Splits,
+    seed: int,
+    judge: BatchJudge | None = None,
+    enough: Callable[[list[float]], Decision | None] = lambda _: None,
+) -> dict[str, Any]:
+    """Trains one network and returns its curve as plain data.
+
+    Args:
+        params: What to train.
+        splits: The data.
+        seed: Decides everything else.
+        judge: Judges every batch; None: only what is not finite ends the training.
+        enough: Judges the validation losses of every epoch so far.
+    """
+    started = time.process_time()
+    run = Run(params, splits, seed, Goal(), torch.device("cpu"))
+    decision = None
+    judge = judge or batch_judge(None, splits.constant_loss)
+    while len(run.curve) < params.epochs and decision is None:
+        result = run.advance(judge)
+        decision = result if isinstance(result, Decision) else enough(run.curve.values(Goal()))
+    return {
+        "params": params.to_dict(),
+        "constant": splits.constant_loss,
+        "batch_losses": [float(f"{loss:.5g}") for loss in run.batch_losses],
+        "epoch_ends": run.epoch_ends,
+        "train": [epoch.train_loss for epoch in run.curve.epochs],
+        "figures": [epoch.figures for epoch in run.curve.epochs],
+        "seconds": round(time.process_time() - started, 3),
+        "ended": decision and decision.reason,
+        "outcome": decision and str(decision.outcome),
+    }
 
 
 def main() -> None:
@@ -35,38 +99,14 @@ def main() -> None:
     parser.add_argument("--characters", type=int, help="language: only so many from the start")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data = {"source": f"example:{args.example}", "task": TASKS[args.example]}
-    if args.characters:
-        data["characters"] = args.characters
-    config = make_config({"name": args.example, "data": data}, args.example)
-    splits = load_splits(config.data)
-    config, _ = fit_to_data(config, splits.train.size)
+    config, splits = load_example(args.example, args.characters)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     done = len(args.out.read_text().splitlines()) if args.out.exists() else 0
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with args.out.open("a") as file:
         for number in range(done, args.count):
-            sampler = optuna.samplers.RandomSampler(derive_seed(1, "proposal", number))
-            params = suggest(optuna.create_study(sampler=sampler).ask(), config.space)
-            started = time.perf_counter()
-            device = torch.device("cpu")
-            run = Run(params, splits, derive_seed(1, "training", number), Goal(), device)
-            decision = None
-            while len(run.curve) < params.epochs and decision is None:
-                result = run.advance(batch_judge(None, splits.constant_loss))
-                decision = result.reason if isinstance(result, Decision) else None
-            record = {
-                "number": number,
-                "params": params.to_dict(),
-                "constant": splits.constant_loss,
-                "batch_losses": [float(f"{loss:.5g}") for loss in run.batch_losses],
-                "epoch_ends": run.epoch_ends,
-                "train": [epoch.train_loss for epoch in run.curve.epochs],
-                "figures": [epoch.figures for epoch in run.curve.epochs],
-                "seconds": round(time.perf_counter() - started, 3),
-                "ended": decision,
-            }
-            file.write(json.dumps(record) + "\n")
+            params = random_params(config, derive_seed(1, "proposal", number))
+            curve = train(params, splits, derive_seed(1, "training", number))
+            file.write(json.dumps({"number": number, **curve}) + "\n")
             file.flush()
 
 

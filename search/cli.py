@@ -7,6 +7,8 @@ Nothing heavy is imported before a command needs it, so that ``--help`` answers 
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import json
 import os
 import shutil
@@ -40,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rnn-search")
     arguments = make_parser().parse_args(argv)
     before = signal.signal(signal.SIGINT, _leave)
     try:
@@ -61,6 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+PLAIN_WORDS = {"→": "->", "←": "<-", "·": "|", "…": "...", "±": "+-", "÷": "/"}
+"""What is written where the encoding of the output has no such sign; "?" for all others."""
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Lets Python write what an encoding cannot hold in other words, and go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    return "".join(PLAIN_WORDS.get(sign, "?") for sign in part), error.end
+
+
+codecs.register_error("rnn-search", _plainly)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -9,15 +9,34 @@ convergence, overfitting. How good the advice is was measured: see `studies/LOG.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from search.trial import Curve, Outcome
 
 RATE_STEP = 3.0
 """What advice multiplies or divides a learning rate by: half a decade, as grids usually have it."""
+
+LEAP = 0.2
+"""How far above the start, as a share of it, training error must leap to be called too high."""
+NOTHING, LITTLE = 0.05, 0.2
+"""A range of training error, as a share of its first value: almost nothing, and little."""
+NOTHING_VALID = 0.02
+"""Almost nothing of validation error, which has no noise of batches and dropout in it."""
+STEADY = 0.05
+"""Rises, as a share of the range, up to which a curve falls steadily."""
+JUMPY_TRAINING, JUMPY_VALIDATION = 0.3, 0.2
+"""Rises, as a share of the range, above which a curve jumps."""
+FAR_FROM_GOOD = 0.5
+"""A lowest loss, as a share of the loss at the start, above which little has been learned."""
+OVERFITTED = 0.1
+"""A rise of validation error from its best to its end, as a share of its fall until then."""
+STILL, OVER = 0.1, 0.02
+"""What the last third of the epochs has gained, as a share of the whole fall: a lot, nothing."""
+PARTS = 12
+"""Parts into which losses are divided where there is no other way to tell noise from course."""
 
 ADVICE: dict[str, tuple[str, float | None]] = {
     "diverging": ("lower the learning rate, or clip gradients", 1 / RATE_STEP),
@@ -72,15 +91,17 @@ def diagnose(
     """Says what a curve of losses shows, and what to do about it.
 
     Nothing depends on the unit of the loss: multiplying every loss by the same positive number
-    changes no finding. Adding a constant changes only what is judged by "almost nothing", which
-    has no meaning but beside the loss itself.
+    changes no finding. How much a curve jumps is judged beside how far it falls, so it does not
+    depend on what is added to every loss either; "almost nothing" and "far above the start" have
+    no meaning but beside the loss itself, whose least value is taken to be 0 or so.
 
     Args:
         train_losses: The training loss of every batch, or of every epoch; in order.
         valid_losses: The validation loss of every epoch.
-        batches_per_epoch: How many of ``train_losses`` make an epoch; None: not known, or one.
-        constant_loss: The validation loss of the best prediction that ignores the inputs; needed
-            for ``stuck``.
+        batches_per_epoch: How many of ``train_losses`` make an epoch; None: as many as there are
+            for each of ``valid_losses``.
+        constant_loss: The validation loss of the best prediction that ignores the inputs; without
+            it there is no ``stuck``, and the loss of the first batch stands for it elsewhere.
 
     Returns:
         The finding; NaN and infinity are ``diverging``.
@@ -93,13 +114,27 @@ def diagnose(
     if batches_per_epoch is not None and batches_per_epoch < 1:
         raise ValueError(f"batches_per_epoch must be at least 1, not {batches_per_epoch}")
     train = [float(loss) for loss in train_losses]
-    valid = [float(loss) for loss in valid_losses or ()]
+    valid = [float(loss) for loss in (() if valid_losses is None else valid_losses)]
     broken = _first_not_finite(train) or _first_not_finite(valid)
     if broken:
-        return _finding("diverging", at=broken)
-    if len(train) < 3:
+        return _finding("diverging", not_finite_at=broken)
+    known = [] if constant_loss is None or not math.isfinite(constant_loss) else [constant_loss]
+    # To 1 or less, by a power of two: sums stay finite, and nothing is rounded.
+    _, exponent = math.frexp(max(map(abs, [*train, *valid, *known])))
+    train, valid, known = (
+        [math.ldexp(loss, -exponent) for loss in losses] for losses in (train, valid, known)
+    )
+    points = _points(train, max(1, batches_per_epoch or len(train) // max(1, len(valid))))
+    if len(train) < 3 or len(points) < 2:
         return _finding("undecided", losses=len(train))
-    return _judge_training(train) or _judge_validation(valid, constant_loss)
+    start = max(train[0], *known) if known else train[0]
+    return (
+        _judge_flat(valid, start)
+        or _judge_height(points, start)
+        or _judge_fall(points, valid, start)
+        or _judge_jumps(points, valid, start)
+        or _judge_end(points, valid, known)
+    )
 
 
 def diagnose_trial(
@@ -141,45 +176,100 @@ def constant_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
     return None
 
 
-def _judge_training(train: list[float]) -> Finding | None:
-    """Judges what the learning rate decides; None: nothing is wrong with it."""
-    count = max(1, len(train) // 5)
-    start, end = statistics.median(train[:count]), statistics.median(train[-count:])
-    fall, level = start - end, max(abs(start), abs(end))
-    bends = [
-        abs(after - 2 * here + before) / 2
-        for before, here, after in zip(train, train[1:], train[2:], strict=False)
-    ]
-    bend = statistics.median(bends)
-    relative, roughness = _ratio(fall, level), _ratio(bend, abs(fall))
-    evidence = {"fall": relative, "roughness": roughness}
-    if fall < 0 and -fall > 2 * bend and -relative > 0.1:
-        return _finding("diverging", **evidence)
-    if abs(relative) < 0.02 and _ratio(bend, level) < 0.02:
-        return _finding("too-slow", **evidence)
-    if roughness > 0.35:
-        return _finding("jumping", **evidence)
+def _judge_flat(valid: list[float], start: float) -> Finding | None:
+    """Finds validation error that does not move: it has no noise, so nothing else does either."""
+    if len(valid) < 2 or _ratio(min(valid), abs(start)) < FAR_FROM_GOOD:
+        return None
+    reach = _reach(valid)
+    return _finding("too-slow", validation_reach=reach) if reach < NOTHING_VALID else None
+
+
+def _judge_height(points: list[float], start: float) -> Finding | None:
+    """Finds training error that leaps far above the start, to stay there or to come back."""
+    leap = _ratio(max(points) - start, abs(start))
+    if leap <= LEAP:
+        return None
+    if points[-1] - start > LEAP * abs(start):
+        return _finding("diverging", above_start=_ratio(points[-1] - start, abs(start)))
+    return _finding("jumping", above_start=leap)
+
+
+def _judge_fall(points: list[float], valid: list[float], start: float) -> Finding | None:
+    """Finds error that falls by almost nothing, or by little and ever so steadily.
+
+    What has fallen far in the first epoch already, and by little since, is not slow but done.
+    """
+    if _ratio(min(valid or points), abs(start)) < FAR_FROM_GOOD:
+        return None
+    rises = _rises(valid if len(valid) > 1 else points)
+    reach, steady = _reach(points), rises < STEADY and points[-1] <= points[0]
+    if reach < NOTHING or (reach < LITTLE and steady):
+        return _finding("too-slow", reach=reach, rises=rises)
     return None
 
 
-def _judge_validation(valid: list[float], constant_loss: float | None) -> Finding:
-    """Judges what the number of epochs and the size of the network decide."""
-    if len(valid) < 3:
-        return _finding("healthy", epochs=len(valid))
-    best = min(valid)
-    at = valid.index(best) + 1
-    evidence = {"best": best, "best_epoch": at, "epochs": len(valid), "last": valid[-1]}
-    if constant_loss is not None and best >= constant_loss:
-        return _finding("stuck", constant=constant_loss, **evidence)
-    fall = max(valid) - best
-    if fall > 0 and valid[-1] - best > 0.1 * fall and at <= 0.7 * len(valid):
-        return _finding("overfitting", **evidence)
-    third = valid[-max(2, len(valid) // 3)]
-    if at == len(valid) and third - best > 0.05 * fall:
-        return _finding("still-falling", **evidence)
-    if third - best < 0.01 * fall:
-        return _finding("plateau", **evidence)
-    return _finding("healthy", **evidence)
+def _judge_jumps(points: list[float], valid: list[float], start: float) -> Finding | None:
+    """Finds error that goes up and down.
+
+    Near its best, validation error goes up and down for all manner of reasons, overfitting among
+    them; so it must be far from good as well.
+    """
+    if len(valid) < 2:
+        rises = _rises(points)
+        return _finding("jumping", rises=rises) if rises > JUMPY_TRAINING else None
+    rises, good = _rises(valid), _ratio(min(valid), abs(start))
+    if rises > JUMPY_VALIDATION and good > FAR_FROM_GOOD:
+        return _finding("jumping", rises=rises, best_to_start=good)
+    return None
+
+
+def _judge_end(points: list[float], valid: list[float], constant: list[float]) -> Finding:
+    """Judges what the number of epochs, the decay and the size of the network decide."""
+    values = valid if len(valid) > 1 else points
+    best = min(values)
+    at = values.index(best)
+    if constant and len(valid) > 1 and best >= constant[0]:
+        return _finding("stuck", best_to_constant=_ratio(best, constant[0]))
+    fall = max(values[: at + 1]) - best
+    evidence = {"best_at": at + 1.0, "of": float(len(values))}
+    rise = _ratio(values[-1] - best, fall)
+    if len(valid) > 1 and rise > OVERFITTED and points[-1] < _at_share(points, at, len(values)):
+        return _finding("overfitting", rise=rise, **evidence)
+    before = min(values[: len(values) - max(1, len(values) // 3)])
+    gain = _ratio(before - best, fall)
+    if at == len(values) - 1 and gain > STILL:
+        return _finding("still-falling", last_third=gain, **evidence)
+    if gain < OVER:
+        return _finding("plateau", last_third=gain, **evidence)
+    return _finding("healthy", last_third=gain, **evidence)
+
+
+def _points(train: list[float], per_epoch: int) -> list[float]:
+    """Returns the training loss of every epoch or, if there is one epoch only, of its parts."""
+    whole = len(train) // per_epoch
+    if per_epoch == 1 or whole < 2:
+        if per_epoch == 1 or len(train) <= PARTS:
+            return train
+        ends = [len(train) * part // PARTS for part in range(PARTS + 1)]
+    else:
+        ends = [epoch * per_epoch for epoch in range(whole + 1)]
+    return [math.fsum(train[a:b]) / (b - a) for a, b in pairwise(ends)]
+
+
+def _reach(values: list[float]) -> float:
+    """Returns the range of the values as a share of the first."""
+    return _ratio(max(values) - min(values), abs(values[0]))
+
+
+def _rises(values: list[float]) -> float:
+    """Returns all that the values rise from one to the next, as a share of their whole range."""
+    up = math.fsum(max(0.0, after - before) for before, after in pairwise(values))
+    return _ratio(up, max(values) - min(values))
+
+
+def _at_share(points: list[float], at: int, count: int) -> float:
+    """Returns the training loss of the time of the ``at``-th of ``count`` values."""
+    return points[min(len(points) - 1, (at + 1) * len(points) // count - 1)]
 
 
 def _finding(name: str, **evidence: float) -> Finding:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from search.diagnosis import ADVICE, Finding
 from search.report import Summary, TrialLine
+from search.sparkline import best_so_far, sparkline
 from search.storage import StoredStudy, Taken
 from search.trial import Curve, Decision, Epoch, Outcome
 
@@ -52,6 +53,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def verdict(finding: Finding | None, taken: Taken) -> str:
+    """Writes what a trial's losses show, to end its line: ``jumping, lr 0.31 → lower``."""
+    if finding is None:
+        return ""
+    rate = f", lr {taken.params.learning_rate:.2g} → " + finding.advice.split()[0]
+    return f"  ·  {finding.name}{rate if finding.rate_factor else ''}"
+
+
 class Progress:
     """Follows a run: one line for each trial that ends and, on a terminal, live bars below.
 
@@ -85,6 +94,7 @@ class Progress:
         self._workers = workers
         self._started = time.monotonic()
         self._best: float | None = None
+        self._history: list[float] = []
         self._before = self._done = 0
         self._count(None, None)
         self._before = self._done
@@ -128,7 +138,7 @@ class Progress:
         curve: Curve,
         finding: Finding | None = None,
     ) -> None:
-        """A trial is over, or interrupted."""
+        """A trial is over, or interrupted; says how it ended and what its losses show."""
         self._running.pop(worker, None)
         best = curve.best(self._goal)
         value = None if best is None else best.figures[self._goal.metric]
@@ -141,7 +151,7 @@ class Progress:
         why = "" if decision.outcome is Outcome.COMPLETE else f"  ({decision.reason})"
         self.say(
             f"[{self._done}/{self._total}] {self.label(taken)} {decision.outcome}  {shown}  "
-            f"{short(taken.params.to_dict())}{why}{mark}"
+            f"{short(taken.params.to_dict())}{why}{verdict(finding, taken)}{mark}"
         )
 
     def _count(self, _outcome: Outcome | None, _value: float | None) -> None:
@@ -152,12 +162,10 @@ class Progress:
             _value: The value of its best epoch.
         """
         finished = [trial for trial in self._stored.trials() if trial.state.is_finished()]
-        values = [
-            t.value for t in finished if t.state == TrialState.COMPLETE and t.value is not None
-        ]
+        values = [t.value if t.state == TrialState.COMPLETE else None for t in finished]
         self._done = len(finished)
-        if values:
-            self._best = min(values) if self._goal.minimize else max(values)
+        self._history = best_so_far(values, self._goal)
+        self._best = self._history[-1] if self._history else None
 
     def tick(self) -> None:
         """Draws the bars anew, ten times a second at most."""
@@ -178,7 +186,9 @@ class Progress:
             f"{self._done}/{self._total} {self.noun}  ·  best {self._goal.metric} {best}  ·  "
             f"{self._left()}"
         )
-        return Group(table, Text(line, style="bold"))
+        bars = f"best so far  {sparkline(self._history, self._console.encoding)}"
+        shown = [Text(bars)] if len(self._history) > 1 else []
+        return Group(table, *shown, Text(line, style="bold"))
 
     def _row(self, worker: int) -> list[Any]:
         if worker not in self._running:
@@ -235,6 +245,10 @@ def print_summary(console: Console, summary: Summary) -> None:
     else:
         console.print("No trial has completed, so there is no best one yet.")
     console.print(_beside_baselines(summary), highlight=False, soft_wrap=True)
+    if len(summary.progress) > 1:
+        bars = sparkline(summary.progress, console.encoding)
+        first, last = (f"{summary.metric} {summary.progress[i]:.4g}" for i in (0, -1))
+        console.print(f"Best so far: {first}  {bars}  {last}", highlight=False, soft_wrap=True)
 
 
 def _beside_baselines(summary: Summary) -> str:
@@ -307,6 +321,8 @@ def print_trial(console: Console, line: TrialLine, metric: str) -> None:
     console.print(f"[bold]Trial {line.number}[/]: {line.outcome}")
     if line.reason:
         console.print(f"  {line.reason}", markup=False, highlight=False)
+    if line.follows is not None:
+        console.print(f"  follows the advice on trial {line.follows}", highlight=False)
     if line.finding is not None:
         evidence = ", ".join(f"{key} {value:g}" for key, value in line.finding.evidence.items())
         said = f"  {line.finding.name} ({evidence}): {line.finding.advice}"

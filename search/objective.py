@@ -9,6 +9,7 @@ from optuna import Trial, TrialPruned
 
 from search.config import StudyConfig, load_config
 from search.data import load_splits
+from search.diagnosis import constant_of, diagnose_trial
 from search.space import fit_to_data, suggest
 from search.stopping import Divergence, batch_judge, out_of_patience
 from search.training import Run
@@ -20,7 +21,7 @@ class Objective:
 
     Reports every epoch's value; asks the study's pruner; ends a diverging trial as pruned and
     infeasible, so that the sampler keeps away from there. The trial's user attributes hold the
-    reason, the best epoch, its figures and the curve.
+    reason, the best epoch, its figures, the curve, and what its losses show.
 
         study = optuna.create_study(direction=objective.direction)
         study.optimize(objective, n_trials=40)
@@ -44,6 +45,7 @@ class Objective:
         self.direction = config.direction
         self._device = torch.device(device)
         self._splits = splits.to(self._device)
+        self._constant = constant_of(splits.baselines("valid"))
         self._goal = Goal(config.metric, config.direction == "minimize")
 
     def __call__(self, trial: Trial) -> float:
@@ -63,6 +65,10 @@ class Objective:
         trial.set_user_attr("outcome", str(decision.outcome))
         trial.set_user_attr("reason", decision.reason)
         trial.set_user_attr("curve", run.curve.compact())
+        losses = run.batch_losses[: run.epoch_ends[-1] if run.epoch_ends else 0]
+        finding = diagnose_trial(decision.outcome, run.curve, losses, self._constant)
+        for name, value in finding.to_attributes().items() if finding else ():
+            trial.set_user_attr(name, value)
         if best is not None:
             trial.set_user_attr("best_epoch", best.index)
             trial.set_user_attr("figures", best.figures)

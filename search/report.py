@@ -12,6 +12,7 @@ from search.database import Database
 from search.diagnosis import Finding, read_finding
 from search.errors import StudyError
 from search.space import ordered
+from search.sparkline import best_so_far
 from search.storage import MARK, StoredStudy, list_studies, open_study
 from search.trial import INFEASIBLE, Outcome
 
@@ -36,6 +37,7 @@ class TrialLine:
         traceback: Of the exception that failed it.
         curve: Losses per epoch, by ``train`` and ``valid``.
         finding: What its losses say; None if they say nothing, or it is not over.
+        follows: Number of the trial whose finding it follows, if it does.
     """
 
     number: int
@@ -50,6 +52,7 @@ class TrialLine:
     traceback: str = ""
     curve: dict[str, list[float | None]] = field(default_factory=dict)
     finding: Finding | None = None
+    follows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Summary:
         baselines: Validation figures of the naive methods, by name.
         verdicts: How many trials have which finding.
         enough: Why the study needs no further trials although some are left; else empty.
+        progress: The best value so far after each trial, in the order of their numbers, from the
+            first that completed.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Summary:
     notes: list[str]
     storage: str
     enough: str = ""
+    progress: list[float] = field(default_factory=list)
 
     @property
     def best(self) -> TrialLine | None:
@@ -139,6 +145,7 @@ def summarize(stored: StoredStudy) -> Summary:
         notes=attributes["notes"],
         storage=str(stored.database),
         enough=stored.reached() or stored.stagnated() or "",
+        progress=best_so_far([line.value for line in lines], stored.goal),
     )
 
 
@@ -189,6 +196,8 @@ def trial_line(stored: StoredStudy, trial: FrozenTrial, held: set[int]) -> Trial
         traceback=attributes.get("traceback", ""),
         curve=attributes.get("curve", {}),
         finding=read_finding(attributes),
+        # A forked trial follows one of another study's numbers.
+        follows=None if "forked_from" in attributes else attributes.get("follows"),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a study tries next: the starting points, then TPE, each proposal with its own seed.
+"""What a study tries next: the starting points, follow-ups, and what TPE proposes, with own seeds.
 
 A proposal is a function of the study's seed, the trial's number and the trials before it, and of
 nothing else. So a study that was interrupted goes on as if it had not been, and two workers or
@@ -17,20 +17,24 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search.config import StudyConfig
+from search.follow_ups import next_follow_up
 from search.space import distributions, next_starting_point
-from search.trial import derive_seed
+from search.trial import Goal, derive_seed
 
 
 class StudySampler(BaseSampler):
     """Optuna's TPE behind the starting points, seeded anew for every trial.
 
+    A trial that follows up another has that one's number in its attribute ``follows``.
+
     Args:
-        config: Gives the space and the study's seed.
+        config: Gives the space, the study's seed, and whether advice is followed.
     """
 
     def __init__(self, config: StudyConfig) -> None:
         self._config = config
         self._distributions = distributions(config.space)
+        self._goal = Goal(config.metric, config.direction == "minimize")
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -41,16 +45,21 @@ class StudySampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Returns the first starting point not tried yet, else what TPE proposes.
+        """Returns the first starting point not tried yet, else a follow-up, else TPE's proposal.
 
         All values are drawn here, at once, also the random ones of the first trials: a run that is
         killed while it stores them one by one, and resumed, then draws the same ones again.
         """
-        others = study.get_trials(deepcopy=False)
-        tried = [other.params for other in others if other.number != trial.number]
-        point = next_starting_point(self._config.space, tried)
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        point = next_starting_point(self._config.space, [other.params for other in others])
         if point is not None:
             return dict(point)
+        if self._config.follow_advice:
+            space, goal = self._config.space, self._goal
+            followed = next_follow_up(others, trial.number, space, goal)
+            if followed is not None:
+                study._storage.set_trial_user_attr(trial._trial_id, "follows", followed[0])
+                return followed[1]
         tpe = self._tpe(trial)
         proposed = tpe.sample_relative(study, trial, search_space)
         return proposed or {

@@ -123,12 +123,13 @@ def next_starting_point(
     """Returns the first starting point that is not among the ``tried`` parameters, or None."""
     seen = list(tried)
     for point in starting_points(space):
-        if not any(_same(point, other) for other in seen):
+        if not any(same(point, other) for other in seen):
             return point
     return None
 
 
-def _same(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True if ``other`` has every value of ``point``."""
     return all(name in other and _equal(value, other[name]) for name, value in point.items())
 
 

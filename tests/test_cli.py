@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,8 @@ from tiny import (
     wait_until,
     write_study,
 )
+
+from search.diagnosis import ADVICE
 
 SLOW_SPACE: dict[str, object] = {**SPACE, "epochs": [2000, 3000], "batch_size": [8]}
 """Trials of which none ends before it is interrupted."""
@@ -101,6 +104,36 @@ def test_files_of_a_run(ran: SimpleNamespace) -> None:
     expected = {f"{number:05d}/losses.safetensors" for number in range(5)}
     expected |= {f"{trial.number:05d}/weights.safetensors" for trial in best}
     assert set(ran.files) == expected
+
+
+def test_findings_as_trials_end(ran: SimpleNamespace) -> None:
+    """Each trial's line ends with what its losses show and, if it is that, where the rate goes."""
+    lines = {line.split()[1]: line for line in ran.run.stdout.splitlines() if line[:1] == "["}
+    for trial in ran.trials:
+        finding, rate = trial.user_attrs["finding"], trial.params["learning_rate"]
+        wanted = f"  ·  {finding}"
+        if finding in ("too-slow", "jumping"):
+            wanted += f", lr {rate:.2g} → {'raise' if finding == 'too-slow' else 'lower'}"
+        assert wanted in lines[f"#{trial.number}"]
+    counted = Counter(trial.user_attrs["finding"] for trial in ran.trials)
+    assert read_json(rnn_search(ran.folder, "show", "tiny", "--json").stdout)["verdicts"] == counted
+    for finding, count_ in counted.items():
+        assert f"  {finding} {count_}: {ADVICE[finding][0]}" in ran.run.stdout
+
+
+def test_an_encoding_without_our_signs(
+    ran: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the terminal knows ASCII only, plain signs stand for arrows, dots and bars."""
+    bars = {"utf-8": "▁", "ascii": "_"}
+    for encoding, lowest in bars.items():
+        monkeypatch.setenv("PYTHONIOENCODING", encoding)
+        shown = rnn_search(ran.folder, "show", "tiny")
+        assert shown.returncode == 0, shown.stderr
+        (line,) = [line for line in shown.stdout.splitlines() if line.startswith("Best so far")]
+        assert f"{lowest}  loss " in line
+    assert shown.stdout.isascii()
+    assert "best trial" in shown.stdout
 
 
 def test_show_json_has_the_agreed_keys(ran: SimpleNamespace) -> None:

@@ -15,6 +15,7 @@ from search.coordinator import Coordinator, Ending
 from search.database import Database
 from search.diagnosis import Finding
 from search.errors import RunError, TrainerError
+from search.report import summarize
 from search.storage import StoredStudy, Taken, create_study, open_study
 from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome
@@ -157,6 +158,25 @@ def completes(job: Job) -> Iterator[Any]:
     """Four epochs, better in trials with a larger number."""
     yield from [4.0 / (job.number + 1), 3.0 / (job.number + 1), 2.0 / (job.number + 1), 2.5]
     yield COMPLETE
+
+
+def test_every_finished_trial_has_its_finding(stored: StoredStudy) -> None:
+    """What a trial's losses show is stored with it and told; a failed trial has nothing."""
+
+    def says(job: Job) -> Iterator[Any]:
+        yield from [[1.0, 0.999, 0.998], [2.0, 1.6, 1.2, 0.8]][job.number % 2]
+        yield [COMPLETE, COMPLETE, DIVERGED, FAILED][job.number]
+
+    _, observer = run(stored, ScriptedTrainers(says), total=4)
+    names = ["too-slow", "still-falling", "diverging", None]
+    told = [observer.findings[number] for number in range(4)]
+    assert [finding and finding.name for finding in told] == names
+    attributes = [trial.user_attrs for trial in stored.trials()]
+    assert [kept.get("finding") for kept in attributes] == names
+    assert attributes[0]["advice"] == "raise the learning rate"
+    assert 0 < attributes[0]["evidence"]["reach"] < 0.05
+    verdicts = {"diverging": 1, "still-falling": 1, "too-slow": 1}
+    assert summarize(stored).verdicts == verdicts
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import search
+from search.diagnosis import ADVICE, Finding, constant_of, diagnose_trial, read_finding
+from search.trial import Curve, Epoch, Outcome
+
+losses_ = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=40)
+counts = st.none() | st.integers(1, 8)
+scales = st.sampled_from([2.0**power for power in (-40, -3, 1, 10, 40)])
+"""Powers of two, by which a float is multiplied exactly."""
+anything = st.lists(st.floats(), min_size=1, max_size=30)
+FALLING = [2.0, 1.0, 0.5, 0.25, 0.125, 0.0625]
+
+
+def curve(train: list[float], valid: list[float]) -> Curve:
+    """Returns the epochs of a trial."""
+    pairs = enumerate(zip(train, valid, strict=True), start=1)
+    return Curve(tuple(Epoch(i, t, {"loss": v}, 0.01, 0.1) for i, (t, v) in pairs))
 
 
 def test_the_lesson_of_the_small_rate() -> None:
@@ -23,14 +44,154 @@ def test_the_lesson_of_the_large_rate() -> None:
     assert finding.advice.startswith("lower the learning rate")
 
 
+@pytest.mark.parametrize(
+    ("train", "valid", "name"),
+    [
+        ([1.0, 1.1, 1.3, 1.7, 2.5], None, "diverging"),
+        ([1.0, 3.0, 2.0, 0.9, 0.8], None, "jumping"),
+        (FALLING, [2.0, 1.9, 1.6, 1.9, 1.5, 1.9], "jumping"),
+        ([2.3, 2.301, 2.299, 2.3, 2.302], None, "too-slow"),
+        ([2.3, 3.3, 2.3, 1.5, 2.9], [2.3, 2.299, 2.301, 2.3, 2.298], "too-slow"),
+        ([2.3, 2.2, 2.15, 2.1, 2.05], [2.3, 2.25, 2.2, 2.15, 2.1], "too-slow"),
+        (FALLING, [1.0, 0.6, 0.4, 0.5, 0.6, 0.7], "overfitting"),
+        ([2.0, 1.6, 1.2, 0.8, 0.4], None, "still-falling"),
+        (FALLING, [2.0, 1.6, 1.2, 0.8, 0.4, 0.3], "still-falling"),
+        ([2.0, 0.5, 0.3, 0.3, 0.3, 0.3], [2.0, 0.5, 0.3, 0.3, 0.3, 0.3], "plateau"),
+        (FALLING, [2.0, 1.0, 0.5, 0.3, 0.25, 0.26], "healthy"),
+        ([1.0, 0.5], None, "undecided"),
+    ],
+)
+def test_every_finding(train: list[float], valid: list[float] | None, name: str) -> None:
+    """Each kind of curve has its finding, whose advice is that of the table."""
+    finding = search.diagnose(train, valid)
+    assert finding.name == name
+    assert (finding.advice, finding.rate_factor) == ADVICE[name]
+
+
+def test_stuck() -> None:
+    """Validation that falls but never beats a constant prediction is stuck, if that is known."""
+    valid = [2.0, 1.7, 1.5, 1.35, 1.2, 1.1]
+    assert search.diagnose(FALLING, valid, constant_loss=1.0).name == "stuck"
+    assert search.diagnose(FALLING, valid, constant_loss=1.2).name == "still-falling"
+    assert search.diagnose(FALLING, valid).name == "still-falling"
+
+
+def test_learned_in_the_first_epoch() -> None:
+    """Epochs that are all alike after a first one that taught everything are not too slow."""
+    train = [2.0, 0.5, *[0.2, 0.21] * 20]
+    valid = [0.200, 0.199, 0.198]
+    assert search.diagnose(train, valid, 14).name != "too-slow"
+    assert search.diagnose([2.0] * 42, [2.0] * 3, 14).name == "too-slow"
+
+
+def test_the_noise_of_batches_is_no_jumping() -> None:
+    """Batches of a falling epoch may differ as they like; the means of epochs count."""
+    train = [height + noise for height in FALLING for noise in (0.5, -0.05, 0.3, 0.0)]
+    assert search.diagnose(train, FALLING, 4).name == "healthy"
+    assert search.diagnose(train, FALLING).name == "healthy"
+
+
 def test_no_losses() -> None:
-    """Without a loss there is nothing to judge, which is said."""
+    """Without a loss there is nothing to judge, which is said; so is an epoch of no batches."""
     with pytest.raises(ValueError, match="train_losses is empty"):
         search.diagnose([])
+    with pytest.raises(ValueError, match="batches_per_epoch must be at least 1, not 0"):
+        search.diagnose([1.0], batches_per_epoch=0)
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_not_finite(broken: float) -> None:
     """A loss that is no number is diverging, in training or validation, first or last."""
     for train, valid in (([broken], None), ([2.0, 1.0, broken], None), ([2.0], [1.0, broken])):
         assert search.diagnose(train, valid).name == "diverging"
+
+
+@given(losses_, st.none() | losses_, counts, st.none() | st.floats(0.01, 100.0), scales)
+def test_the_unit_of_the_loss(
+    train: list[float],
+    valid: list[float] | None,
+    count: int | None,
+    constant: float | None,
+    scale: float,
+) -> None:
+    """Multiplying every loss by the same number changes no finding."""
+    scaled = search.diagnose(
+        [scale * loss for loss in train],
+        None if valid is None else [scale * loss for loss in valid],
+        count,
+        None if constant is None else scale * constant,
+    )
+    assert scaled.name == search.diagnose(train, valid, count, constant).name
+
+
+@given(
+    st.lists(st.integers(1, 100), min_size=3, max_size=12),
+    st.sampled_from([0.0, 2.0**10, -(2.0**10)]),
+)
+def test_what_is_added_to_the_loss(steps: list[int], offset: float) -> None:
+    """The share of its range that a curve rises, which jumping is judged by, knows no offset."""
+    values = [float(step) for step in steps]
+    finding = search.diagnose([values[0] + 1000 + offset, *(value + offset for value in values)])
+    up = sum(max(0.0, after - before) for before, after in pairwise(values))
+    if "rises" in finding.evidence and finding.name == "jumping":
+        reach = values[0] + 1000 - min(values)
+        assert finding.evidence["rises"] == pytest.approx(up / reach, rel=1e-3)
+
+
+@given(anything, st.none() | anything, counts, st.none() | st.floats())
+def test_always_an_answer(
+    train: list[float], valid: list[float] | None, count: int | None, constant: float | None
+) -> None:
+    """Whatever the losses: a known finding, with finite evidence that can be stored as JSON."""
+    finding = search.diagnose(train, valid, count, constant)
+    assert all(math.isfinite(value) for value in finding.evidence.values())
+    stored = json.loads(json.dumps(finding.to_attributes(), allow_nan=False))
+    assert read_finding(stored) == finding
+    whole = all(map(math.isfinite, [*train, *(valid or [])]))
+    assert whole or finding.name == "diverging"
+
+
+@given(losses_, counts)
+def test_a_longer_look_changes_nothing_given(train: list[float], count: int | None) -> None:
+    """Diagnosing is pure: what is given is left as it was, and the answer is the same again."""
+    before = list(train)
+    assert search.diagnose(train, train, count) == search.diagnose(tuple(train), train, count)
+    assert train == before
+
+
+def test_trials_without_a_finding() -> None:
+    """A trial that failed, ran out of memory or trained no epoch has none."""
+    whole = curve(FALLING, FALLING)
+    for outcome in (Outcome.FAILED, Outcome.OUT_OF_MEMORY):
+        assert diagnose_trial(outcome, whole, FALLING) is None
+    assert diagnose_trial(Outcome.COMPLETE, Curve(), []) is None
+
+
+def test_a_diverged_trial() -> None:
+    """A trial that was ended because it diverged is diverging, with or without an epoch."""
+    for epochs in (Curve(), curve(FALLING, FALLING)):
+        finding = diagnose_trial(Outcome.DIVERGED, epochs, [])
+        assert isinstance(finding, Finding)
+        assert finding.name == "diverging"
+
+
+def test_a_trial_is_judged_by_its_batches() -> None:
+    """A trial's batch losses are judged epoch by epoch; without them the epochs' means are."""
+    train = [height + noise for height in FALLING for noise in (0.5, -0.05, 0.3, 0.0)]
+    whole = curve(FALLING, FALLING)
+    by_batches = diagnose_trial(Outcome.PRUNED, whole, train)
+    assert by_batches == search.diagnose(train, FALLING, 4)
+    assert diagnose_trial(Outcome.PRUNED, whole, []) == search.diagnose(FALLING, FALLING, 1)
+
+
+def test_stored_findings() -> None:
+    """A finding is read back as it was stored; one that is not known any more is none."""
+    assert read_finding({}) is None
+    assert read_finding({"finding": "haunted", "evidence": {}, "advice": "run"}) is None
+
+
+def test_the_constant_prediction() -> None:
+    """The baseline that ignores the inputs is found whatever the task."""
+    assert constant_of({"ridge": {"loss": 0.1}, "persistence": {"loss": 0.5}}) == 0.5
+    assert constant_of({"majority": {"loss": 2.2, "accuracy": 0.1}}) == 2.2
+    assert constant_of({"bigram": {"loss": 1.0}}) is None

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from tiny import SPACE, tiny_config, write_study
 
 from search import Objective, load_config
+from search.diagnosis import read_finding
 from search.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -60,6 +61,7 @@ def test_ten_lines_of_a_script(objective: Objective) -> None:
         assert reported[attributes["best_epoch"]] == trial.value
         assert attributes["figures"]["loss"] == trial.value
         assert {"rmse", "mae"} <= attributes["figures"].keys()
+        assert read_finding(attributes) is not None
         assert attributes["curve"]["valid"] == pytest.approx(list(reported.values()))
         assert not trial.constraints
         json.dumps(attributes, allow_nan=False)

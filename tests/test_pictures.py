@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pytest
 from PIL import Image
 
+from search.diagnosis import ADVICE
 from search.pictures import TRAINING, VALIDATION, curve_picture, linear_ticks, log_ticks
 from search.study_pictures import STYLES
 
@@ -108,3 +109,8 @@ def test_ticks_are_few_and_round(low: float, high: float) -> None:
     assert 2 <= len(inside) <= 12
     assert all(f"{tick:.0e}"[0] in "125" for tick in inside)
     assert 2 <= len([tick for tick in linear_ticks(low, high) if low <= tick <= high]) <= 12
+
+
+def test_every_finding_has_its_style() -> None:
+    """What diagnosis may say, the pictures can draw; trials without a finding, too."""
+    assert set(STYLES) == {*ADVICE, ""}

@@ -1,0 +1,63 @@
+"""What a terminal shows while a study runs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import optuna
+import pytest
+from rich.console import Console
+from tiny import tiny_config
+
+from search.database import Database
+from search.diagnosis import diagnose
+from search.display import Progress, verdict
+from search.space import HyperParams, starting_points, suggest
+from search.storage import StoredStudy, Taken, create_study
+from search.trial import Curve, Decision, Epoch, Outcome
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> StoredStudy:
+    """A new study in a new SQLite file."""
+    database = Database(f"sqlite:///{tmp_path / 'studies.db'}", create=True)
+    config = tiny_config(tmp_path)
+    return create_study(database, config, {"data": "f00d", "baselines": {}, "notes": []})
+
+
+def finish(stored: StoredStudy, progress: Progress, value: float) -> None:
+    """Adds a trial to the study and tells the progress of it."""
+    taken = stored.take(99)
+    assert taken is not None
+    curve = Curve((Epoch(1, value, {"loss": value}, 0.01, 0.1),))
+    decision = Decision(Outcome.COMPLETE, "trained 1 epochs")
+    stored.finish(taken, decision, curve, {})
+    progress.ended(0, taken, decision, curve, diagnose([8.71, 3.25, 4.93, 3.30, 4.82]))
+
+
+def test_live_bars_end_with_the_best_so_far(stored: StoredStudy) -> None:
+    """On a terminal the best so far is drawn below the workers, once there are two trials."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    with Progress(console, stored, 5, 1, None) as progress:
+        finish(stored, progress, 0.8)
+        progress.tick()
+        assert "best so far" not in screen.getvalue()
+        finish(stored, progress, 0.2)
+        finish(stored, progress, 0.5)
+        progress._drawn = 0.0  # Drawing is not more frequent than ten times a second.
+        progress.tick()
+    assert "best so far  █▁▁" in screen.getvalue()
+    assert "#1 complete  loss 0.2 at epoch 1" in screen.getvalue()
+    assert "jumping, lr 0.1 → lower  ← best" in screen.getvalue()
+
+
+def test_a_finding_in_words(stored: StoredStudy) -> None:
+    """A finding about the rate says where the rate goes, another is named, none says nothing."""
+    asked = optuna.trial.FixedTrial(starting_points(stored.config.space)[1])
+    params: HyperParams = suggest(asked, stored.config.space)  # type: ignore[arg-type]
+    taken = Taken(17, 18, params, 0, 0)
+    assert verdict(diagnose([8.71, 3.25, 4.93, 3.3]), taken) == "  ·  jumping, lr 0.1 → lower"
+    assert verdict(diagnose([2.0, 1.6, 1.2, 0.8, 0.4]), taken) == "  ·  still-falling"
+    assert verdict(None, taken) == ""
