@@ -206,7 +206,7 @@ def scale(
     if log is None:
         log = low > 0 and math.log10(high) - math.log10(low) >= DECADES
     low, high = _margins(low, high, log)
-    ticks = [t for t in (log_ticks if log else linear_ticks)(low, high) if low <= t <= high]
+    ticks = (log_ticks if log else linear_ticks)(low, high)
     if whole:
         ticks = [tick for tick in ticks if tick == int(tick)]
     across = letter == "x"
@@ -228,21 +228,25 @@ def _margins(low: float, high: float, log: bool) -> tuple[float, float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Returns powers of ten, or 1, 2 and 5 times these where there would be fewer than four."""
+    """Returns powers of ten between two numbers; where these are few, round numbers between too."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    decades = last - first
-    steps = (1.0,) if decades > 3 else (1.0, 2.0, 5.0)
-    stride = max(1, decades // 7)
-    powers = range(first, last + 1, stride)
-    return [float(f"{step}e{power}") for power in powers for step in steps]
+    powers = range(first, last + 1, max(1, (last - first) // 7))
+    inside: list[float] = []
+    for steps in ((1,), (1, 2, 5), range(1, 10)):
+        ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 4:
+            return inside
+    return inside if len(inside) > 2 else linear_ticks(low, high)
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
-    """Returns five to ten multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    """Returns some multiples of 1, 2, 2.5 or 5 times a power of ten between two numbers."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    return [float(f"{tick:.10g}") for tick in ticks]
+    rounded = [float(f"{tick:.10g}") for tick in ticks]
+    return [tick for tick in rounded if low <= tick <= high]
 
 
 def _label(value: float) -> str:

@@ -283,7 +283,22 @@ def curves(material: Material) -> Section:
     ]
     picture = Picture("curves.png", curves_picture(chosen, material.goal.metric), f"{about}.")
     table = Table(["finding", "trials", "example", "what to do"], rows)
-    return Section(title, [picture, table] if rows else [picture])
+    return Section(title, [picture, *([table] if rows else []), *_follow_ups(material)])
+
+
+def _follow_ups(material: Material) -> list[Block]:
+    """Says what came of the trials that followed the advice on another."""
+    ranks = {entry.line.number: rank for entry, rank in material.ranked}
+    pairs = [
+        (rank, ranks[entry.line.follows])
+        for entry, rank in material.ranked
+        if entry.line.follows is not None and entry.line.follows in ranks
+    ]
+    if not pairs:
+        return []
+    better = sum(mine < other for mine, other in pairs)
+    said = f"Trials that followed the advice on another: {len(pairs)}; better than it: {better}."
+    return [Paragraph(said)]
 
 
 def _count_findings(entries: Sequence[Entry]) -> dict[str, int]:

@@ -23,6 +23,7 @@ from search.pictures import (
     to_png,
     undecorate,
 )
+from search.space import LEARNING_RATES
 from search.trial import Goal, Outcome
 
 if TYPE_CHECKING:
@@ -84,13 +85,11 @@ def rate_picture(
     axes = figure.add_axes((0.08, 0.11, 0.9, 0.76))
     undecorate(axes)
     shown = [e for e in entries if e.loss is not None or e.line.outcome == Outcome.DIVERGED]
-    known = [e.loss for e in shown if e.loss is not None and e.loss > 0]
-    top = LARGEST_LOSS * float(np.median(known)) if known else 1.0
-    top = min(top, max(known, default=1.0)) if len(known) == len(shown) else top
+    top = _upper_edge(shown)
     losses = [top if e.loss is None else min(max(e.loss, 1e-12), top) for e in shown]
     rates = [e.line.params["learning_rate"] for e in shown]
     scale(axes, "y", [*losses, *([constant] if constant else [])], log=True)
-    scale(axes, "x", [*rates, 0.01], log=True)
+    scale(axes, "x", [*rates, *LEARNING_RATES], log=True)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("validation loss at the best epoch")
     _reference_lines(axes, constant)
@@ -103,6 +102,15 @@ def rate_picture(
             axes.annotate(said, (rate, loss), (11, -4), textcoords="offset points", **ON_TOP)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), **{**LEGEND, "ncols": 5})
     return to_png(figure)
+
+
+def _upper_edge(shown: Sequence[Entry]) -> float:
+    """Returns the largest loss to be drawn as it is: diverged trials may have any."""
+    known = [e.loss for e in shown if e.loss is not None and e.loss > 0]
+    judged = [e.loss for e in shown if e.loss in known and e.line.outcome != Outcome.DIVERGED]
+    usual = float(np.median(judged or [min(known, default=1.0)]))
+    edge = LARGEST_LOSS * usual
+    return min(edge, max(known)) if len(known) == len(shown) else edge
 
 
 def _reference_lines(axes: Axes, constant: float | None) -> None:
@@ -233,7 +241,8 @@ def progress_picture(entries: Sequence[Entry], goal: Goal, clock: Clock) -> byte
         steps = _steps(points, goal, end)
         axes.plot(*steps, "-", color=VALIDATION, linewidth=1.8, label="best so far")
         scale(axes, "y", [value for _, value in numbers])
-        scale(axes, "x", [0.0, max(end, 1.0 if word == "trial" else 0.0)], log=False)
+        counted = word == "trial"
+        scale(axes, "x", [0.0, max(end, 1.0 if counted else 0.0)], log=False, whole=counted)
         axes.set_xlabel(word)
     left.set_ylabel(goal.metric.replace("_", " "))
     figure.legend(*left.get_legend_handles_labels(), loc="upper left", markerscale=1.3, **LEGEND)

@@ -257,6 +257,22 @@ def test_five_thousand_trials(tmp_path: Path) -> None:
     assert "5000 of" in text
 
 
+def test_follow_ups_are_counted(tmp_path: Path) -> None:
+    """The page says how many trials followed advice, and how many of them were better for it."""
+    config = tiny_config(tmp_path)
+    stored = made_study(
+        tmp_path,
+        [
+            made_trial(config, 0, valid=[0.9, 0.5]),
+            made_trial(config, 1, valid=[0.9, 0.4], follows=0),
+            made_trial(config, 2, Outcome.PRUNED, valid=[0.9, 0.7], follows=0),
+        ],
+    )
+    report(stored, tmp_path / "out")
+    said = "Trials that followed the advice on another: 2; better than it: 1."
+    assert said in check_page(tmp_path / "out")[1]
+
+
 def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
     """A second report replaces the first; pictures that it does not have are gone."""
     config = tiny_config(tmp_path)
