@@ -12,7 +12,7 @@ STORAGE ?= $(or $(RNN_SEARCH_STORAGE),sqlite:///studies/studies.db)
 OPTIONS := $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
            $(if $(TIMEOUT),--timeout $(TIMEOUT)) --storage '$(STORAGE)'
 
-.PHONY: help setup search resume show evaluate dashboard test test-all check clean
+.PHONY: help setup search resume show report evaluate dashboard test test-all check clean
 
 help:  ## print this
 	@echo "make TARGET [STUDY=vowels|sunspots|shakespeare|path/to/mine.toml] [TRIALS=] [WORKERS=] [TIMEOUT=] [STORAGE=]"
@@ -38,6 +38,9 @@ resume: $(READY)  ## go on with STUDY from the database alone
 
 show: $(READY)  ## what STUDY has come to
 	@$(BIN)/rnn-search show '$(STUDY)' --storage '$(STORAGE)'
+
+report: $(READY)  ## one page on all that STUDY has found: HTML, Markdown, PNG
+	@$(BIN)/rnn-search report '$(STUDY)' --storage '$(STORAGE)'
 
 evaluate: $(READY)  ## train the best of STUDY on several seeds, then look at the test part
 	@$(BIN)/rnn-search evaluate '$(STUDY)' --storage '$(STORAGE)'

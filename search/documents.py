@@ -188,8 +188,9 @@ def _html_table(table: Table) -> str:
         )
         lines.append(f"<tr{' class=bold' if place in table.bold else ''}>{cells}</tr>")
     rows = "\n".join(lines)
+    wide = "table wide" if len(table.headings) > 8 else "table"
     return (
-        f'<div class="table" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="{wide}" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )
 
@@ -212,6 +213,10 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 th, td { text-align: left; padding: .22rem 1.1rem .22rem 0; border-bottom: 1px solid #e6e6e6;
   vertical-align: top; }
 th { border-bottom-color: #8c8c8c; font-weight: 600; }
+td:first-child { min-width: 6.5rem; }
+.wide td:first-child { min-width: 0; }
+.wide table { font-size: .82rem; }
+.wide th, .wide td { padding-right: .7rem; white-space: nowrap; }
 .number { text-align: right; white-space: nowrap; }
 tr.bold td { font-weight: 600; }
 img { display: block; width: 100%; min-width: 36rem; height: auto; }

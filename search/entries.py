@@ -74,15 +74,15 @@ def _entry(trial: FrozenTrial, line: TrialLine, constant: float | None, goal: Go
 
 def _late_finding(line: TrialLine, constant: float | None) -> Finding | None:
     """Diagnoses a trial of a study that is older than findings, from its epochs."""
-    if line.outcome in (Outcome.FAILED, Outcome.OUT_OF_MEMORY) or not line.curve.get("train"):
+    if line.outcome in (Outcome.FAILED, Outcome.OUT_OF_MEMORY):
         return None
     train, valid = (
-        [math.nan if loss is None else loss for loss in line.curve[part]]
+        [math.nan if loss is None else loss for loss in line.curve.get(part, [])]
         for part in ("train", "valid")
     )
     if line.outcome == Outcome.DIVERGED:
         train.append(math.nan)
-    return diagnose(train, valid, constant_loss=constant)
+    return diagnose(train, valid, constant_loss=constant) if train else None
 
 
 def _seconds(moment: datetime.datetime | None) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import threading
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# Letters that the font lacks are drawn as boxes; a person need not be told.
+warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
 
 INK, PALE = "#1b1b1b", "#8c8c8c"
 TRAINING, VALIDATION = "#e08a1e", "#0b3c7d"
@@ -102,7 +106,8 @@ class _CurveCanvas:
             broken: The first that had no finite loss; None: there is none.
             title: At the top.
         """
-        self.title.set_text(title if len(title) <= TITLE else f"{title[: TITLE - 1]}…")
+        words = " ".join(title.split())
+        self.title.set_text(words if len(words) <= TITLE else f"{words[: TITLE - 1]}…")
         self.line.set_visible(best_epoch is not None)
         self.line.set_xdata([best_epoch or 1] * 2)
         said = (
@@ -157,8 +162,11 @@ def to_png(figure: Figure) -> bytes:
     canvas.draw()  # type: ignore[no-untyped-call]
     size, pixels = canvas.get_width_height(), canvas.buffer_rgba()  # type: ignore[no-untyped-call]
     image = Image.frombuffer("RGBA", size, pixels).convert("RGB")
+    drawn = image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    # Its averages miss pure white by a little, and the picture would stand out from its page.
+    drawn.putpalette([255 if part >= 250 else part for part in drawn.getpalette() or []])
     file = io.BytesIO()
-    image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
+    drawn.save(file, "PNG")
     return file.getvalue()
 
 
@@ -196,9 +204,9 @@ def scale(
     known = list(values)
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if log is None:
-        log = low > 0 and math.log10(high / low) >= DECADES
+        log = low > 0 and math.log10(high) - math.log10(low) >= DECADES
     low, high = _margins(low, high, log)
-    ticks = [t for t in (log_ticks if log else linear_ticks)(low, high) if low <= t <= high]
+    ticks = (log_ticks if log else linear_ticks)(low, high)
     if whole:
         ticks = [tick for tick in ticks if tick == int(tick)]
     across = letter == "x"
@@ -212,28 +220,33 @@ def scale(
 def _margins(low: float, high: float, log: bool) -> tuple[float, float]:
     """Widens a range by a little, so that nothing lies on the frame."""
     if log:
-        factor = max(high / low, 2.0) ** 0.04
-        return low / factor, high * factor
+        ends = math.log10(low), math.log10(high)
+        margin = 0.04 * max(ends[1] - ends[0], 0.3)
+        return float(10 ** max(ends[0] - margin, -300)), float(10 ** min(ends[1] + margin, 300))
     margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
     return low - margin, high + margin
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Returns powers of ten, or 1, 2 and 5 times these where there would be fewer than four."""
+    """Returns powers of ten between two numbers; where these are few, round numbers between too."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    decades = last - first
-    steps = (1.0,) if decades > 3 else (1.0, 2.0, 5.0)
-    stride = max(1, decades // 7)
-    powers = range(first, last + 1, stride)
-    return [float(f"{step}e{power}") for power in powers for step in steps]
+    powers = range(first, last + 1, max(1, (last - first) // 7))
+    inside: list[float] = []
+    for steps in ((1,), (1, 2, 5), range(1, 10)):
+        ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 4:
+            return inside
+    return inside if len(inside) > 2 else linear_ticks(low, high)
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
-    """Returns five to ten multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    """Returns some multiples of 1, 2, 2.5 or 5 times a power of ten between two numbers."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    return [float(f"{tick:.10g}") for tick in ticks]
+    rounded = [float(f"{tick:.10g}") for tick in ticks]
+    return [tick for tick in rounded if low <= tick <= high]
 
 
 def _label(value: float) -> str:

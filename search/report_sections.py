@@ -27,7 +27,7 @@ from search.study_pictures import (
     progress_picture,
     rate_picture,
 )
-from search.trial import Goal
+from search.trial import Goal, Outcome
 
 EDGE = 0.03
 """A value so near to an end of its range, as a share of it, suggests to look beyond."""
@@ -65,9 +65,11 @@ class Material:
         return lines[0] if lines else self.summary.best
 
     @property
-    def best(self) -> int | None:
-        """Number of the best trial."""
-        return self.summary.best.number if self.summary.best else None
+    def marked(self) -> dict[int, str]:
+        """The trials to point out, by number: the best and, if it is another, the winner."""
+        best, answer = self.summary.best, self.answer
+        found = {} if best is None else {best.number: "best"}
+        return found if answer is None or answer == best else {**found, answer.number: "winner"}
 
 
 def answer(material: Material) -> Section:
@@ -255,18 +257,20 @@ def rates(material: Material) -> Section:
     about = f"Validation loss of {len(drawn)} trials against their learning rates, by finding."
     if len(drawn) >= FEWEST_POINTS:
         said += " The line joins the best trial of each third of a decade."
-    png = rate_picture(drawn, material.best, constant_of(material.summary.baselines))
+    png = rate_picture(drawn, material.marked, constant_of(material.summary.baselines))
     return Section(title, [Picture("rate.png", png, about), Paragraph(said)])
 
 
 def _was_judged(entry: Entry) -> bool:
-    return entry.loss is not None or entry.line.outcome == "diverged"
+    if entry.ended is None or entry.line.outcome == Outcome.FAILED:
+        return False
+    return entry.loss is not None or entry.line.outcome == Outcome.DIVERGED
 
 
 def curves(material: Material) -> Section:
     """Training and validation curves, and what they say."""
     title = "Curves of the best and of each finding"
-    chosen = choose_examples(material.entries, material.best)
+    chosen = choose_examples(material.entries, material.marked)
     if not chosen:
         return Section(title, [Paragraph("No trial has finished an epoch, so there is no curve.")])
     about = "Training and validation loss by epoch of " + ", ".join(
@@ -279,7 +283,22 @@ def curves(material: Material) -> Section:
     ]
     picture = Picture("curves.png", curves_picture(chosen, material.goal.metric), f"{about}.")
     table = Table(["finding", "trials", "example", "what to do"], rows)
-    return Section(title, [picture, table] if rows else [picture])
+    return Section(title, [picture, *([table] if rows else []), *_follow_ups(material)])
+
+
+def _follow_ups(material: Material) -> list[Block]:
+    """Says what came of the trials that followed the advice on another."""
+    ranks = {entry.line.number: rank for entry, rank in material.ranked}
+    pairs = [
+        (rank, ranks[entry.line.follows])
+        for entry, rank in material.ranked
+        if entry.line.follows is not None and entry.line.follows in ranks
+    ]
+    if not pairs:
+        return []
+    better = sum(mine < other for mine, other in pairs)
+    said = f"Trials that followed the advice on another: {len(pairs)}; better than it: {better}."
+    return [Paragraph(said)]
 
 
 def _count_findings(entries: Sequence[Entry]) -> dict[str, int]:
@@ -290,12 +309,12 @@ def _count_findings(entries: Sequence[Entry]) -> dict[str, int]:
 def progress(material: Material) -> Section:
     """The best so far, over trials and over time."""
     title = "Progress"
-    ranking = material.summary.ranking
-    if not ranking:
+    best = material.summary.best
+    if best is None:
         return Section(title, [Paragraph("No trial has completed, so nothing has got better yet.")])
     png = progress_picture(material.entries, material.goal, material.clock)
     last = max(material.entries, key=lambda entry: entry.line.number).line.number
-    said = f"The best trial was #{material.best}; {last - (material.best or 0)} came after it."
+    said = f"The best trial was #{best.number}; {last - best.number} came after it."
     words = material.goal.metric.replace("_", " ")
     about = f"The best {words} so far, over trials and over time worked."
     return Section(title, [Picture("progress.png", png, about), Paragraph(said)])
@@ -335,7 +354,7 @@ def coordinates(material: Material) -> Section:
         said = "Fewer than two trials have a result, so there is nothing to compare."
         return Section(title, [Paragraph(said)])
     png = coordinates_picture(material.ranked, material.space)
-    about = "Each trial as a line across its hyperparameters, the best tenth dark."
+    about = "Each trial as a line across its hyperparameters, the best ones dark."
     return Section(title, [Picture("coordinates.png", png, about)])
 
 

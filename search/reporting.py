@@ -141,9 +141,7 @@ def require_free(folder: Path) -> None:
                 f"{folder / taken[0]} is not of a report by rnn-search; give another --out DIR"
             )
     except OSError as error:
-        raise RequestError(
-            f"{folder} cannot be used: {error.strerror}; give another --out DIR"
-        ) from None
+        raise _refusal(folder, error) from None
 
 
 def _is_report(page: Path) -> bool:
@@ -157,6 +155,9 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes each file whole or not at all, and removes pictures of an earlier report."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refusal(folder, error) from None
+    try:
         for name, content in files.items():
             part = folder / f".{name}.{os.getpid()}.part"
             try:
@@ -167,8 +168,10 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         for name in set(FILES) - set(files):
             (folder / name).unlink(missing_ok=True)
     except PermissionError as error:
-        raise RequestError(
-            f"{folder} cannot be written: {error.strerror}; give another --out DIR"
-        ) from None
+        raise _refusal(folder, error) from None
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def _refusal(folder: Path, error: OSError) -> RequestError:
+    return RequestError(f"{folder} cannot be used: {error.strerror}; give another --out DIR")

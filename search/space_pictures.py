@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BEST_SHARE = 0.1
 """The share of the trials that is drawn dark."""
+MOST_DARK = 40
+"""Lines that are drawn dark at most; of more, none could be followed."""
 FAINT = "#c4c4c4"
 
 
@@ -87,9 +89,11 @@ def coordinates_picture(
     ]
     figure = new_figure(WIDTH, 400, DENSITY)
     axes = figure.add_axes((0.045, 0.16, 0.91, 0.76))
-    best = min(len(rows), max(1, round(BEST_SHARE * len(rows))))
+    sound = sum(math.isfinite(rank) for rank, _ in rows)
+    best = min(max(1, round(BEST_SHARE * len(rows))), MOST_DARK, sound)
+    rest = len(rows) - best
     # The worst first, so that the best lie on top.
-    for part, colour, width in ((rows[:-best], FAINT, 0.6), (rows[-best:], VALIDATION, 1.3)):
+    for part, colour, width in ((rows[:rest], FAINT, 0.6), (rows[rest:], VALIDATION, 1.3)):
         lines = [list(enumerate(heights)) for _, heights in part]
         alpha = min(1.0, 250 / max(len(part), 1)) if colour == FAINT else 0.85
         axes.add_collection(LineCollection(lines, colors=colour, linewidths=width, alpha=alpha))
@@ -99,6 +103,7 @@ def coordinates_picture(
     axes.set_ylim(-0.03, 1.03)
     axes.set_axis_off()
     said = f"dark: the best {best} of {len(rows)}; light: the rest, the diverged too"
+    said = said if sound else "none of these is a good one"
     figure.text(0.99, 0.985, said, ha="right", va="top", fontsize=9, color=INK)
     return to_png(figure)
 
@@ -146,9 +151,7 @@ def _marks(dimension: Dimension, kind: type) -> list[tuple[float, str]]:
         ]
     if isinstance(dimension, Range):
         ticks = (log_ticks if dimension.log else linear_ticks)(dimension.low, dimension.high)
-        inside = [tick for tick in ticks if dimension.low <= tick <= dimension.high]
-        if kind is int:
-            inside = [tick for tick in inside if tick == int(tick)]
+        inside = [tick for tick in ticks if kind is not int or tick == int(tick)]
         ends = [dimension.low, dimension.high]
         marks = sorted({*ends, *inside[:: max(1, len(inside) // 5)]})
         heights = [_place(mark, dimension, 0) for mark in marks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from search.pictures import (
     to_png,
     undecorate,
 )
+from search.space import LEARNING_RATES
 from search.trial import Goal, Outcome
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ LARGEST_LOSS = 30.0
 """Losses above so many times the median are drawn at the upper edge, or nothing could be seen."""
 BIN = 3
 """Parts of a decade of learning rates; the best of each makes the line through the points."""
+ON_TOP: dict[str, Any] = {
+    "color": INK,
+    "zorder": 5,
+    "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+}
+"""How words on top of points and lines stay readable."""
+CROWD = 300
+"""More points than this are drawn small."""
 FEWEST_POINTS = 12
 """Points without which there is no such line."""
 
@@ -63,37 +72,45 @@ STYLES: dict[str, Style] = {
 
 
 def rate_picture(
-    entries: Sequence[Entry], best: int | None = None, constant: float | None = None
+    entries: Sequence[Entry], marked: Mapping[int, str], constant: float | None = None
 ) -> bytes:
     """Draws the validation loss of every trial against its learning rate, on two logarithms.
 
     Args:
         entries: Those without a finite loss are drawn at the upper edge if they diverged.
-        best: Number of the trial to point out.
+        marked: Trials to point out, by number, and what they are.
         constant: The loss of the best prediction that ignores the inputs; None: not known.
     """
     figure = new_figure(WIDTH, 470, DENSITY)
     axes = figure.add_axes((0.08, 0.11, 0.9, 0.76))
     undecorate(axes)
     shown = [e for e in entries if e.loss is not None or e.line.outcome == Outcome.DIVERGED]
-    known = [e.loss for e in shown if e.loss is not None and e.loss > 0]
-    top = LARGEST_LOSS * float(np.median(known)) if known else 1.0
-    top = min(top, max(known, default=1.0)) if len(known) == len(shown) else top
+    top = _upper_edge(shown)
     losses = [top if e.loss is None else min(max(e.loss, 1e-12), top) for e in shown]
     rates = [e.line.params["learning_rate"] for e in shown]
     scale(axes, "y", [*losses, *([constant] if constant else [])], log=True)
-    scale(axes, "x", [*rates, 0.01], log=True)
+    scale(axes, "x", [*rates, *LEARNING_RATES], log=True)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("validation loss at the best epoch")
     _reference_lines(axes, constant)
     _scatter(axes, shown, rates, losses)
     _envelope(axes, rates, losses)
     for entry, rate, loss in zip(shown, rates, losses, strict=True):
-        if entry.line.number == best:
+        if entry.line.number in marked:
+            said = f"{marked[entry.line.number]}: #{entry.line.number}"
             axes.plot(rate, loss, "o", markersize=13, fillstyle="none", color=INK)
-            axes.annotate(f"best: #{best}", (rate, loss), (11, -4), textcoords="offset points")
+            axes.annotate(said, (rate, loss), (11, -4), textcoords="offset points", **ON_TOP)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), **{**LEGEND, "ncols": 5})
     return to_png(figure)
+
+
+def _upper_edge(shown: Sequence[Entry]) -> float:
+    """Returns the largest loss to be drawn as it is: diverged trials may have any."""
+    known = [e.loss for e in shown if e.loss is not None and e.loss > 0]
+    judged = [e.loss for e in shown if e.loss in known and e.line.outcome != Outcome.DIVERGED]
+    usual = float(np.median(judged or [min(known, default=1.0)]))
+    edge = LARGEST_LOSS * usual
+    return min(edge, max(known)) if len(known) == len(shown) else edge
 
 
 def _reference_lines(axes: Axes, constant: float | None) -> None:
@@ -105,18 +122,18 @@ def _reference_lines(axes: Axes, constant: float | None) -> None:
             0.995,
             constant,
             "ignoring the inputs",
-            color=INK,
             fontsize=9,
             ha="right",
             va="bottom",
             transform=axes.get_yaxis_transform(),
+            **ON_TOP,
         )
 
 
 def _scatter(
     axes: Axes, shown: Sequence[Entry], rates: Sequence[float], losses: Sequence[float]
 ) -> None:
-    small = 6 if len(shown) <= 300 else 3.5
+    small = 6 if len(shown) <= CROWD else 3.5
     for name, style in STYLES.items():
         places = [i for i, entry in enumerate(shown) if entry.finding == name]
         if places:
@@ -132,7 +149,7 @@ def _scatter(
                 markeredgecolor=style.colour
                 if style.marker == "X" or not style.filled
                 else "white",
-                alpha=0.9 if len(shown) <= 300 else 0.6,
+                alpha=0.9 if len(shown) <= CROWD else 0.6,
                 clip_on=False,
             )
 
@@ -147,7 +164,8 @@ def _envelope(axes: Axes, rates: Sequence[float], losses: Sequence[float]) -> No
         if place not in best or loss < best[place][1]:
             best[place] = (rate, loss)
     points, said = [best[place] for place in sorted(best)], "best of each third of a decade"
-    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1, zorder=1, label=said)
+    above = 1 if len(rates) <= CROWD else 3
+    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.1, zorder=above, label=said)
 
 
 def curves_picture(chosen: Sequence[tuple[str, Entry]], metric: str) -> bytes:
@@ -207,7 +225,7 @@ def progress_picture(entries: Sequence[Entry], goal: Goal, clock: Clock) -> byte
     complete = [e for e in entries if e.line.value is not None]
     figure = new_figure(WIDTH, 330, DENSITY)
     left, right = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(0.08, 0.15, 0.985, 0.93, 0.06)
+    figure.subplots_adjust(0.08, 0.15, 0.985, 0.89, 0.06)
     numbers = [(float(e.line.number), e.line.value or 0.0) for e in complete]
     longest = max((clock.worked(e.ended) for e in entries if e.ended is not None), default=0.0)
     size, unit = time_unit(longest)
@@ -218,16 +236,16 @@ def progress_picture(entries: Sequence[Entry], goal: Goal, clock: Clock) -> byte
     words = "trial", f"{unit} of work"
     for axes, points, end, word in zip((left, right), (numbers, moments), ends, words, strict=True):
         undecorate(axes)
-        axes.plot(
-            *zip(*points, strict=True), "o", color=PALE, markersize=3.5, label="complete trial"
-        )
+        drawn = {"markersize": 3.5} if len(points) <= CROWD else {"markersize": 1.5, "alpha": 0.6}
+        axes.plot(*zip(*points, strict=True), "o", color=PALE, label="complete trial", **drawn)
         steps = _steps(points, goal, end)
         axes.plot(*steps, "-", color=VALIDATION, linewidth=1.8, label="best so far")
         scale(axes, "y", [value for _, value in numbers])
-        scale(axes, "x", [0.0, max(end, 1.0 if word == "trial" else 0.0)], log=False)
+        counted = word == "trial"
+        scale(axes, "x", [0.0, max(end, 1.0 if counted else 0.0)], log=False, whole=counted)
         axes.set_xlabel(word)
     left.set_ylabel(goal.metric.replace("_", " "))
-    right.legend(loc="upper right" if goal.minimize else "lower right", **{**LEGEND, "ncols": 1})
+    figure.legend(*left.get_legend_handles_labels(), loc="upper left", markerscale=1.3, **LEGEND)
     right.tick_params(labelleft=False)
     return to_png(figure)
 
@@ -245,12 +263,12 @@ def _steps(
     return [*across, max(end, across[-1])], [*up, up[-1]]
 
 
-def choose_examples(entries: Sequence[Entry], best: int | None) -> list[tuple[str, Entry]]:
-    """Returns the best trial and, of each finding, the one with the longest curve."""
-    chosen = [("best", entry) for entry in entries if entry.line.number == best]
+def choose_examples(entries: Sequence[Entry], marked: Mapping[int, str]) -> list[tuple[str, Entry]]:
+    """Returns the marked trials and, of each finding, the other one with the longest curve."""
+    chosen = [(marked[e.line.number], e) for e in entries if e.line.number in marked]
     by_finding: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.line.number != best and entry.line.curve.get("valid"):
+        if entry.line.number not in marked and entry.line.curve.get("valid"):
             by_finding[entry.finding].append(entry)
     for name in STYLES:
         if name and by_finding[name]:

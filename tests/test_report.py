@@ -1,0 +1,329 @@
+"""`rnn-search report`: the page, its order, its honesty, and odd studies that it must bear."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from made import made_study, made_trial, many_trials
+from PIL import Image
+from refusing import require_refusal
+from tiny import files_of, read_json, rnn_search, tiny_config, write_study
+
+from search.cli import main
+from search.config import make_config
+from search.database import Database
+from search.evaluation import LOOKS
+from search.reporting import HTML, MARKDOWN, report
+from search.storage import open_study
+from search.trial import Outcome
+
+HEADINGS = [
+    "The answer",
+    "Loss against learning rate",
+    "Curves of the best and of each finding",
+    "Progress",
+    "Which hyperparameters matter",
+    "Where the best trials lie",
+    "Who trained what when",
+    "What it cost",
+    "Do it again",
+]
+SCRIPT = "<script>alert('x')</script>"
+
+
+def check_page(folder: Path) -> tuple[str, str]:
+    """Checks what holds for every report; returns its HTML and its Markdown.
+
+    It names no address outside itself, holds no script, has all sections in their order, and the
+    pictures in it and beside it are the same PNGs.
+    """
+    page, text = ((folder / name).read_text(encoding="utf-8") for name in (HTML, MARKDOWN))
+    assert re.findall(r"<h2>(.*?)</h2>", page) == HEADINGS
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
+    assert "<script" not in page
+    assert "<script" not in text
+    targets = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"' >)]+)""", page)
+    assert all(target.startswith("data:image/png;base64,") for target in targets)
+    # The policy forbids the browser whatever is overlooked here.
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    inside = [base64.b64decode(target.partition(",")[2]) for target in targets]
+    beside = re.findall(r"^!\[.*\]\((.*)\)$", text, re.MULTILINE)
+    assert [(folder / name).read_bytes() for name in beside] == inside
+    assert {path.name for path in folder.iterdir()} == {HTML, MARKDOWN, *beside}
+    for png in inside:
+        with Image.open(io.BytesIO(png)) as image:
+            assert image.format == "PNG"
+            assert image.width > 600
+            assert len(image.convert("L").getcolors() or []) > 4, "there is nothing on it"
+    return page, text
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study that has run."""
+    folder = tmp_path_factory.mktemp("report")
+    write_study(folder, budget={"trials": 4})
+    run = rnn_search(folder, "run", "tiny.toml", "--workers", 1)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.fixture
+def here(studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The study in a folder of the test's own, which is the current one."""
+    shutil.copytree(studied / "studies", tmp_path / "studies")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RNN_SEARCH_STORAGE", raising=False)
+    return tmp_path
+
+
+def test_report_of_a_study_that_ran(
+    here: Path, studied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page lies with the study's files, opens with the best trial, and opens no data."""
+    assert main(["show", "tiny", "--json"]) == 0
+    best = read_json(capsys.readouterr().out)["best"]
+    (data,) = studied.glob("*.csv")
+    away = data.rename(data.with_suffix(".away"))
+    try:
+        assert main(["report", "tiny", "--json"]) == 0
+    finally:
+        away.rename(data)
+    said = read_json(capsys.readouterr().out)
+    (folder,) = here.glob("studies/studies.trials/tiny-*/report")
+    assert (here / said["html"], here / said["markdown"]) == (folder / HTML, folder / MARKDOWN)
+    page, text = check_page(folder)
+    assert [Path(path).name for path in said["pictures"]] == re.findall(r"\]\((.*\.png)\)", text)
+    assert (said["answer"], said["summary"]["best"]["number"]) == (best["number"],) * 2
+    assert f"#{best['number']}, the best of 4 trials: validation rmse" in page
+    assert "persistence" in text
+    assert "rnn-search evaluate tiny" in " ".join(said["how_sure"])
+
+
+def test_report_says_where_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without ``--json`` the paths are printed; ``--out`` puts the files where one wants them."""
+    assert main(["report", "tiny", "--out", "deep/folder"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == str(Path("deep/folder/report.html"))
+    check_page(here / "deep" / "folder")
+
+
+def test_report_holds_what_it_takes_to_do_it_again(here: Path, tmp_path: Path) -> None:
+    """The study file, seed, fingerprint and versions are in it, and the file is a study file."""
+    stored = open_study(Database("sqlite:///studies/studies.db", create=False), "tiny")
+    report(stored, tmp_path / "out")
+    text = check_page(tmp_path / "out")[1]
+    (toml,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert make_config(tomllib.loads(toml), "report").resolved() == stored.config.resolved()
+    assert stored.attributes["data"] in text
+    for name, version in stored.attributes["versions"].items():
+        assert f"| {name} | {version} |" in text.replace("\\", "")
+    assert f"rnn-search replay tiny {stored.study.best_trial.number}" in text
+
+
+def test_report_changes_nothing_in_the_study(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the study in the database nor a file of its trials is another afterwards."""
+
+    def look() -> tuple[str, dict[str, bytes]]:
+        assert main(["show", "tiny", "--json"]) == 0
+        return capsys.readouterr().out, files_of(here)
+
+    before = look()
+    assert main(["report", "tiny", "--out", "out"]) == 0
+    capsys.readouterr()
+    assert look() == before
+
+
+def test_report_after_an_evaluation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The winner is the answer, with the test figure that was recorded; nothing looks again."""
+    options = ["--top", "2", "--seeds", "2", "--workers", "1", "--json"]
+    assert main(["evaluate", "tiny", *options]) == 0
+    found = read_json(capsys.readouterr().out)
+    assert main(["report", "tiny", "--json", "--out", "out"]) == 0
+    said = read_json(capsys.readouterr().out)
+    assert said["answer"] == found["winner"]
+    _, text = check_page(here / "out")
+    mean, std = f"{found['test']['mean']:.4g}", f"{found['test']['std']:.4g}"
+    assert f"#{found['winner']} of 4 trials, the winner of an evaluation: test rmse {mean}" in text
+    assert f"± {std} over 2 seeds" in text
+    naive = min(figures["rmse"] for figures in found["test"]["baselines"].values())
+    assert f"has {naive:.4g}." in text
+    assert f"{found['valid']['mean']:.4g} ± {found['valid']['std']:.4g}" in text
+    assert main(["evaluate", "tiny", *options]) == 0
+    assert len(read_json(capsys.readouterr().out)["looks"]) == 2, "the report itself did not look"
+
+
+def test_one_trial(tmp_path: Path) -> None:
+    """A study of one trial has its answer, and says that there is nothing to compare it with."""
+    config = tiny_config(tmp_path)
+    written = report(made_study(tmp_path, [made_trial(config, 0)]), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert "#0, the best of 1 trials" in text
+    assert "No other configuration has completed" in text
+    assert "1 trials are too few to say" in text
+    assert "nothing to compare" in text
+    assert written.to_json()["importances"] == {}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "valid", "said"),
+    [
+        (Outcome.DIVERGED, (), "most diverged: search smaller learning rates"),
+        (Outcome.DIVERGED, (1e30, None), "most diverged: search smaller learning rates"),
+        (Outcome.FAILED, (), "most failed: the reasons are below"),
+        (Outcome.OUT_OF_MEMORY, (), "most ran out of memory"),
+        (Outcome.PRUNED, (0.5, 0.6), "most were worse than their peers"),
+    ],
+)
+def test_no_complete_trial(
+    tmp_path: Path, outcome: Outcome, valid: tuple[float | None, ...], said: str
+) -> None:
+    """A study without a complete trial has no answer, says so, and says what might help."""
+    config = tiny_config(tmp_path)
+    trials = [made_trial(config, number, outcome, valid) for number in range(3)]
+    written = report(made_study(tmp_path, trials), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert f"No trial has completed out of 3, so there is no answer. Of these {said}" in text
+    assert written.to_json()["answer"] is None
+    assert f"| {str(outcome).replace('-', ' ')} | 3 |" in text
+
+
+def test_no_trial(tmp_path: Path) -> None:
+    """A study that has not begun has a report, which says so."""
+    report(made_study(tmp_path), tmp_path / "out")
+    assert "No trial has been trained yet" in check_page(tmp_path / "out")[1]
+
+
+def test_what_users_write_is_escaped(tmp_path: Path) -> None:
+    """Scripts in notes, reasons and tracebacks are shown as they are written, and do not run."""
+    config = tiny_config(tmp_path)
+    failed = made_trial(
+        config,
+        0,
+        Outcome.FAILED,
+        (),
+        reason=f"bad | {SCRIPT}",
+        traceback=f"Trace\nError: `{SCRIPT}`",
+    )
+    stored = made_study(tmp_path, [failed], [f"column {SCRIPT} has **no** values\n# oh"])
+    report(stored, tmp_path / "out")
+    page, text = check_page(tmp_path / "out")
+    assert page.count("&lt;script&gt;") == 3
+    assert text.count("&lt;script&gt;") == 3
+    assert "\n# oh" not in text
+    assert r"\*\*no\*\*" in text
+    assert r"bad \| &lt;script" in text
+
+
+def test_trials_without_findings_are_diagnosed(tmp_path: Path) -> None:
+    """Trials of studies that are older than findings get theirs from their stored curves."""
+    config = tiny_config(tmp_path)
+    falling = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    rising = [0.5, 0.3, 0.2, 0.4, 0.6, 0.8, 1.0]
+    stored = made_study(
+        tmp_path,
+        [
+            made_trial(config, 0, valid=falling),
+            made_trial(config, 1, valid=rising, finding="plateau", evidence={}, advice="rest"),
+            made_trial(config, 2, Outcome.DIVERGED, (3.0, 4.0)),
+        ],
+    )
+    report(stored, tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    for row in ("| still-falling | 1 |", "| plateau | 1 |", "| diverging | 1 |"):
+        assert row in text
+
+
+@pytest.mark.slow
+def test_five_thousand_trials(tmp_path: Path) -> None:
+    """The page of 5 000 trials is small, made in less than a minute, and finds what matters."""
+    stored = made_study(tmp_path, many_trials(tiny_config(tmp_path), 5000))
+    start = time.process_time()
+    written = report(stored, tmp_path / "out")
+    assert time.process_time() - start < 60
+    _, text = check_page(tmp_path / "out")
+    assert (tmp_path / "out" / HTML).stat().st_size < 3e6
+    first = written.material.importances[0]
+    assert (first.name, first.matters) == ("learning_rate", True)
+    assert "5000 of" in text
+
+
+def test_follow_ups_are_counted(tmp_path: Path) -> None:
+    """The page says how many trials followed advice, and how many of them were better for it."""
+    config = tiny_config(tmp_path)
+    stored = made_study(
+        tmp_path,
+        [
+            made_trial(config, 0, valid=[0.9, 0.5]),
+            made_trial(config, 1, valid=[0.9, 0.4], follows=0),
+            made_trial(config, 2, Outcome.PRUNED, valid=[0.9, 0.7], follows=0),
+        ],
+    )
+    report(stored, tmp_path / "out")
+    said = "Trials that followed the advice on another: 2; better than it: 1."
+    assert said in check_page(tmp_path / "out")[1]
+
+
+def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
+    """A second report replaces the first; pictures that it does not have are gone."""
+    config = tiny_config(tmp_path)
+    report(made_study(tmp_path, [made_trial(config, n) for n in range(3)]), tmp_path / "out")
+    assert (tmp_path / "out" / "coordinates.png").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    report(made_study(other, [made_trial(config, 0)]), tmp_path / "out")
+    check_page(tmp_path / "out")
+    assert not (tmp_path / "out" / "coordinates.png").exists()
+
+
+def test_other_peoples_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page of somebody else's, or a file for a folder: one line, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RNN_SEARCH_STORAGE", raising=False)
+    made_study(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for file in ("mine/report.md", "file"):
+        (tmp_path / file).write_text("my own")
+    for arguments, said in (
+        (("tiny", "--out", "mine"), ("mine/report.md", "--out")),
+        (("tiny", "--out", "file"), ("file is a file", "--out")),
+        (("tiny", "--out", "file/below"), ("file/below", "--out")),
+        (("tiyn",), ("no study 'tiyn'", "tiny")),
+    ):
+        require_refusal(main(["report", *arguments]), capsys.readouterr().err, said)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["report.md"]
+    assert (tmp_path / "mine" / "report.md").read_text() == "my own"
+    assert not list(tmp_path.glob("studies/*.trials/*"))
+
+
+def test_looks_without_baselines_are_shown(tmp_path: Path) -> None:
+    """Evaluations that recorded no baselines of the test part are shown without them."""
+    config = tiny_config(tmp_path)
+    stored = made_study(tmp_path, [made_trial(config, n) for n in range(2)])
+    look = {
+        "time": "2026-01-01T00:00:00+00:00",
+        "trial": 1,
+        "seeds": [5, 6],
+        "metric": "rmse",
+        "mean": 0.5,
+        "std": 0.25,
+        "ensemble": 0.4,
+    }
+    stored.study.set_user_attr(LOOKS, [look, {**look, "mean": 0.75}])
+    report(stored, tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert (
+        "#1 of 2 trials, the winner of an evaluation: test rmse 0.75 ± 0.25 over 2 seeds." in text
+    )
+    assert "This was look 2 at the test part; only the first (0.5, #1) is quite honest." in text
