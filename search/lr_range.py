@@ -191,9 +191,7 @@ def read(
         onset, steepest, lowest = rates[first], rates[steep], rates[bottom]
     else:
         bottom = 0
-    # It ends where it is back at its start for good; an average that never fell hovers there.
-    above = (at for at in range(len(excess) - 1, bottom, -1) if excess[at] <= LEAST_FALL * start)
-    end = next(above, bottom) + 1
+    end = _back_for_good(excess, bottom, LEAST_FALL * start)
     return Sweep(
         cell=cell,
         optimizer=optimizer,
@@ -206,6 +204,15 @@ def read(
         lowest=lowest,
         divergence=rates[end] if end < len(rates) else None,
     )
+
+
+def _back_for_good(excess: list[float], bottom: int, tolerance: float) -> int:
+    """Returns the first step from which on all lose more than at the start.
+
+    An average that never fell hovers around the start, within the tolerance.
+    """
+    below = (at for at in range(len(excess) - 1, bottom, -1) if excess[at] <= tolerance)
+    return next(below, bottom) + 1
 
 
 def suggest_range(sweeps: Sequence[Sweep]) -> tuple[float, float] | None:

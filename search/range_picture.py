@@ -17,6 +17,7 @@ STROKES = dict(zip(CELLS, (("#e08a1e", ":"), ("#0b3c7d", "-"), ("#4f9d69", "--")
 """Colour and dashes of each cell; either alone tells them apart."""
 WIDTH, HEIGHT = 420, 300
 """Pixels of a panel."""
+KEY = "grey: suggested range; dotted: 0.01; dash-dotted: best prediction without inputs"
 HEADROOM = 0.5
 """How far above its start a loss is shown, in shares of how far it fell."""
 
@@ -42,33 +43,33 @@ def range_picture(
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     shown = [value for one in sweeps for value in _within(one)]
     for panel, optimizer in zip(panels, optimizers, strict=False):
-        undecorate(panel)
-        panel.set_title(optimizer, loc="left", fontsize=10, color=INK)
-        if suggested is not None:
-            panel.axvspan(*suggested, color="#ececec", zorder=0)
-        panel.axhline(constant, color=PALE, linewidth=0.9, linestyle="-.", zorder=1)
-        panel.axvline(0.01, color=PALE, linewidth=0.9, linestyle=":", zorder=1)
+        _prepare(panel, optimizer, suggested, constant)
         for one in sweeps:
             if one.optimizer == optimizer:
                 _draw(panel, one)
         scale(panel, "x", [LOWEST, HIGHEST], log=True)
         scale(panel, "y", [*shown, constant], log=False)
-        panel.set_xlabel("learning rate", fontsize=9)
     for panel in list(panels)[len(optimizers) :]:
         panel.set_visible(False)
     figure.axes[0].set_ylabel("training loss, smoothed", fontsize=9)
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="upper right", **{**LEGEND, "ncols": 5})
     figure.text(0.015, 0.985, f"Range test of {title}", color=INK, va="top", parse_math=False)
-    figure.text(
-        0.015,
-        0.01,
-        "grey: suggested range; dotted: 0.01; dash-dotted: best prediction without inputs",
-        color=INK,
-        fontsize=8,
-    )
+    figure.text(0.015, 0.01, KEY, color=INK, fontsize=8)
     figure.tight_layout(rect=(0, 0.03, 1, 1 - 34 / (HEIGHT * rows + 60)))
     return to_png(figure)
+
+
+def _prepare(
+    panel: Axes, title: str, suggested: tuple[float, float] | None, constant: float
+) -> None:
+    undecorate(panel)
+    panel.set_title(title, loc="left", fontsize=10, color=INK)
+    panel.set_xlabel("learning rate", fontsize=9)
+    if suggested is not None:
+        panel.axvspan(*suggested, color="#ececec", zorder=0)
+    panel.axhline(constant, color=PALE, linewidth=0.9, linestyle="-.", zorder=1)
+    panel.axvline(0.01, color=PALE, linewidth=0.9, linestyle=":", zorder=1)
 
 
 def _within(one: Sweep) -> list[float]:

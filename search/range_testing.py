@@ -15,7 +15,7 @@ from search.dimensions import Dimension, Fixed
 from search.errors import ConfigError, RunError, nearest
 from search.lr_range import Sweep, suggest_range, sweeps
 from search.range_picture import range_picture
-from search.running import Request, make_plan
+from search.running import Plan, Request, make_plan
 from search.training import is_out_of_memory, out_of_memory
 
 
@@ -69,23 +69,11 @@ def measure_range(
     # The seed of a study decides its trials; here it is the test's alone.
     plan = make_plan(replace(request, seed=None))
     space, name = plan.config.space, plan.config.name
-    device = torch.device(plan.device)
     chosen = _chosen("cell", cells, space), _chosen("optimizer", optimizers, space)
     picture = out or Path(f"{name}-lr-range.png")
     if picture.suffix != ".png" or not picture.parent.is_dir():
         raise ConfigError(f"--out {picture}: must be a .png file in a folder that exists")
-    found = []
-    torch.set_num_threads(1)
-    try:
-        for sweep in sweeps(space, plan.splits.to(device), *chosen, seed, device):
-            found.append(sweep)
-            if console.is_terminal:
-                progress = f"tested {len(found)} of {len(chosen[0]) * len(chosen[1])}"
-                console.print(progress, end="\r", markup=False, highlight=False)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunError(out_of_memory(error).reason) from None
+    found = _train(plan, chosen, seed, console)
     suggested = suggest_range(found)
     drawn = range_picture(found, suggested, plan.splits.constant_loss, name)
     try:
@@ -95,6 +83,26 @@ def measure_range(
     searched = space["learning_rate"].to_toml()
     constant = plan.splits.constant_loss
     return RangeTest(name, tuple(found), suggested, toml_value(searched), constant, picture)
+
+
+def _train(
+    plan: Plan, chosen: tuple[Sequence[str], Sequence[str]], seed: int, console: Console
+) -> list[Sweep]:
+    device = torch.device(plan.device)
+    splits = plan.splits.to(device)
+    found = []
+    torch.set_num_threads(1)
+    try:
+        for sweep in sweeps(plan.config.space, splits, *chosen, seed, device):
+            found.append(sweep)
+            if console.is_terminal:
+                progress = f"tested {len(found)} of {len(chosen[0]) * len(chosen[1])}"
+                console.print(progress, end="\r", markup=False, highlight=False)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(out_of_memory(error).reason) from None
+    return found
 
 
 def _chosen(
