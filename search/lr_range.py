@@ -112,7 +112,7 @@ def sweep(params: HyperParams, splits: Splits, seed: int, device: torch.device) 
         torch.manual_seed(seed)
         model = build(params, splits).to(device)
         rates, losses, untrained = _train(model, params, splits, seed)
-    return read(params.cell, params.optimizer, rates, losses, untrained)
+    return read((params.cell, params.optimizer), rates, losses, untrained)
 
 
 def _train(
@@ -164,8 +164,7 @@ def _endless(splits: Splits, batch_size: int, order: torch.Generator) -> Iterato
 
 
 def read(
-    cell: str,
-    optimizer: str,
+    kind: tuple[str, str],
     rates: Sequence[float],
     losses: Sequence[float],
     untrained: Sequence[float],
@@ -173,8 +172,7 @@ def read(
     """Finds onset, steepest point and divergence; pure.
 
     Args:
-        cell: For the answer.
-        optimizer: For the answer.
+        kind: Cell and optimizer.
         rates: As in `Sweep`.
         losses: As in `Sweep`; the last may be not finite.
         untrained: What the untrained network lost on the same batches.
@@ -182,19 +180,18 @@ def read(
     finite = [pair for pair in zip(losses, untrained, strict=True) if math.isfinite(pair[0])]
     start = sum(before for _, before in finite) / len(finite)
     excess = smooth([loss - before for loss, before in finite])
-    bottom = min(range(len(excess)), key=excess.__getitem__)
+    bottom = excess.index(min(excess))
     onset = steepest = lowest = None
     if excess[bottom] < -LEAST_FALL * start:
         first = next(at for at, now in enumerate(excess) if now <= ONSET * excess[bottom])
-        slopes = [after - before for before, after in pairwise(excess[: bottom + 1])]
-        steep = min(range(len(slopes)), key=slopes.__getitem__, default=0)
-        onset, steepest, lowest = rates[first], rates[steep], rates[bottom]
+        onset, lowest = rates[first], rates[bottom]
+        slopes = [after - now for now, after in pairwise(excess[: bottom + 1])] or [0.0]
+        steepest = rates[slopes.index(min(slopes))]
     else:
         bottom = 0
     end = _back_for_good(excess, bottom, LEAST_FALL * start)
     return Sweep(
-        cell=cell,
-        optimizer=optimizer,
+        *kind,
         rates=tuple(rates),
         losses=tuple(losses),
         smoothed=tuple(start + now for now in excess),

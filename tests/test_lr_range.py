@@ -33,6 +33,7 @@ from search.lr_range import (
 
 CPU = torch.device("cpu")
 RATES = schedule(200)
+KIND = ("gru", "adam")
 FILES: Files = {"s.toml": forecast(), "d.csv": csv()}
 
 
@@ -45,7 +46,7 @@ def loss_at(rate: float) -> float:
 def made(scale: float = 1.0, offset: float = 0.0) -> Sweep:
     """Returns the reading of `loss_at`, scaled and shifted."""
     losses = [scale * loss_at(rate) + offset for rate in RATES]
-    return read("gru", "adam", RATES, losses, [scale * 4.0 + offset] * len(RATES))
+    return read(KIND, RATES, losses, [scale * 4.0 + offset] * len(RATES))
 
 
 def test_the_marks_of_a_textbook_curve() -> None:
@@ -75,7 +76,7 @@ def test_hard_batches_do_not_look_like_divergence() -> None:
     """What a batch costs the untrained network, too, is not counted against the rate."""
     hard = [3.0 if step % 7 == 0 else 0.0 for step in range(len(RATES))]
     losses = [loss_at(rate) + more for rate, more in zip(RATES, hard, strict=True)]
-    found = read("gru", "adam", RATES, losses, [4.0 + more for more in hard])
+    found = read(KIND, RATES, losses, [4.0 + more for more in hard])
     expected = made()
     marks = ("onset", "steepest", "lowest", "divergence")
     assert [getattr(found, m) for m in marks] == [getattr(expected, m) for m in marks]
@@ -85,14 +86,14 @@ def test_a_loss_that_is_not_finite_is_divergence() -> None:
     """A test that ends with an infinite loss diverged at that rate, if it had not before."""
     losses = [loss_at(rate) for rate in RATES if rate < 0.5]
     untrained = [4.0] * (len(losses) + 1)
-    found = read("gru", "adam", RATES[: len(losses) + 1], [*losses, math.inf], untrained)
+    found = read(KIND, RATES[: len(losses) + 1], [*losses, math.inf], untrained)
     assert found.divergence == RATES[len(losses)]
     assert len(found.smoothed) == len(losses)
 
 
 def test_a_loss_that_never_falls_has_no_marks() -> None:
     """Where nothing is learned there is no range to suggest."""
-    found = read("gru", "adam", RATES, [1.0] * len(RATES), [1.0] * len(RATES))
+    found = read(KIND, RATES, [1.0] * len(RATES), [1.0] * len(RATES))
     assert (found.onset, found.steepest, found.lowest, found.divergence) == (None,) * 4
     assert suggest_range([found]) is None
     assert suggest_range([found, made()]) == suggest_range([made()])
@@ -106,7 +107,7 @@ def test_the_suggestion_spans_all_tests(factors: list[float]) -> None:
     for factor in factors:
         rates = [rate * factor for rate in RATES]
         losses = [loss_at(rate / factor) for rate in rates]
-        tests.append(read("gru", "adam", rates, losses, [4.0] * len(rates)))
+        tests.append(read(KIND, rates, losses, [4.0] * len(rates)))
     found = suggest_range(tests)
     assert found is not None
     low, high = found
