@@ -45,8 +45,10 @@ report: $(READY)  ## one page on all that STUDY has found: HTML, Markdown, PNG
 evaluate: $(READY)  ## train the best of STUDY on several seeds, then look at the test part
 	@$(BIN)/rnn-search evaluate '$(STUDY)' --storage '$(STORAGE)'
 
-dashboard: $(READY)  ## look at the studies in a browser, on http://127.0.0.1:8080
-	@$(BIN)/optuna-dashboard --host 127.0.0.1 '$(STORAGE)'
+# By the environment: every user of the machine can read a process's arguments.
+dashboard: export RNN_SEARCH_STORAGE := $(STORAGE)
+dashboard: $(READY)  ## look at the studies in a browser, also while they run [PORT=]
+	@$(BIN)/rnn-search dashboard $(if $(PORT),--port $(PORT))
 
 test: $(READY)  ## the tests, but the slow ones
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'

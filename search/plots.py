@@ -24,7 +24,7 @@ KINDS = {
     Outcome.DIVERGED: (RED, "x"),
 }
 """The outcomes that the first plot tells apart: colour and marker."""
-LOG = {"type": "log", "dtick": "D2"}
+LOG = {"type": "log", "dtick": "D2", "exponentformat": "e"}
 """An axis with ticks at 1, 2 and 5 times the powers of ten."""
 COLOURS = (
     *("#0b3c7d", "#e08a1e", "#2a8a57", "#c0392b", "#7a4fa3"),

@@ -121,6 +121,7 @@ def test_a_trial(page: Page, url: str) -> None:
     expect(page.get_by_text("curve.png").first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_search_while_it_runs(page: Page, tmp_path: Path) -> None:
     """While a search runs, its trials appear by themselves, each with its picture when over."""
     space = {"epochs": {"low": 30, "high": 40}, "hidden_units": {"low": 4, "high": 8}}
@@ -141,6 +142,7 @@ def test_a_search_while_it_runs(page: Page, tmp_path: Path) -> None:
         assert search.wait(timeout=120) == 130
 
 
+@pytest.mark.slow
 def test_two_thousand_trials(page: Page, tmp_path: Path) -> None:
     """A study of 2 000 trials, each with note and picture, opens, and so does its last trial."""
     stored = write_many(tmp_path, COUNT)

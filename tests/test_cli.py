@@ -82,7 +82,7 @@ def test_run_trains_all(ran: SimpleNamespace) -> None:
 def test_run_prints_the_table(ran: SimpleNamespace) -> None:
     """The end of a run shows best trials, baselines, counts and the next commands."""
     words = ("5 of 5 trials", "complete", "trial", "network", "persistence", "ridge", "rmse")
-    for word in (*words, "rnn-search resume tiny", "rnn-search show tiny", "optuna-dashboard"):
+    for word in (*words, "rnn-search resume tiny", "rnn-search show tiny", "rnn-search dashboard"):
         assert word in ran.run.stdout
     best = min(ran.trials, key=lambda trial: trial.value)
     rows = [
