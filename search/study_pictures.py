@@ -38,7 +38,7 @@ BIN = 3
 ON_TOP: dict[str, Any] = {
     "color": INK,
     "zorder": 5,
-    "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.6, "pad": 1},
 }
 """How words on top of points and lines stay readable."""
 CROWD = 300
