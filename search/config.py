@@ -166,7 +166,8 @@ class StudyConfig(_Section):
         metric: The validation figure that is searched by, one of `METRICS`.
         keep: How many of the best trials keep the weights of their best epoch.
         follow_advice: Whether one in five trials may be a good one again with three times or a
-            third of its learning rate, where its losses were found to ask for that.
+            third of its learning rate, where its losses ask for that; off, because it was measured
+            to help no study (`studies/LOG.md`).
         space: One `Dimension` for each of `HYPERPARAMETERS`.
         given: Names of the dimensions that the file itself gives.
     """
@@ -175,7 +176,7 @@ class StudyConfig(_Section):
     seed: Whole = Field(default=0, ge=0, lt=2**63)
     metric: str = "loss"
     keep: Whole = Field(default=5, ge=0)
-    follow_advice: Switch = True
+    follow_advice: Switch = False
     data: DataConfig
     space: dict[str, Dimension] = Field(default_factory=dict, validate_default=True)
     budget: Budget = Budget()

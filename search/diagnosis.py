@@ -119,22 +119,8 @@ def diagnose(
     if broken:
         return _finding("diverging", not_finite_at=broken)
     known = [] if constant_loss is None or not math.isfinite(constant_loss) else [constant_loss]
-    # To 1 or less, by a power of two: sums stay finite, and nothing is rounded.
-    _, exponent = math.frexp(max(map(abs, [*train, *valid, *known])))
-    train, valid, known = (
-        [math.ldexp(loss, -exponent) for loss in losses] for losses in (train, valid, known)
-    )
-    points = _points(train, max(1, batches_per_epoch or len(train) // max(1, len(valid))))
-    if len(train) < 3 or len(points) < 2:
-        return _finding("undecided", losses=len(train))
-    start = max(train[0], *known) if known else train[0]
-    return (
-        _judge_flat(valid, start)
-        or _judge_height(points, start)
-        or _judge_fall(points, valid, start)
-        or _judge_jumps(points, valid, start)
-        or _judge_end(points, valid, known)
-    )
+    per_epoch = batches_per_epoch or len(train) // max(1, len(valid))
+    return _judge(train, valid, known, max(1, per_epoch))
 
 
 def diagnose_trial(
@@ -174,6 +160,26 @@ def constant_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
         if "loss" in baselines.get(name, {}):
             return baselines[name]["loss"]
     return None
+
+
+def _judge(train: list[float], valid: list[float], known: list[float], per_epoch: int) -> Finding:
+    """Judges finite losses; ``known`` has the loss of the best constant prediction, or nothing."""
+    # To 1 or less, by a power of two: sums stay finite, and nothing is rounded.
+    _, exponent = math.frexp(max(map(abs, [*train, *valid, *known])))
+    train, valid, known = (
+        [math.ldexp(loss, -exponent) for loss in losses] for losses in (train, valid, known)
+    )
+    points = _points(train, per_epoch)
+    if len(train) < 3 or len(points) < 2:
+        return _finding("undecided", losses=len(train))
+    start = max(train[0], *known) if known else train[0]
+    return (
+        _judge_flat(valid, start)
+        or _judge_height(points, start)
+        or _judge_fall(points, valid, start)
+        or _judge_jumps(points, valid, start)
+        or _judge_end(points, valid, known)
+    )
 
 
 def _judge_flat(valid: list[float], start: float) -> Finding | None:

@@ -3,6 +3,9 @@
 A follow-up is a proposal like any other: it has the number of the trial that it is, it is a
 function of that number and of the trials before it, and it counts. So nothing is queued, a study
 that was interrupted goes on as if it had not been, and two coordinators never try the same.
+
+Off unless the study file says ``follow_advice = true``: a follow-up is mostly better than the trial
+that it follows, but the study ends no better (`studies/LOG.md`).
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def test_every_finished_trial_has_its_finding(stored: StoredStudy) -> None:
     attributes = [trial.user_attrs for trial in stored.trials()]
     assert [kept.get("finding") for kept in attributes] == names
     assert attributes[0]["advice"] == "raise the learning rate"
-    assert 0 < attributes[0]["evidence"]["reach"] < 0.05
+    assert 0 < attributes[0]["evidence"]["validation_reach"] < 0.02
     verdicts = {"diverging": 1, "still-falling": 1, "too-slow": 1}
     assert summarize(stored).verdicts == verdicts
 

@@ -182,9 +182,10 @@ def test_resumed_follow_ups_are_the_same(cut: int) -> None:
     assert all(number % EVERY == TURN for number in followers)
 
 
-def test_the_switch() -> None:
-    """With ``follow_advice = false`` no trial follows another."""
-    study = make_study(config_of(follow_advice=False))
+def test_off_unless_asked_for() -> None:
+    """Without ``follow_advice = true`` in the study file no trial follows another."""
+    data = {"task": "forecast", "path": "y.csv"}
+    study = make_study(make_config({"name": "s", "data": data}, "test"))
     go_on(study, CONFIG, 15)
     assert [one.number for one in study.trials if "follows" in one.user_attrs] == []
 

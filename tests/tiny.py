@@ -178,7 +178,7 @@ def trials_of(folder: Path, name: str = "tiny") -> list[optuna.trial.FrozenTrial
 
 def record(trials: Iterable[optuna.trial.FrozenTrial]) -> list[dict[str, Any]]:
     """Returns all that a study promises to reproduce of its trials: everything but times."""
-    kept = ("outcome", "reason", "best_epoch", "figures", "curve")
+    kept = ("outcome", "reason", "best_epoch", "figures", "curve", "finding", "evidence", "follows")
     return [
         {
             "number": trial.number,
