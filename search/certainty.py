@@ -115,10 +115,13 @@ def _by_seeds(
 def _by_gap(summary: Summary, entries: Sequence[Entry]) -> list[str]:
     best = summary.best
     assert best is not None
-    said = [
-        f"One training with one seed, and the best of {len(summary.ranking)}: expect it to do "
-        f"somewhat worse when it is trained again. How much: rnn-search evaluate {summary.name}"
-    ]
+    how = f"How much: rnn-search evaluate {summary.name}"
+    said = [f"One training with one seed; another seed gives another value. {how}"]
+    if len(summary.ranking) > 1:
+        worse = "expect it to do somewhat worse when it is trained again"
+        said = [
+            f"One training with one seed, and the best of {len(summary.ranking)}: {worse}. {how}"
+        ]
     others = [line for line in summary.ranking if line.params != best.params]
     if not others:
         return [*said, "No other configuration has completed, so there is nothing to compare with."]

@@ -83,7 +83,7 @@ def answer(material: Material) -> Section:
         Paragraph(f"Validation figures{_unit(summary)}:"),
         _figures(material, line),
         Paragraph("How sure is this?", lead=True),
-        Bullets([*material.certainty.sentences, *_edges(line, material.space)]),
+        Bullets([*material.certainty.sentences, *_hints(line, material.space)]),
     ]
     if len(summary.ranking) > 1:
         blocks += [Paragraph("The best trials:"), _ranking(summary)]
@@ -94,7 +94,7 @@ def _no_answer(material: Material) -> str:
     counts = material.summary.counts
     if not counts["total"]:
         return "No trial has been trained yet, so there is no answer."
-    said = f"No trial has completed out of {counts['total']}, so there is no answer."
+    said = f"No trial of {counts['total']} has completed, so there is no answer."
     plainly = counts["pruned"] - counts["diverged"] - counts["out_of_memory"]
     remedies = {
         "diverged": "most diverged: search smaller learning rates, or clip gradients",
@@ -118,24 +118,30 @@ def _headline(material: Material, line: TrialLine) -> str:
         return (
             f"#{line.number} of {count} trials, the winner of an evaluation: test "
             f"{name.replace('_', ' ')} {mean} ± {std} over {len(last['seeds'])} seeds."
-            f"{_beside(name, last.get('baselines', {}))}"
+            f"{_beside(name, last['mean'], last.get('baselines', {}))}"
         )
+    which = f"the best of {count} trials" if count > 1 else "the only trial"
     name = summary.headline
     if name not in line.figures:
-        return f"#{line.number}, the best of {count} trials."
+        return f"#{line.number}, {which}."
     naive = {key: figures[name] for key, figures in summary.baselines.items() if name in figures}
     return (
-        f"#{line.number}, the best of {count} trials: validation {name.replace('_', ' ')} "
+        f"#{line.number}, {which}: validation {name.replace('_', ' ')} "
         f"{figure(name, line.figures[name])} at epoch {line.epoch} of {line.epochs}."
-        f"{_beside(name, naive)}"
+        f"{_beside(name, line.figures[name], naive)}"
     )
 
 
-def _beside(name: str, naive: Mapping[str, float]) -> str:
+def _beside(name: str, mine: float, naive: Mapping[str, float]) -> str:
+    """Says what the best naive method has, and plainly if that is better."""
     if not naive:
         return ""
-    best = (min if _small_is_good(name) else max)(naive, key=lambda key: naive[key])
-    return f" The best naive method, {best.replace('_', ' ')}, has {figure(name, naive[best])}."
+    choose = min if _small_is_good(name) else max
+    best = choose(naive, key=lambda key: naive[key])
+    words, value = best.replace("_", " "), figure(name, naive[best])
+    if mine == choose(mine, naive[best]):
+        return f" The best naive method, {words}, has {value}."
+    return f" The network is of no use yet: the naive method {words} is better, with {value}."
 
 
 def _small_is_good(name: str) -> bool:
@@ -168,16 +174,20 @@ def _searched(dimension: Dimension) -> str:
     return f"{dimension.low:g} to {dimension.high:g}" + (", logarithmic" if dimension.log else "")
 
 
-def _edges(line: TrialLine, space: Mapping[str, Dimension]) -> list[str]:
-    """Says which values lie at an end of what was searched, where one might look beyond."""
+def _hints(line: TrialLine, space: Mapping[str, Dimension]) -> list[str]:
+    """Says what its curve advises, and which values lie at an end of what was searched."""
+    said = []
+    if line.finding is not None and line.finding.name != "healthy":
+        said.append(f"Its curve is {line.finding.name}: {line.finding.advice}.")
     found = [
         f"{name.replace('_', ' ')} {_value(value)}"
         for name, value in line.params.items()
         if _at_edge(name, value, space[name])
     ]
-    if not found:
-        return []
-    return [f"At the end of what was searched, so that better may lie beyond: {', '.join(found)}."]
+    if found:
+        where = "At the end of what was searched, so that better may lie beyond"
+        said.append(f"{where}: {', '.join(found)}.")
+    return said
 
 
 def _at_edge(name: str, value: Any, dimension: Dimension) -> bool:
@@ -326,8 +336,8 @@ def importance(material: Material) -> Section:
     found = material.importances
     if not found:
         said = (
-            f"{len(material.ranked)} trials are too few to say: fewer than {FEWEST} would be drawn "
-            "as if they knew, and they do not."
+            f"Too few trials to say: {len(material.ranked)} were judged, and fewer than {FEWEST} "
+            "would give bars as if they knew."
             if len(material.ranked) < FEWEST
             else "The best trials do not differ from the others in any hyperparameter."
         )

@@ -94,7 +94,7 @@ def rate_picture(
     axes.set_ylabel("validation loss at the best epoch")
     _reference_lines(axes, constant)
     _scatter(axes, shown, rates, losses)
-    _envelope(axes, rates, losses)
+    _envelope(axes, [(r, e.loss) for e, r in zip(shown, rates, strict=True) if _is_inside(e, top)])
     for entry, rate, loss in zip(shown, rates, losses, strict=True):
         if entry.line.number in marked:
             said = f"{marked[entry.line.number]}: #{entry.line.number}"
@@ -154,18 +154,22 @@ def _scatter(
             )
 
 
-def _envelope(axes: Axes, rates: Sequence[float], losses: Sequence[float]) -> None:
+def _is_inside(entry: Entry, top: float) -> bool:
+    return entry.loss is not None and entry.loss <= top and entry.line.outcome != Outcome.DIVERGED
+
+
+def _envelope(axes: Axes, points: Sequence[tuple[float, float | None]]) -> None:
     """Draws a line through the best trial of each third of a decade: the blackboard's curve."""
-    if len(rates) < FEWEST_POINTS:
+    if len(points) < FEWEST_POINTS:
         return
     best: dict[int, tuple[float, float]] = {}
-    for rate, loss in zip(rates, losses, strict=True):
+    for rate, loss in points:
         place = math.floor(BIN * math.log10(rate))
-        if place not in best or loss < best[place][1]:
+        if loss is not None and (place not in best or loss < best[place][1]):
             best[place] = (rate, loss)
-    points, said = [best[place] for place in sorted(best)], "best of each third of a decade"
-    above = 1 if len(rates) <= CROWD else 3
-    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.1, zorder=above, label=said)
+    line = [best[place] for place in sorted(best)]
+    above, said = 1 if len(points) <= CROWD else 3, "best of each third of a decade"
+    axes.plot(*zip(*line, strict=True), color=INK, linewidth=1.1, zorder=above, label=said)
 
 
 def curves_picture(chosen: Sequence[tuple[str, Entry]], metric: str) -> bytes:
