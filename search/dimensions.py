@@ -186,12 +186,12 @@ def _parse_table(name: str, table: dict[str, object]) -> Dimension:
     log = table.get("log", name == "learning_rate")
     if not isinstance(log, bool):
         raise ValueError("log must be true or false")
-    written = [_finite(table[end]) for end in ("low", "high")]
-    if log and written[0] <= 0:
+    own = name not in HYPERPARAMETERS
+    if own and any(isinstance(table[end], (str, bool)) for end in ("low", "high")):
+        raise ValueError("low and high must be numbers; for anything else give a list of choices")
+    if log and _finite(table["low"]) <= 0:
         raise ValueError("a logarithmic range needs low > 0")
     ends: list[Value] = [_checked(name, table[end]) for end in ("low", "high")]
-    if any(isinstance(end, (str, bool)) for end in ends):
-        raise ValueError("low and high must be numbers; for anything else give a list of choices")
     low, high = map(_number, _alike(ends))
     if low >= high:
         raise ValueError(f"low must be less than high, not {low:g} and {high:g}")

@@ -96,7 +96,7 @@ def sweeps(
     for cell in cells:
         for optimizer in optimizers:
             params: dict[str, Any] = {**first, "cell": cell, "optimizer": optimizer}
-            yield sweep(HyperParams(**params), splits, seed, device)
+            yield sweep(HyperParams.of(params), splits, seed, device)
 
 
 def sweep(params: HyperParams, splits: Splits, seed: int, device: torch.device) -> Sweep:

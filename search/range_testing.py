@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from search.dimensions import Dimension, Fixed
+from search.dimensions import CELLS, Dimension, Fixed
 from search.errors import ConfigError, RunError, nearest
 from search.lr_range import Sweep, suggest_range, sweeps
 from search.range_picture import range_picture
@@ -67,7 +67,8 @@ def measure_range(
         RunError: Memory ran out, or the picture cannot be written.
     """
     # The seed of a study decides its trials; here it is the test's alone.
-    plan = make_plan(replace(request, seed=None))
+    plan = make_plan(replace(request, seed=None), training=False)
+    _refuse_own(plan)
     space, name = plan.config.space, plan.config.name
     chosen = _chosen("cell", cells, space), _chosen("optimizer", optimizers, space)
     picture = out or Path(f"{name}-lr-range.png")
@@ -83,6 +84,14 @@ def measure_range(
     searched = space["learning_rate"].to_toml()
     constant = plan.splits.constant_loss
     return RangeTest(name, tuple(found), suggested, toml_value(searched), constant, picture)
+
+
+def _refuse_own(plan: Plan) -> None:
+    if plan.config.model is not None:
+        raise ConfigError(
+            f"{plan.config.name} builds its own network; the range test is for "
+            f"{', '.join(CELLS)}: take out [model], or give the range yourself"
+        )
 
 
 def _train(

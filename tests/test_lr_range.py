@@ -208,3 +208,9 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 def test_nonsense(refuse: Refuse, options: tuple[str, ...], says: str) -> None:
     """What cannot be tested is refused in one line, and nothing is written."""
     refuse(FILES, says, "lr-range", "s.toml", *options)
+
+
+def test_a_network_of_the_users_own_is_refused(refuse: Refuse) -> None:
+    """A study that builds its own network has no cells to test; its code is not imported."""
+    own = forecast() + '[model]\nfactory = "mine:build"\n'
+    refuse({**FILES, "s.toml": own}, "builds its own network", "lr-range", "s.toml")
