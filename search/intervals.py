@@ -14,7 +14,7 @@ JASA 113, section 5.2), each tail by itself, so that the interval may be lopside
 The weights were chosen on the same validation part, and series change, so that new values may lie
 within less often than nine times in ten. Measured on ensembles of 5 seeds, of values of the test
 part: sunspots 91.5 % of 47 (89.4 % of the best seed's), weekly CO2 of Mauna Loa, 4 weeks ahead,
-89.7 % of 1360 (89.2 %). Seeds hardly disagreed there: widths vary by 2 % and less.
+89.7 % of 1360 (89.2 %). The seeds hardly disagreed there: the widths of sunspots vary by 2 %.
 
 Shapes: S networks, N windows, O outputs, horizon-major.
 """
