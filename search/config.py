@@ -335,7 +335,11 @@ WANTED = {
 
 def _explain(error: ValidationError) -> str:
     """Turns pydantic's first error into one sentence that names the key and the remedy."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    if first["type"] == "missing":  # perhaps only misspelt
+        same = [one for one in errors if one["loc"][:-1] == first["loc"][:-1]]
+        first = next((one for one in same if one["type"] == "extra_forbidden"), first)
     where = [str(part) for part in first["loc"] if part not in ("forecast", "classify", "language")]
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     if kind in ("union_tag_not_found", "union_tag_invalid"):
