@@ -102,6 +102,7 @@ ORDER = [
     "init",
     "dashboard",
     "arguments",
+    "terminal",
     "cli",
     "__main__",
 ]
