@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -60,13 +61,18 @@ def answer(
 
 
 def _load(folder: Path, trust_code: bool) -> Forecaster | Classifier | LanguageModel:
-    """Reads a model; what a person should know of it goes to standard error."""
+    with _noting():
+        return load(folder, trust_code=trust_code)
+
+
+@contextmanager
+def _noting() -> Iterator[None]:
+    """Sends to standard error what a person should know of a model, or of data beside it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        model = load(folder, trust_code=trust_code)
+        yield
     for warning in caught:
         print(f"note: {warning.message}", file=sys.stderr)
-    return model
 
 
 def _require_place(out: Path | None, as_json: bool) -> None:
@@ -85,7 +91,8 @@ def _table_answer(
 ) -> str:
     if out is not None and out.suffix.lower() not in TABLES:
         raise RequestError(f"--out {out}: the name must end in {', '.join(TABLES)}")
-    table = model.predict(source)
+    with _noting():
+        table = model.predict(source)
     if out is not None:
         _write(out, lambda part: _save(table, part, out.suffix.lower()))
         return ""

@@ -171,7 +171,9 @@ def _card(stored: StoredStudy, splits: Splits | None, why: str) -> Card:
             f"the study '{stored.config.name}' was made before studies kept what an export needs, "
             f"and its data cannot be read instead ({why}); put the data back, or run it anew"
         )
-    card: Card = TypeAdapter(Card).validate_python(written or (splits and splits.card()))
+    # What a study of before did not store yet comes from its data.
+    whole = {**(splits.card() if splits is not None else {}), **(written or {})}
+    card: Card = TypeAdapter(Card).validate_python(whole)
     return card
 
 

@@ -5,7 +5,7 @@ Shapes: L rows, N windows, T window, H horizon, K targets, O = H x K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search.config import ForecastData
+from search.data.calendars import Step, alike, go_on, say_step
 from search.data.cards import ForecastCard
 from search.data.rows import Rows, arrange, refuse_extremes, runs_of
 from search.data.tables import read_table, require_columns, take_table
-from search.data.timeline import Stamps, Step, find_step, go_on
+from search.data.timeline import NUMBERS, Stamps, day_first, on_the_wall, own_step
 from search.data.windows import ForecastPart, in_units, standardised
 from search.ensembles import Networks
 from search.errors import DataError
@@ -58,6 +59,9 @@ def forecast(
 
     Raises:
         DataError: The table cannot be used; one line with the remedy.
+
+    Warns:
+        UserWarning: The time stamps are not like those of the study.
     """
     path = source if isinstance(source, Path) else Path("the frame")
     if isinstance(source, Path):
@@ -70,7 +74,8 @@ def forecast(
     data = ForecastData(
         task="forecast", path=path, time=card.time, series=card.series, missing=card.missing
     )
-    rows = arrange(frame, names, data, path, parts=False)
+    rows = arrange(frame, names, data, path, parts=False, form=card.time_format)
+    _warn_of_times(rows, card, path)
     mean, std = np.array(card.feature_mean), np.array(card.feature_std)
     with np.errstate(over="ignore", invalid="ignore"):
         refuse_extremes(rows, names, (rows.values - mean) / std, path)
@@ -161,21 +166,61 @@ def _times(forecasts: Forecasts, card: ForecastCard) -> tuple[pd.Index[Any], pd.
         ahead = within[last][:, None] + np.arange(1, horizon + 1)
         return pd.Index(within[last]), pd.Index(ahead.reshape(-1))
     instants = rows.stamps.instants
-    # A file with offsets from UTC is answered in UTC, which has no hour twice.
-    if not instants.equals(rows.stamps.clock):
-        instants = pd.DatetimeIndex(instants).tz_localize("UTC")
+    zoned = not instants.equals(rows.stamps.clock)
     following = instants[:0]
-    for run, step in zip(runs, _steps(rows, rows.stamps, runs, card.step), strict=True):
-        stretch = instants[run.start : run.stop]
-        line = stretch.append(pd.Index(go_on(stretch[-1], step, horizon)))
+    for run, step in zip(runs, _steps(rows, rows.stamps, runs, card), strict=True):
+        stretch = rows.stamps.take(np.arange(run.start, run.stop))
+        line = stretch.instants.append(pd.Index(_after(stretch, step, horizon)))
         ends = last[(last >= run.start) & (last < run.stop)] - run.start
         at = ends[:, None] + np.arange(1, horizon + 1)
         following = following.append(line[at.reshape(-1)])
+    # A file with offsets from UTC is answered in UTC, which has no hour twice.
+    if zoned:
+        instants, following = (
+            pd.DatetimeIndex(one).tz_localize("UTC") for one in (instants, following)
+        )
     return instants[last], following
 
 
-def _steps(rows: Rows, stamps: Stamps, runs: list[slice], step: Step) -> Iterator[Step]:
-    """Yields the step of each run: the study's, or that of the run's series if it had several."""
-    for run in runs:
-        series = np.flatnonzero(rows.series == rows.series[run.start])
-        yield find_step(stamps.take(series)) if step is None else step
+def _after(stamps: Stamps, step: Step, count: int) -> list[Any]:
+    """Returns the instants that follow some; the clock keeps its last offset from UTC."""
+    if not on_the_wall(stamps, step):
+        return go_on(stamps.instants[-1], step, count)
+    ahead = stamps.clock[-1] - stamps.instants[-1]
+    return [one - ahead for one in go_on(stamps.clock[-1], step, count)]
+
+
+def _steps(rows: Rows, stamps: Stamps, runs: list[slice], card: ForecastCard) -> list[Step]:
+    """Returns the step of each run: its series' own, where that cannot be told the study's."""
+    wanted = None if stamps.dates and card.time_format == NUMBERS else card.step
+    own = [
+        own_step(stamps.take(np.arange(run.start, run.stop)), wanted)
+        for run in runs_of(rows.series)
+    ]
+    return [own[rows.series[run.start]] for run in runs]
+
+
+def _warn_of_times(rows: Rows, card: ForecastCard, path: Path) -> None:
+    """Says where the time stamps have another step, or day and month another order."""
+    stamps, step = rows.stamps, card.step
+    if stamps is None:
+        return
+    order = day_first(card.time_format), day_first(stamps.form)
+    if None not in order and order[0] != order[1]:
+        warnings.warn(
+            f"{path}: its times can only be read as {stamps.form}, and the model has learned from "
+            f"times such as {card.time_format}",
+            stacklevel=4,
+        )
+    if step is None:
+        return
+    dates = card.time_format != NUMBERS and (stamps.dates or isinstance(step, str))
+    for own in _steps(rows, stamps, list(runs_of(rows.series)), card):
+        if own is None or (stamps.dates == dates and alike(own, step)):
+            continue
+        warnings.warn(
+            f"{path}: its rows are {say_step(own, dates=stamps.dates)} apart, and the model has "
+            f"learned from rows that are {say_step(step, dates=dates)} apart; it counts in rows",
+            stacklevel=4,
+        )
+        return

@@ -25,7 +25,8 @@ from search.errors import ConfigError, DataError
 def read(path: Path, channels: tuple[str, ...] | None = None, **keys: object) -> Labelled:
     """Reads a table whose columns are named as in `rows`."""
     columns = {"task": "classify", "path": path, "series": "id", "label": "kind"}
-    return read_labelled(path, ClassifyData.model_validate(columns | keys), channels)
+    train = channels and Labelled(path, [], [], [], channels)
+    return read_labelled(path, ClassifyData.model_validate(columns | keys), train or None)
 
 
 def table(path: Path, text: str, **keys: object) -> Labelled:

@@ -20,8 +20,9 @@ from refusing import Refuse
 from safetensors.torch import save
 
 import search
+from search.data.calendars import go_on
 from search.data.cards import Card, ClassifyCard, ForecastCard, LanguageCard
-from search.data.timeline import find_step, go_on, parse_times
+from search.data.timeline import find_step, parse_times
 from search.errors import DataError
 from search.model_files import CARD, WEIGHTS, ModelCard, card_bytes, make_network, read_model
 
@@ -172,7 +173,20 @@ def _no_weights(folder: Path) -> None:
             ("weights of another network",),
         ),
         (changed(data=FORECAST.model_dump() | {"scale": [1.0]}), ("scale has 1 entries where 2",)),
-        (changed(data=FORECAST.model_dump() | {"step": "fortnight"}), ("model.json is damaged",)),
+        *(
+            (changed(data=FORECAST.model_dump() | {"step": step}), ("model.json is damaged", said))
+            for step, said in (
+                *(("fortnight", "'fortnight' is no step"), ("", "'' is no step")),
+                *((1e300, "step 1e+300"), (-5.0, "step -5.0"), (0.0, "step 0.0")),
+                *(("-1MS", "step '-1MS'"), ("0MS", "step '0MS'"), ("-1h", "step '-1h'")),
+                *(("9999999999MS", "step '99999"), ("0M-15", "'0M-15' is no step")),
+            )
+        ),
+        (
+            changed(data=FORECAST.model_dump() | {"features": ("y", "y")}),
+            ("model.json is damaged", "features has 'y' twice"),
+        ),
+        (changed(data=FORECAST.model_dump() | {"time_format": "%Q"}), ("damaged", "'%Q'")),
         (shorten(CARD), ("model.json is damaged: no JSON",)),
         (shorten(WEIGHTS), ("model.safetensors is damaged",)),
         (_other_weights, ("weights of another network",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.data.timeline import Stamps, find_gaps, find_step, go_on, parse_times
+from search.data.calendars import Step, go_on
+from search.data.timeline import NUMBERS, Stamps, find_gaps, find_step, own_step, parse_times
 from search.errors import DataError
 
 PATH = Path("table.csv")
@@ -91,6 +93,70 @@ def test_an_outage_of_hourly_data_is_a_gap(missing: int) -> None:
     assert go_on(hours[59], step, 1) == [hours[59] + pd.Timedelta("1h")]
 
 
+@pytest.mark.parametrize("name", CALENDARS)
+def test_a_hole_does_not_change_the_step(name: str) -> None:
+    """Where stamps are missing, times go on after the last as if they were there."""
+    whole = parse_times(pd.Series(list(CALENDARS[name]), name="when"), PATH)
+    count = len(whole.instants)
+    holed = whole.take(np.delete(np.arange(count), [count // 4, count // 2, count // 2 + 1]))
+    last = whole.clock[-1]
+    assert go_on(last, find_step(holed), 13) == go_on(last, find_step(whole), 13)
+    found, expected = go_on(whole.clock[-4], find_step(holed), 3), whole.clock[-3:].tolist()
+    assert found == (expected if whole.dates else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("first", "months", "step"),
+    [
+        ("2020-01-15", 1, "M-15"),
+        ("2020-01-30", 1, "M-30"),
+        ("2020-02-10", 3, "3M-10"),
+        ("1950-07-04", 12, "12M-04"),
+        ("2020-01-15 09:30", 1, "M-15"),
+    ],
+)
+def test_months_from_day_to_day(first: str, months: int, step: str) -> None:
+    """Stamps on the same day of a month keep it, also after a hole and a short February."""
+    start = pd.Timestamp(first)
+    index = pd.DatetimeIndex([start + pd.DateOffset(months=months * at) for at in range(20)])
+    assert gaps_of(index) == []
+    holed = index.delete([3, 9])
+    assert gaps_of(holed) == [3, 8]
+    assert find_step(Stamps(holed, holed)) == step
+    assert go_on(index[11], step, 8) == index[12:].tolist()
+
+
+def test_dates_without_a_calendar_go_on_by_their_median() -> None:
+    """Where stamps lie on no calendar, the step is the median difference, in seconds."""
+    index = pd.DatetimeIndex(["2020-01-01", "2020-01-03", "2020-01-04", "2020-01-09"])
+    assert find_step(Stamps(index, index)) == 2 * 86400
+
+
+@pytest.mark.parametrize(
+    ("step", "new", "own"),
+    [
+        ("MS", dates("2020-01-01", 5, "MS"), "MS"),
+        ("B", dates("2024-01-01", 5, "D"), "B"),
+        ("BME", dates("2021-04-30", 1, "D"), "BME"),
+        ("W-SUN", dates("2020-01-01", 5, "W-WED"), "W-WED"),
+        ("W-SUN", dates("2020-01-01", 1, "D"), "1W-WED"),
+        ("MS", dates("2020-01-15", 1, "D"), "M-15"),
+        ("QS-OCT", dates("2020-02-29", 1, "D"), "QE-NOV"),
+        ("M-15", dates("2020-01-15", 1, "D"), "M-15"),
+        ("D", dates("2020-01-15", 1, "D"), "D"),
+        (2678400.0, dates("2020-01-01", 12, "MS"), "MS"),
+        (7200.0, pd.DatetimeIndex(["2020-01-01", "2020-01-03", "2020-01-04"]), 7200.0),
+        (10.0, pd.Index([5, 9, 13, 30]), 4.0),
+        (10.0, pd.Index([5, 9, 30]), 10.0),
+        ("MS", pd.Index([1.0, 3.0, 5.0]), 2.0),
+        (None, dates("2020-01-01", 5, "MS"), "MS"),
+    ],
+)
+def test_new_stamps_keep_their_own_calendar(step: Step, new: Any, own: Step) -> None:
+    """A step that stamps keep is theirs; else their own, and the anchor is always theirs."""
+    assert own_step(Stamps(new, new), step) == own
+
+
 def test_business_hours_are_hours_with_gaps() -> None:
     """Every night is a gap in business hours, which an outage could not be told from."""
     hours = dates("2020-01-06 09:00", 24, "bh")
@@ -109,6 +175,46 @@ def test_day_and_month_are_told_apart() -> None:
     assert parse_times(monthly, PATH).instants[1] == pd.Timestamp("2020-02-01")
     daily = pd.Series(dates("2020-01-01", 12, "D").strftime("%m/%d/%Y"), name="when")
     assert parse_times(daily, PATH).instants[1] == pd.Timestamp("2020-01-02")
+
+
+@pytest.mark.parametrize(
+    ("form", "words", "second"),
+    [
+        ("%d/%m/%Y", ["01/01/2009", "01/02/2009", "01/03/2009"], "2009-02-01"),
+        ("%m/%d/%Y", ["01/01/2009", "01/02/2009", "01/03/2009"], "2009-01-02"),
+        ("%d/%m/%Y %H:%M", ["01/01/2009", "01/02/2009"], "2009-02-01"),
+        ("%d.%m.%Y", ["01-01-2009 10:00", "01-02-2009 10:00"], "2009-02-01 10:00"),
+        ("%d/%m/%Y", ["01/01/2009", "01/13/2009"], "2009-01-13"),
+        ("%m/%d/%Y", ["2009-01-01", "2009-02-01"], "2009-02-01"),
+    ],
+)
+def test_stamps_are_read_as_those_before(form: str, words: list[str], second: str) -> None:
+    """A known order of day and month is kept, in whatever form, unless it does not fit."""
+    column = pd.Series(words, name="when")
+    assert parse_times(column, PATH, form).instants[1] == pd.Timestamp(second)
+
+
+def test_numbers_stay_numbers() -> None:
+    """What could be dates is read as numbers where it is known that the times are numbers."""
+    column = pd.Series([200101, 200102, 200103], name="when")
+    assert parse_times(column, PATH).dates
+    stamps = parse_times(column, PATH, NUMBERS)
+    assert stamps.instants.tolist() == [200101, 200102, 200103]
+    assert stamps.form == NUMBERS
+
+
+@pytest.mark.parametrize("form", ["%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"])
+def test_compact_stamps(form: str) -> None:
+    """Hours, minutes and seconds may stand behind the date without anything between them."""
+    hours = dates("2021-01-01", 60, "h")
+    stamps = parse_times(pd.Series(hours.strftime(form).astype("int64"), name="when"), PATH)
+    assert stamps.instants.equals(hours)
+
+
+@pytest.mark.parametrize("start", [1_600_000_000, 1_600_000_000_000, 1_600_000_000_000_000])
+def test_epochs_are_no_compact_stamps(start: int) -> None:
+    """Seconds, milliseconds and microseconds since 1970 stay numbers."""
+    assert not parse_times(pd.Series([start, start + 3600], name="when"), PATH).dates
 
 
 def test_offsets_order_the_hour_that_comes_twice() -> None:

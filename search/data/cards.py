@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pandas.tseries.frequencies import to_offset
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from search.data.calendars import check_step
+from search.data.timeline import FORMS, NUMBERS
 
 Missing = Literal["error", "interpolate", "drop"]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -28,6 +30,18 @@ def _require_sizes(size: int, **arrays: tuple[object, ...]) -> None:
     for name, values in arrays.items():
         if len(values) != size:
             raise ValueError(f"{name} has {len(values)} entries where {size} belong")
+
+
+def _require_distinct(**names: tuple[str, ...]) -> None:
+    for key, given in names.items():
+        for name in given:
+            if given.count(name) > 1:
+                raise ValueError(f"{key} has '{name}' twice")
+
+
+def _require_form(form: str | None) -> None:
+    if form not in (None, NUMBERS, *FORMS):
+        raise ValueError(f"time_format {form!r} is no form of times that is read")
 
 
 class ForecastCard(_Card):
@@ -47,6 +61,7 @@ class ForecastCard(_Card):
         series: Column that tells several series apart.
         missing: What is done about missing values.
         step: Between time stamps, see `search.data.timeline.find_step`.
+        time_format: Of the time stamps, see `search.data.timeline.Stamps`.
     """
 
     task: Literal["forecast"]
@@ -63,6 +78,7 @@ class ForecastCard(_Card):
     series: str | None
     missing: Missing
     step: str | FiniteFloat | None
+    time_format: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> ForecastCard:
@@ -71,8 +87,9 @@ class ForecastCard(_Card):
         _require_sizes(self.input_size, feature_mean=means, feature_std=stds)
         if self.anchored and not set(self.targets) <= set(self.features):
             raise ValueError("anchored is true, but not all targets are among the features")
-        if isinstance(self.step, str):
-            to_offset(self.step)
+        _require_distinct(targets=self.targets, features=self.features)
+        check_step(self.step)
+        _require_form(self.time_format)
         return self
 
     @property
@@ -98,6 +115,7 @@ class ClassifyCard(_Card):
         label: Column of the class, which new data need not have.
         time: Column that orders the rows of a series.
         missing: What is done about missing values.
+        time_format: Of the time stamps, see `search.data.timeline.Stamps`.
     """
 
     task: Literal["classify"]
@@ -109,10 +127,12 @@ class ClassifyCard(_Card):
     label: str | None
     time: str | None
     missing: Missing
+    time_format: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> ClassifyCard:
         _require_sizes(self.input_size, mean=self.mean, scale=self.scale)
+        _require_form(self.time_format)
         return self
 
     @property

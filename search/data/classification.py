@@ -96,6 +96,7 @@ class ClassifySplits(Splits):
         scale: (F,) float64, the standard deviation, 1 for a constant channel.
         source: What was read, for people.
         data: How it was read.
+        time_format: Of its time stamps, see `search.data.timeline.Stamps`.
     """
 
     classes: tuple[str, ...]
@@ -104,6 +105,7 @@ class ClassifySplits(Splits):
     scale: NDArray[np.float64]
     source: str
     data: ClassifyData
+    time_format: str | None
 
     @property
     def per_step(self) -> bool:
@@ -175,6 +177,7 @@ class ClassifySplits(Splits):
             label=self.data.label,
             time=self.data.time,
             missing=self.data.missing,
+            time_format=self.time_format,
         )
         return card.model_dump(mode="json")
 
@@ -200,7 +203,7 @@ def load_classification(data: ClassifyData) -> ClassifySplits:
         raise ValueError("load_classification needs data.path; resolve the example first")
     test_path, notes = _test_path(data.path, data.test_path)
     pool = read_labelled(data.path, data, None)
-    given = None if test_path is None else read_labelled(test_path, data, pool.channels)
+    given = None if test_path is None else read_labelled(test_path, data, pool)
     notes += check_labels(pool, given)
     pool = without_missing(pool, data.missing)
     notes += pool.notes
@@ -280,6 +283,7 @@ def _splits(
         scale=scale,
         source=str(train.path),
         data=data,
+        time_format=train.form,
     )
 
 

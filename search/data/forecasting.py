@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search.config import ForecastData
+from search.data.calendars import Step
 from search.data.rows import Columns, Rows, arrange, refuse_extremes, runs_of
 from search.data.splits import fingerprint
 from search.data.tables import (
@@ -22,7 +23,7 @@ from search.data.tables import (
     refuse_stray_text,
     require_columns,
 )
-from search.data.timeline import Step, find_step
+from search.data.timeline import find_step
 from search.data.windows import Aim, ForecastPart, ForecastSplits, choose_aim, standardised
 from search.errors import DataError, listed
 
@@ -204,6 +205,7 @@ def _assemble(
         season=data.season,
         data=data,
         step=_step(rows),
+        time_format=rows.stamps.form if rows.stamps else None,
         anchored=aim.anchored,
         shift=torch.from_numpy(aim.shift.flatten()),
         scale=torch.from_numpy(aim.scale.flatten()),

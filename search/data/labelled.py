@@ -24,7 +24,7 @@ from search.data.tables import (
     require_columns,
     take_table,
 )
-from search.data.timeline import parse_times
+from search.data.timeline import Stamps, parse_times
 from search.data.ts_files import read_ts
 from search.errors import ConfigError, DataError
 
@@ -43,6 +43,7 @@ class Labelled:
         places: Where each stands, for messages: ``line 12``, ``series 'a'``.
         channels: The F channels' names.
         notes: What a person should know of the file.
+        form: Of the time stamps, see `search.data.timeline.Stamps`.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Labelled:
     places: list[str]
     channels: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    form: str | None = None
 
     def take(self, which: Sequence[int]) -> Labelled:
         """Returns some of the series, in the order asked for."""
@@ -62,13 +64,13 @@ class Labelled:
         )
 
 
-def read_labelled(path: Path, data: ClassifyData, channels: tuple[str, ...] | None) -> Labelled:
+def read_labelled(path: Path, data: ClassifyData, train: Labelled | None) -> Labelled:
     """Reads one file of labelled series.
 
     Args:
         path: The file; ``.ts``, or else CSV or Parquet in long form.
         data: Which columns are what.
-        channels: The channels that it must have, if it is a test file; None: it decides.
+        train: What it must be like, if it is a test file; None: it decides.
 
     Raises:
         ConfigError: A key of ``[data]`` is missing or is not for this kind of file.
@@ -80,11 +82,11 @@ def read_labelled(path: Path, data: ClassifyData, channels: tuple[str, ...] | No
             f"[data] test_path: {path} is not the same kind of file as {data.path}; "
             "give two .ts files, or two tables"
         )
-    read = _read_ts(path, data) if is_ts else _read_long(path, data, channels)
-    if channels is not None and len(read.channels) != len(channels):
+    read = _read_ts(path, data) if is_ts else _read_long(path, data, train)
+    if train is not None and len(read.channels) != len(train.channels):
         raise DataError(
             f"{path} has {len(read.channels)} channels but the training file has "
-            f"{len(channels)}; give a pair of files with the same channels"
+            f"{len(train.channels)}; give a pair of files with the same channels"
         )
     _require_finite(read)
     return read
@@ -101,7 +103,11 @@ def _require_finite(read: Labelled) -> None:
 
 
 def read_unlabelled(
-    source: Path | pd.DataFrame, data: ClassifyData, channels: tuple[str, ...], name: Path
+    source: Path | pd.DataFrame,
+    data: ClassifyData,
+    channels: tuple[str, ...],
+    name: Path,
+    form: str | None = None,
 ) -> Labelled:
     """Reads series whose classes nobody need know; the labels are then all "".
 
@@ -110,6 +116,7 @@ def read_unlabelled(
         data: Which columns are what; ``path`` is not used.
         channels: The channels that there must be.
         name: What to call the source in messages.
+        form: How the times of the study were read, see `search.data.timeline.parse_times`.
 
     Raises:
         DataError: It cannot be used.
@@ -131,7 +138,7 @@ def read_unlabelled(
             frame = take_table(source, name, words)
         if data.label not in frame.columns:
             data = data.model_copy(update={"label": None})
-        found = _from_table(frame, data, channels, name)
+        found = _from_table(frame, data, channels, name, form)
     _require_finite(found)
     return found
 
@@ -149,7 +156,7 @@ def _read_ts(path: Path, data: ClassifyData) -> Labelled:
     return Labelled(path, read.cases, read.labels, places, channels, read.notes)
 
 
-def _read_long(path: Path, data: ClassifyData, channels: tuple[str, ...] | None) -> Labelled:
+def _read_long(path: Path, data: ClassifyData, train: Labelled | None) -> Labelled:
     for key in ("label", "series", "time"):
         if getattr(data, key) in (data.features or ()):
             raise ConfigError(
@@ -162,13 +169,18 @@ def _read_long(path: Path, data: ClassifyData, channels: tuple[str, ...] | None)
                 f"[data] the key '{key}' is missing: {key} = \"COLUMN\" says which column of "
                 f"{path} holds each row's {key}"
             )
-    return _from_table(
-        read_table(path, (data.series, data.label)), data, channels or data.features, path
-    )
+    frame = read_table(path, (data.series, data.label))
+    if train is None:
+        return _from_table(frame, data, data.features, path)
+    return _from_table(frame, data, train.channels, path, train.form)
 
 
 def _from_table(
-    frame: pd.DataFrame, data: ClassifyData, features: tuple[str, ...] | None, path: Path
+    frame: pd.DataFrame,
+    data: ClassifyData,
+    features: tuple[str, ...] | None,
+    path: Path,
+    form: str | None = None,
 ) -> Labelled:
     """Groups the rows of a table by series; without a label column the labels are all ""."""
     assert data.series is not None
@@ -183,7 +195,8 @@ def _from_table(
     groups, names = pd.factorize(frame[data.series])
     if data.label is not None:
         _require_one_label(frame, data.series, data.label, groups, path)
-    order = _order(frame, groups, data.time, path)
+    times = None if data.time is None else parse_times(frame[data.time], path, form)
+    order = _order(frame, groups, times, data.time, path)
     values = np.column_stack([numbers(frame, name, path) for name in features])[order]
     ends = np.cumsum(np.bincount(groups))
     labels = [""] * len(frame) if data.label is None else frame[data.label].tolist()
@@ -194,6 +207,7 @@ def _from_table(
         labels=[labels[first] for first in firsts],
         places=[f"series '{name}'" for name in names],
         channels=tuple(features),
+        form=None if times is None else times.form,
     )
 
 
@@ -223,12 +237,16 @@ def _require_one_label(
 
 
 def _order(
-    frame: pd.DataFrame, groups: NDArray[np.int64], column: str | None, path: Path
+    frame: pd.DataFrame,
+    groups: NDArray[np.int64],
+    stamps: Stamps | None,
+    column: str | None,
+    path: Path,
 ) -> NDArray[np.int64]:
     """Returns (L,) the rows, series by series, each ordered by time or as in the file."""
-    if column is None:
+    if stamps is None:
         return np.argsort(groups, kind="stable")
-    times = pd.factorize(parse_times(frame[column], path).instants, sort=True)[0]
+    times = pd.factorize(stamps.instants, sort=True)[0]
     order: NDArray[np.int64] = np.lexsort((times, groups))
     same = (np.diff(groups[order]) == 0) & (np.diff(times[order]) == 0)
     if same.any():

@@ -83,7 +83,13 @@ class Rows:
 
 
 def arrange(
-    frame: pd.DataFrame, columns: list[str], data: ForecastData, path: Path, *, parts: bool = True
+    frame: pd.DataFrame,
+    columns: list[str],
+    data: ForecastData,
+    path: Path,
+    *,
+    parts: bool = True,
+    form: str | None = None,
 ) -> Rows:
     """Sorts the rows by series and time, and treats gaps and missing values.
 
@@ -94,12 +100,13 @@ def arrange(
         path: The file, for messages.
         parts: Whether each series is cut into training, validation and test, over whose borders,
             as over gaps, nothing is interpolated; False: all rows are one part, number 0.
+        form: How other times of the kind were read, see `search.data.timeline.parse_times`.
 
     Raises:
         DataError: A time, series or value is missing or makes no sense.
     """
     codes, names = _series(frame, data.series, path)
-    order, gaps, stamps, timing = _in_time(frame, codes, data, path)
+    order, gaps, stamps, timing = _in_time(frame, codes, data, path, form)
     codes = codes[order]
     values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
     table = pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
@@ -125,7 +132,7 @@ def arrange(
 
 
 def _in_time(
-    frame: pd.DataFrame, codes: Ints, data: ForecastData, path: Path
+    frame: pd.DataFrame, codes: Ints, data: ForecastData, path: Path, form: str | None
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_], Stamps | None, str]:
     """Returns, all (L,), the order of the rows, where gaps lie before them, and their times.
 
@@ -135,7 +142,7 @@ def _in_time(
         order = np.argsort(codes, kind="stable")
         nowhere = np.zeros(len(frame), dtype=np.bool_)
         return order, nowhere, None, "none given; rows are evenly spaced"
-    stamps = parse_times(frame[data.time], path)
+    stamps = parse_times(frame[data.time], path, form)
     order = np.lexsort((stamps.instants.to_numpy(), codes))
     stamps = stamps.take(order)
     _refuse_duplicates(stamps, codes[order], frame.index.to_numpy()[order], data)

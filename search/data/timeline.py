@@ -1,4 +1,4 @@
-"""Time stamps: reading a column of them, and finding the gaps over which no window may reach.
+"""Time stamps: reading a column of them, their step, and the gaps over which no window may reach.
 
 Shapes: L rows.
 """
@@ -14,16 +14,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from search.data.calendars import (
+    DAY,
+    Step,
+    anchored,
+    duration,
+    even_calendar,
+    monthly_calendar,
+    share_kept,
+    usual,
+    whole_calendar,
+)
 from search.errors import DataError
 
 Bools = NDArray[np.bool_]
 
-Step = str | float | None
-"""A regular step as pandas writes it (``MS``, ``B``), or seconds between dates, or the difference
-of numbers; None: there is none to tell."""
-
 GAP = 1.5
 """A difference of more than this many median differences is a gap."""
+
+KEPT = 0.5
+"""A series keeps a step if more than this share of its stamps do."""
 
 HOLIDAYS = 2
 """So many weekdays in a row may be absent from weekday data: 25 and 26 December, Good Friday and
@@ -36,12 +46,21 @@ DATES = (
     *("%b-%d-%Y", "%Y %b", "%Y-%b"),
 )
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+FORMS = tuple(date + clock for date in DATES for clock in CLOCKS)
+NUMBERS = "numbers"
+"""The form of times that are plain numbers."""
 OFFSET = r"(\d[T ]\d[\d:.,]*)\s*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 """Behind a clock, so that the -31 of 2020-01-31 is none."""
 QUARTER = r"(\d{4})[- ]?[Qq]([1-4])"
 
-DAY = 86400  # seconds
 SATURDAY = 5  # days after Monday
+
+COMPACT = (
+    *(("%Y%m%d", 1500, 2200), ("%Y%m", 1500, 2200)),
+    *(("%Y%m%d%H%M", 1900, 2100), ("%Y%m%d%H%M%S", 1900, 2100), ("%Y%m%d%H", 1900, 2100)),
+)
+"""Dates written as whole numbers, and the years that they may be of. Seconds since 1970 have as
+many digits as the hours of the last form, but not before 2030."""
 
 HEAD = 100
 """Formats are tried on so many stamps before the whole column is parsed with those that fit."""
@@ -54,27 +73,37 @@ class Stamps:
     Attributes:
         instants: (L,) numbers, or date-times without a zone (UTC, if the file gives offsets).
         clock: The same as a clock on the wall shows it; differs only if the file gives offsets.
+        form: How they were read, where that could be doubted: one of `FORMS`, or `NUMBERS`; None:
+            nobody could read them otherwise.
     """
 
     instants: pd.Index[Any]
     clock: pd.Index[Any]
+    form: str | None = None
+
+    @property
+    def dates(self) -> bool:
+        """Whether they are dates, not numbers."""
+        return isinstance(self.instants, pd.DatetimeIndex)
 
     def take(self, rows: NDArray[np.intp]) -> Stamps:
         """Returns the stamps of some rows."""
-        return Stamps(self.instants[rows], self.clock[rows])
+        return Stamps(self.instants[rows], self.clock[rows], self.form)
 
 
-def parse_times(column: pd.Series[Any], path: Path) -> Stamps:
+def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> Stamps:
     """Reads a column of time stamps.
 
     Dates may be ISO 8601, with or without an offset, quarters such as 2020Q1, or in one of
     `DATES`; if both day and month may come first, the reading wins that leaves the rows in order
-    and evenly spaced. Whole numbers such as 20200131 and 202001 are dates if all of them can be;
-    other numbers (years, epochs, counters) stay as they are.
+    and evenly spaced. Whole numbers such as 20200131, 202001 and 202001311200 are dates if all of
+    them can be; other numbers (years, epochs, counters) stay as they are.
 
     Args:
         column: (L,), indexed by row number.
         path: The file, for messages.
+        form: How other stamps of the same kind were read, see `Stamps`: so are these, if they can
+            be; if not, day and month still come in that order, if they can.
 
     Raises:
         DataError: A stamp is missing or no time; the message names its row.
@@ -92,9 +121,10 @@ def parse_times(column: pd.Series[Any], path: Path) -> Stamps:
     if pd.api.types.is_datetime64_any_dtype(column):
         index: pd.Index[Any] = pd.DatetimeIndex(column)
     elif pd.api.types.is_numeric_dtype(column):
-        index = _from_numbers(column.to_numpy(dtype=np.float64), column, path)
+        index = _from_numbers(column.to_numpy(dtype=np.float64), column, path, form)
+        return Stamps(index, index, None if isinstance(index, pd.DatetimeIndex) else NUMBERS)
     else:
-        return _from_words(column, path)
+        return _from_words(column, path, form)
     return Stamps(index, index)
 
 
@@ -122,8 +152,8 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
     typical = float(np.median(steps))
     if dates and np.ptp(steps) > 0:
         # Hours are regular in UTC; days and months, where there is summer time, on the wall.
-        for index in (instants, stamps.clock):
-            frequency = _calendar(pd.DatetimeIndex(index))
+        for index in _both(stamps):
+            frequency = whole_calendar(index)
             if frequency is not None:
                 return gaps, f"regular ({frequency})"
         if _only_weekdays(pd.DatetimeIndex(stamps.clock), typical):
@@ -131,61 +161,65 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
             gaps[1:] = np.busday_count(days[:-1], days[1:]) > 1 + HOLIDAYS
             return gaps, "1 weekday"
     gaps[1:] = steps > GAP * typical
-    return gaps, _duration(typical) if dates else f"{typical:g}"
+    if not dates:
+        return gaps, f"{typical:g}"
+    months = next(filter(None, map(monthly_calendar, _both(stamps))), None)
+    return gaps, f"regular ({months})" if months else duration(typical)
 
 
 def find_step(stamps: Stamps) -> Step:
-    """Returns the step of one series, by which its time stamps go on.
+    """Returns the step of one series, by which its time stamps go on; holes do not matter.
 
     Args:
         stamps: (L,), sorted, no instant twice.
     """
-    instants = stamps.instants
-    raw = np.diff(instants.to_numpy())
+    raw = np.diff(stamps.instants.to_numpy())
     if not len(raw):
         return None
-    if not isinstance(instants, pd.DatetimeIndex):
+    if not stamps.dates:
         return float(np.median(raw))
-    frequency = _calendar(instants)
-    if frequency is not None:
-        return frequency
+    indices = _both(stamps)
     seconds = float(np.median(raw / np.timedelta64(1, "s")))
-    return "B" if _only_weekdays(pd.DatetimeIndex(stamps.clock), seconds) else seconds
+    found = next(filter(None, map(whole_calendar, indices)), None)
+    if found is None and _only_weekdays(indices[1], seconds):
+        return "B"
+    for look in (monthly_calendar, even_calendar):
+        found = found or next(filter(None, map(look, indices)), None)
+    return found or seconds
 
 
-def go_on(last: Any, step: Step, count: int) -> list[Any]:
-    """Returns the ``count`` times that follow ``last``, NaT or NaN where there is no step.
+def own_step(stamps: Stamps, step: Step) -> Step:
+    """Returns the step by which a new series goes on, which should have a given step.
+
+    It is that step if the series keeps it; else its own, if it is regular; else it cannot tell,
+    and goes on by the given step from the day of the month or week of its last stamp.
 
     Args:
-        last: A number, or a date-time without a zone.
-        step: As `find_step` returns it.
-        count: At least 0.
-
-    Raises:
-        ValueError: The step is none that pandas knows.
+        stamps: (L,), sorted, no instant twice.
+        step: Of the series that a model has learned from.
     """
-    dates = isinstance(last, pd.Timestamp)
-    if step is None:
-        return [pd.NaT if dates else float("nan")] * count
-    if dates and isinstance(step, str):
-        offset, times = pd.tseries.frequencies.to_offset(step), [last]
-        while len(times) <= count:
-            times.append(times[-1] + offset)
-        return times[1:]
-    steps = range(1, count + 1)
-    if dates:
-        return [last + pd.Timedelta(seconds=at * float(step)) for at in steps]
-    whole = int(step) if float(step).is_integer() else float(step)
-    return [last + at * whole for at in steps]
+    named = stamps.dates and isinstance(step, str)
+    if named and max(share_kept(one, str(step)) for one in _both(stamps)) > KEPT:
+        return step
+    own = find_step(stamps)
+    regular = isinstance(own, str)
+    if not stamps.dates:
+        regular = isinstance(step, str) or usual(np.diff(stamps.instants.to_numpy())) is not None
+    if regular or step is None:
+        return own
+    return anchored(stamps.clock[-1], step) if isinstance(step, str) else step
 
 
-def _calendar(index: pd.DatetimeIndex) -> str | None:
-    """Returns the regular calendar that pandas finds, if any.
+def _both(stamps: Stamps) -> tuple[pd.DatetimeIndex, pd.DatetimeIndex]:
+    return pd.DatetimeIndex(stamps.instants), pd.DatetimeIndex(stamps.clock)
 
-    Business hours count as none: pandas takes hourly stamps for them that lack 16 or 64 in a row.
-    """
-    found = pd.infer_freq(index) if len(index) > 2 else None
-    return None if found == "bh" else found
+
+def on_the_wall(stamps: Stamps, step: Step) -> bool:
+    """Whether it is the clock on the wall, and not the instants, that keeps a step."""
+    if not stamps.dates or not isinstance(step, str):
+        return False
+    instants, clock = (share_kept(one, step) for one in _both(stamps))
+    return clock > instants
 
 
 def _only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
@@ -193,30 +227,25 @@ def _only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
     return typical == DAY and midnight and bool((index.dayofweek < SATURDAY).all())
 
 
-def _duration(seconds: float) -> str:
-    for unit, size in (("day", DAY), ("hour", 3600), ("minute", 60)):
-        if seconds >= size:
-            return f"{seconds / size:g} {unit}{'' if seconds == size else 's'}"
-    return f"{seconds:g} s"
-
-
-def _from_numbers(values: NDArray[np.float64], column: pd.Series[Any], path: Path) -> pd.Index[Any]:
+def _from_numbers(
+    values: NDArray[np.float64], column: pd.Series[Any], path: Path, form: str | None
+) -> pd.Index[Any]:
     infinite = np.isinf(values)
     if infinite.any():
         row = column.index[int(np.argmax(infinite))]
         raise DataError(f"{path}: column '{column.name}' is infinite in row {row}; mend the time")
     whole = (values == np.floor(values)).all() and np.abs(values).max() < 2**53
-    for digits, form in ((8, "%Y%m%d"), (6, "%Y%m")):
-        low, high = 1500 * 10 ** (digits - 4), 2200 * 10 ** (digits - 4)
-        if whole and ((values > low) & (values < high)).all():
+    for written, first, end in COMPACT if whole and form != NUMBERS else ():
+        power = 10 ** (len(f"{pd.Timestamp(0):{written}}") - 4)
+        if ((values > first * power) & (values < end * power)).all():
             words = pd.Series(values).astype(np.int64).astype(str)
-            dates = pd.to_datetime(words, format=form, errors="coerce")
+            dates = pd.to_datetime(words, format=written, errors="coerce")
             if dates.notna().all():
                 return pd.DatetimeIndex(dates)
     return pd.Index(values.astype(np.int64) if whole else values)
 
 
-def _from_words(column: pd.Series[Any], path: Path) -> Stamps:
+def _from_words(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
     words = column.astype(str).str.strip()
     instants = pd.to_datetime(words, format="ISO8601", errors="coerce", utc=True)
     if instants.notna().all():
@@ -230,34 +259,51 @@ def _from_words(column: pd.Series[Any], path: Path) -> Stamps:
         months = parts[0].astype(str) + "-" + (3 * parts[1] - 2).astype(str)
         index = pd.DatetimeIndex(pd.to_datetime(months, format="%Y-%m"))
         return Stamps(index, index)
-    readings = [instants.dt.tz_localize(None), *_readings(words)]
-    complete = [pd.DatetimeIndex(reading) for reading in readings if reading.notna().all()]
+    readings = dict(_readings(words, form))
+    complete = {one: pd.DatetimeIndex(read) for one, read in readings.items() if read.notna().all()}
     if not complete:
         # Numbers are no reading of words, but the one word among them is at fault, not they.
-        readings.append(pd.to_numeric(words, errors="coerce"))
-        best = min(readings, key=lambda reading: int(reading.isna().sum()))
+        numbers = pd.to_numeric(words, errors="coerce")
+        tried = [instants.dt.tz_localize(None), *readings.values(), numbers]
+        best = min(tried, key=lambda reading: int(reading.isna().sum()))
         at = int(np.argmax(best.isna().to_numpy()))
         raise DataError(
             f"{path}: column '{column.name}' has {words.iloc[at]!r} in row {column.index[at]}, "
             "which is no time; write all times in one form, such as 2020-01-31 or "
             "2020-01-31T12:00"
         )
-    index = min(complete, key=_disorder)
-    return Stamps(index, index)
+    read = form if form in complete else min(complete, key=lambda one: _doubt(one, complete, form))
+    return Stamps(complete[read], complete[read], read)
 
 
-def _readings(words: pd.Series[Any]) -> Iterator[pd.Series[Any]]:
-    """Yields the column parsed with each format that fits at least half of its first stamps."""
+def _readings(words: pd.Series[Any], form: str | None) -> Iterator[tuple[str, pd.Series[Any]]]:
+    """Yields the formats that fit at least half of the first stamps, and the column so parsed.
+
+    ``form`` comes first, and alone if it fits all of them.
+    """
     head = words.iloc[:HEAD]
-    for date in DATES:
-        for clock in CLOCKS:
-            fits = pd.to_datetime(head, format=date + clock, errors="coerce").notna()
-            if 2 * int(fits.sum()) >= len(head):
-                yield pd.to_datetime(words, format=date + clock, errors="coerce")
+    for one in sorted(FORMS, key=lambda one: one != form):
+        fits = pd.to_datetime(head, format=one, errors="coerce").notna()
+        if 2 * int(fits.sum()) >= len(head):
+            parsed = pd.to_datetime(words, format=one, errors="coerce")
+            yield one, parsed
+            if one == form and parsed.notna().all():
+                return
 
 
-def _disorder(index: pd.DatetimeIndex) -> tuple[bool, float]:
-    """Sorts readings: those in the order of the file first, then the most even."""
+def _doubt(
+    one: str, readings: dict[str, pd.DatetimeIndex], form: str | None
+) -> tuple[bool, bool, float]:
+    """Sorts readings: day and month as in ``form`` first, then the order of the file and even."""
+    index = readings[one]
     ordered = index.is_monotonic_increasing or index.is_monotonic_decreasing
     steps = np.diff(index.unique().sort_values().to_numpy()) / np.timedelta64(1, "s")
-    return not ordered, float(steps.std() / steps.mean()) if len(steps) else 0.0
+    unlike = form is not None and day_first(form) not in (None, day_first(one))
+    return unlike, not ordered, float(steps.std() / steps.mean()) if len(steps) else 0.0
+
+
+def day_first(form: str | None) -> bool | None:
+    """Whether the day stands before the month in one of `FORMS`, None where neither could."""
+    if form is None or "%d" not in form or "%m" not in form:
+        return None
+    return form.index("%d") < form.index("%m")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search.config import ForecastData
+from search.data.calendars import Step
 from search.data.cards import ForecastCard
 from search.data.forecast_baselines import (
     fit_ridge,
@@ -24,7 +25,6 @@ from search.data.forecast_baselines import (
     windows_for_ridge,
 )
 from search.data.splits import Batch, Part, Splits
-from search.data.timeline import Step
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -99,6 +99,7 @@ class ForecastSplits(Splits):
         season: Steps of a season, if there is one.
         data: How the table is read.
         step: Between time stamps, see `search.data.timeline.find_step`.
+        time_format: Of the time stamps, see `search.data.timeline.Stamps`.
         anchored: True if the network predicts the change from the last observed value.
         shift: (O,) float64, in the targets' units.
         scale: (O,) float64, in the targets' units.
@@ -116,6 +117,7 @@ class ForecastSplits(Splits):
     season: int | None
     data: ForecastData
     step: Step
+    time_format: str | None
     anchored: bool
     shift: Tensor
     scale: Tensor
@@ -193,6 +195,7 @@ class ForecastSplits(Splits):
             series=self.data.series,
             missing=self.data.missing,
             step=self.step,
+            time_format=self.time_format,
         )
         return card.model_dump(mode="json")
 
