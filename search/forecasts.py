@@ -68,18 +68,12 @@ def forecast(
         frame = read_table(path, (card.series,))
     else:
         frame = take_table(source, path, (card.series,))
-    special = [name for name in (card.series, card.time) if name is not None]
-    require_columns(frame, [*card.features, *special], path)
-    names = list(card.features)
-    data = ForecastData(
-        task="forecast", path=path, time=card.time, series=card.series, missing=card.missing
-    )
-    rows = arrange(frame, names, data, path, parts=False, form=card.time_format)
-    _warn_of_times(rows, card, path)
+    rows = _arrange(frame, card, path)
     mean, std = np.array(card.feature_mean), np.array(card.feature_std)
     with np.errstate(over="ignore", invalid="ignore"):
-        refuse_extremes(rows, names, (rows.values - mean) / std, path)
+        refuse_extremes(rows, list(card.features), (rows.values - mean) / std, path)
     starts = _starts(rows, card.window, path)
+    _warn_of_times(rows, card, path)
     nothing = torch.zeros(len(starts), 0)
     values = standardised(rows.values, mean, std)
     part = ForecastPart(values, torch.from_numpy(starts), nothing, card.window)
@@ -92,6 +86,17 @@ def forecast(
         low, high = ((centre + edge).numpy().reshape(shape) for edge in (below, above))
         interval = low, high
     return Forecasts(rows, last, centre.numpy().reshape(shape), interval)
+
+
+def _arrange(frame: pd.DataFrame, card: ForecastCard, path: Path) -> Rows:
+    """Returns the rows, all of them one part."""
+    special = [name for name in (card.series, card.time) if name is not None]
+    require_columns(frame, [*card.features, *special], path)
+    data = ForecastData(
+        task="forecast", path=path, time=card.time, series=card.series, missing=card.missing
+    )
+    whole = data.model_copy(update={"split": (1.0, 0.0, 0.0)})
+    return arrange(frame, list(card.features), whole, path, card.time_format)
 
 
 def _in_units(outputs: Tensor, card: ForecastCard, rows: Rows, last: Ints) -> Tensor:

@@ -83,23 +83,16 @@ class Rows:
 
 
 def arrange(
-    frame: pd.DataFrame,
-    columns: list[str],
-    data: ForecastData,
-    path: Path,
-    *,
-    parts: bool = True,
-    form: str | None = None,
+    frame: pd.DataFrame, columns: list[str], data: ForecastData, path: Path, form: str | None = None
 ) -> Rows:
     """Sorts the rows by series and time, and treats gaps and missing values.
 
     Args:
         frame: As `read_table` returns it, with all columns that are named; the series as names.
         columns: The C columns to read.
-        data: Which columns are time and series, and what to do about missing values.
+        data: Which columns are time and series, what to do about missing values, and the parts of
+            each series, over whose borders, as over gaps, nothing is interpolated.
         path: The file, for messages.
-        parts: Whether each series is cut into training, validation and test, over whose borders,
-            as over gaps, nothing is interpolated; False: all rows are one part, number 0.
         form: How other times of the kind were read, see `search.data.timeline.parse_times`.
 
     Raises:
@@ -110,9 +103,8 @@ def arrange(
     codes = codes[order]
     values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
     table = pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
-    shares = data.split if parts else (1.0, 0.0, 0.0)
     gaps[1:] |= np.diff(codes) != 0
-    runs = runs_of(np.cumsum(gaps), _parts(codes, shares))
+    runs = runs_of(np.cumsum(gaps), _parts(codes, data.split))
     values, keep = treat_missing(table, data.missing, runs, path)
     # A dropped row raises the count, so that no stretch holds rows from both of its sides.
     stretches = np.cumsum(gaps) + np.cumsum(np.logical_not(keep))
@@ -123,7 +115,7 @@ def arrange(
         series=codes,
         names=names,
         segments=stretches[keep].astype(np.int64),
-        parts=_parts(codes, shares),
+        parts=_parts(codes, data.split),
         filled=table.isna().any(axis=1).to_numpy()[keep],
         timing=timing,
         stamps=stamps and stamps.take(np.flatnonzero(keep)),
