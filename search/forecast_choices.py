@@ -17,7 +17,7 @@ from search.choices import Choice
 from search.config import ForecastData
 from search.data.forecasting import cut_table
 from search.data.roles import Roles, words_of
-from search.data.rows import runs_of
+from search.data.rows import joining, runs_of
 from search.data.season import Season, autocorrelation, find_season, likely_seasons
 from search.data.tables import numbers, refuse_stray_text, require_columns
 from search.data.timeline import parse_times
@@ -95,7 +95,8 @@ def forecast_choices(
         _missing_choice(frame, path, chosen),
         Choice("split", list(chosen.split), "Shares of training, validation and test, in time."),
     ]
-    return choices, [*left_out_notes(roles), *_notes(splits, targets[0], neighbours)]
+    notes = [*left_out_notes(roles), *_notes(splits, targets[0], neighbours)]
+    return choices, [joining(roles.calendar), *notes] if roles.calendar else notes
 
 
 def _settle(
@@ -294,8 +295,7 @@ def _time_choice(roles: Roles, timing: str) -> Choice:
         return Choice("time", roles.time, why[0].upper() + why[1:])
     why = "No column is the time by itself, so the rows count as evenly spaced and in order."
     if roles.calendar:
-        spread = " and ".join(map(repr, roles.calendar))
-        why += f" {spread} are it together: joined into one column, such as 2020-01, they could be."
+        why += f" {joining(roles.calendar)}."
     return Choice("time", None, why, 'time = "COLUMN"')
 
 

@@ -101,13 +101,17 @@ def initiate(
     splits = load_splits(config.data)
     _, remarks = fit_to_data(config, splits.train.size)
     _write(study, text, force)
-    notes = (*proposal.notes, *splits.notes, *remarks)
+    # The data may say the same, and more, of themselves.
+    found = (one for one in proposal.notes if not any(one in other for other in splits.notes))
+    notes = (*found, *splits.notes, *remarks)
     return Initiated(study, name, proposal, tuple(splits.describe()), notes)
 
 
 def name_for(path: Path) -> str:
     """Returns a study's name for a file: ``Größe_TRAIN.ts`` gives ``Grosse``."""
     stem = re.sub(r"(?i)(\.(csv|tsv|txt|ts|parquet|pq|gz|md|toml))+$", "", path.name)
+    if stem == path.name and re.fullmatch(r"\.[A-Za-z]{1,4}", path.suffix):
+        stem = path.stem
     stem = re.sub(r"_(TRAIN|TEST)$", "", stem).replace("ß", "ss")
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "study"

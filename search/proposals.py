@@ -63,6 +63,8 @@ def propose(path: Path, task: str | None = None, targets: tuple[str, ...] = ()) 
     frame = read_table(path)
     names = _columns(targets, frame, path)
     roles = find_roles(frame, path, names)
+    if roles.series is not None:
+        frame = read_table(path, (roles.series,))  # As the study will: 01 is not 1.
     form = f"{len(frame)} rows, {len(frame.columns)} columns, {describe_form(path)}"
     if task != "forecast" and (label := _label(frame, roles, names, task, path)) is not None:
         choices, notes = _classify_choices(frame, path, roles, label)

@@ -252,6 +252,57 @@ def test_gaps_that_leave_no_window(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("parts", "form"),
+    [
+        (("year", "quarter"), "2020Q1"),
+        (("year", "month"), "2020-01"),
+        (("year", "month", "day"), "2020-01-31"),
+        (("date", "time"), "2020-01-31 12:00"),
+        (("date", "Uhrzeit"), "2020-01-31 12:00"),
+    ],
+)
+def test_a_time_in_several_columns(here: Path, parts: tuple[str, ...], form: str) -> None:
+    """It says once that they must be joined, and how; never that one of them is the time."""
+    hours = pd.date_range("2021-01-31", periods=400, freq="3h")
+    starts = {"quarter": "QS", "month": "MS", "day": "D"}
+    when = hours if "date" in parts else pd.date_range("1900", periods=400, freq=starts[parts[-1]])
+    table = pd.DataFrame({name: getattr(when, name, when.time) for name in parts})
+    table.assign(y=[math.sin(at) for at in range(400)]).to_csv("parts.csv", index=False)
+    done = initiate(Path("parts.csv"))
+    assert "time" not in data_of(done.study)
+    told = [note for note in done.notes if "the time" in note or "join" in note]
+    which = " and ".join(map(repr, parts))
+    if "Uhrzeit" in parts:
+        assert "name these" in told.pop()
+    assert len(told) == 1
+    assert f"{which} tell the time together: join them into one column, such as {form}" in told[0]
+
+
+def test_the_advice_on_joining_works(here: Path) -> None:
+    """Quarters joined as it says are the time."""
+    lines = [f"{1950 + at // 4}Q{1 + at % 4},{math.sin(at):.3f}" for at in range(200)]
+    (here / "joined.csv").write_text("\n".join(["when,y", *lines]) + "\n")
+    assert data_of(initiate(Path("joined.csv")).study)["time"] == "when"
+
+
+def test_compact_stamps_are_the_time(here: Path) -> None:
+    """Hours such as 202101010000 are the time, and no feature."""
+    stamps = pd.date_range("2021-01-01", periods=400, freq="h").strftime("%Y%m%d%H%M")
+    lines = [f"{stamp},{math.sin(at):.3f}" for at, stamp in enumerate(stamps)]
+    (here / "compact.csv").write_text("\n".join(["ts,load", *lines]) + "\n")
+    data = data_of(initiate(Path("compact.csv")).study)
+    assert (data["time"], data.get("features")) == ("ts", None)
+
+
+def test_series_are_names(refuse: Refuse) -> None:
+    """A series called 01 is called so in what it says, as in the study."""
+    sizes = {"01": 1, "02": 60, "03": 60}
+    rows = [f"{one},{DAYS[at]},{at % 7}" for one, size in sizes.items() for at in range(size)]
+    files = {"panel.csv": "\n".join(["store,date,y", *rows]) + "\n"}
+    refuse(files, "series '01' has 1 rows", "init", "panel.csv")
+
+
+@pytest.mark.parametrize(
     ("file", "name"),
     [
         ("sales.csv", "sales"),
@@ -263,6 +314,8 @@ def test_gaps_that_leave_no_window(here: Path) -> None:
         (".hidden", "hidden"),
         ("a.toml.csv", "a"),
         ("数据.csv", "study"),
+        ("maunaloa_c.dat", "maunaloa_c"),
+        ("v1.2", "v1.2"),
         ("x" * 200 + ".csv", "x" * 100),
     ],
 )
@@ -281,6 +334,12 @@ REFUSED = [
     ("spreadsheet", {"a.xlsx": b"PK"}, "a.xlsx is a spreadsheet", "a.xlsx"),
     ("no header", {"a.txt": "5\n2\n3\n" * 30}, "row 1 holds only numbers", "a.txt"),
     ("equal numbers", {"a.csv": "0,0\n1,2\n"}, "row 1 holds only numbers", "a.csv"),
+    (
+        "times and numbers",
+        {"a.csv": "2021-01-01,99.35,98.85\n" * 30},
+        ("row 1 holds only times and numbers", "must name the columns"),
+        "a.csv",
+    ),
     ("blanks", {"a.dat": "u v\n" + "1 2\n" * 30}, "delimited by , ; | or a tab", "a.dat"),
     ("no numbers", {"a.csv": "u,v\n" + "a,b\n" * 30}, "no column of numbers", "a.csv"),
     ("few rows", {"a.csv": table(rows=12)}, "12 rows, too few", "a.csv"),

@@ -70,6 +70,33 @@ def test_year_and_month_together() -> None:
     assert found.values == ("y",)
 
 
+HOURS = {"date": np.repeat(DAYS, 24), "y": np.sin(np.arange(720))}
+CLOCKS = [
+    ("time", [f"{at % 24:02}:00:00" for at in range(720)]),
+    ("Uhrzeit", [f"{at % 24}:30" for at in range(720)]),
+    ("time", [f"{(at - 1) % 12 + 1}:00 {'AM' if at % 24 < 12 else 'PM'}" for at in range(720)]),
+    ("hour", [at % 24 for at in range(720)]),
+]
+
+
+@pytest.mark.parametrize(("name", "clock"), CLOCKS)
+def test_date_and_time_of_day_together(name: str, clock: list[Any]) -> None:
+    """Hours in two columns are the time together, and neither tells series apart."""
+    found = find_roles(pd.DataFrame({**HOURS, name: clock}), Path("t.csv"))
+    assert (found.time, found.series, found.calendar) == (None, None, ("date", name))
+    assert found.values == ("y",)
+
+
+@pytest.mark.parametrize(("name", "clock"), CLOCKS)
+def test_dates_and_times_of_day_out_of_order(name: str, clock: list[Any]) -> None:
+    """Where the order of the rows is not the time, both columns must be joined, which it says."""
+    frame = pd.DataFrame({**HOURS, name: clock})
+    twice = pd.concat([frame.assign(shop="a"), frame.assign(shop="b")])
+    for table in (frame.iloc[::-1], twice):
+        with pytest.raises(DataError, match=f"'date' and '{name}' tell the time together"):
+            find_roles(table.reset_index(drop=True), Path("t.csv"))
+
+
 @pytest.mark.parametrize("name", ["store", "storeId", "k"])
 def test_series_of_a_panel(name: str) -> None:
     """Where dates repeat, the column that tells them apart names the series, whatever its name."""

@@ -188,6 +188,10 @@ PARQUET = "table.parquet"
         (b"a,b\n1,2,3\n", "table.csv", r"row 2 has 3 fields but the header names 2"),
         (b"a,a\n1,2\n", "table.csv", r"the header names 'a' twice"),
         (b"1749,5.5\n1750,6\n", "table.csv", r"row 1 holds only numbers; the first line must"),
+        (b"2021-01-01,1.5,2\n", "table.csv", r"row 1 holds only times and numbers; the first"),
+        (b"01.02.2021;1,5\n", "table.csv", r"row 1 holds only times and numbers"),
+        (b"2021Q1,1.5\n", "table.csv", r"row 1 holds only times and numbers"),
+        (b"2021-01-01,,12:00,1.5\n", "table.csv", r"row 1 holds only times and numbers"),
         (b'a,b\n1,"2\n3,4\n', "table.csv", r"never closed"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from search.data.timeline import CLOCK, parse_times
 from search.errors import DataError
 
 DELIMITERS = "\t;|,"
@@ -25,6 +26,7 @@ SNIFFED_LINES = 50
 TOLD = re.compile(rf'"?sep=([{DELIMITERS}])"?\n', re.IGNORECASE)
 """The line above the header in which Excel says what the delimiter is."""
 
+NUMBER = r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?"
 GROUPED = r"[-+]?[1-9]\d{0,2}(?:[.,' ]\d{3})+"
 """A number that may be written with thousands separators: 1.000 or 12,345."""
 
@@ -174,16 +176,41 @@ def _header(records: list[tuple[int, list[str]]], above: int, path: Path) -> lis
             f"{path}: row {above + records[1][0]} has {len(records[1][1])} fields but the header "
             f"names {len(names)}; give every column a name, and end no line with a delimiter"
         )
-    if all(re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", name) for name in names):
-        counted = [str(first + at) for first in (0, 1) for at in range(len(names))]
-        if names not in (counted[: len(names)], counted[len(names) :]):
-            raise DataError(
-                f"{path}: row {line} holds only numbers; the first line must name the columns"
-            )
+    held = _data_in(names, path)
+    if held:
+        raise DataError(
+            f"{path}: row {line} holds only {held}; the first line must name the columns"
+        )
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise DataError(f"{path}: the header names '{twice[0]}' twice; rename one")
     return names
+
+
+def _data_in(names: list[str], path: Path) -> str:
+    """Says what data the first record holds, if it holds nothing that could be a name.
+
+    Numbers that count are the names that pandas gives columns without one; times alone are those
+    of a table that lies on its side.
+    """
+    others = [name for name in names if not re.fullmatch(NUMBER, name)]
+    if not others:
+        counted = [str(first + at) for first in (0, 1) for at in range(len(names))]
+        return "" if names in (counted[: len(names)], counted[len(names) :]) else "numbers"
+    words = [name for name in others if name.strip()]
+    if len(others) == len(names) or not words:
+        return ""
+    return "times and numbers" if all(_is_time(name, path) for name in words) else ""
+
+
+def _is_time(word: str, path: Path) -> bool:
+    if re.fullmatch(CLOCK, word):
+        return True
+    try:
+        parse_times(pd.Series([word]), path)
+    except DataError:
+        return False
+    return True
 
 
 def _may_group(text: str, delimiter: str) -> bool:

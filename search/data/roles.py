@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from search.data.rows import CALENDAR, joining
 from search.data.tables import numbers, numeric_columns
-from search.data.timeline import HEAD, parse_times
+from search.data.timeline import CLOCK, HEAD, parse_times
 from search.errors import DataError
 
 Ints = NDArray[np.int64]
 
 YEARS = frozenset(("year", "yr", "jahr"))
-CALENDAR = frozenset(("quarter", "month", "week", "weekday", "day", "hour", "minute", "second"))
 TIME_WORDS = frozenset(
     (*YEARS, "date", "time", "datetime", "timestamp", "ds", "period", "t", "step", "epoch", "tick")
 )
@@ -71,7 +71,8 @@ class Roles:
         series: What tells several series apart.
         label: The class, if it is the same in all rows of each series.
         values: Columns of numbers that are none of these, in the order of the table.
-        calendar: Columns that together are the time (year, quarter), where none is it alone.
+        calendar: Columns that together are the time (year and quarter, date and time of day),
+            where none is it alone.
         left_out: Columns that could not be used, and why.
     """
 
@@ -110,8 +111,7 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
             series.
 
     Raises:
-        DataError: The table lies on its side, one column a time step; or the times of several
-            series are mixed.
+        DataError: The table lies on its side, or the times of several series are mixed.
     """
     _refuse_wide(frame, path)
     names = [str(name) for name in frame.columns]
@@ -119,9 +119,10 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     spread = _spread(frame, clocks)
     clocks = [clock for clock in clocks if clock.name not in spread]
     clock, series = _time_and_series(frame, clocks, {*wanted, *spread})
-    if clock is not None and series is None:
-        _refuse_mixed(clock, path)
-    others = [name for name in names if name not in (clock and clock.name, series)]
+    if clock is not None and clock.repeats and series is None:
+        spread = _with_time_of_day(frame, clock, wanted, path) or spread
+        clock = None if clock.name in spread else clock
+    others = [name for name in names if name not in (clock and clock.name, series, *spread)]
     label, told_by = _label(frame, clock, others, series, {*wanted, *spread})
     series = series or told_by
     counters = {one.name for one in clocks if not one.repeats}
@@ -211,6 +212,37 @@ def _spread(frame: pd.DataFrame, clocks: Iterable[_Clock]) -> tuple[str, ...]:
     return (years[0], *parts) if years and parts else ()
 
 
+def _with_time_of_day(
+    frame: pd.DataFrame, date: _Clock, wanted: Collection[str], path: Path
+) -> tuple[str, ...]:
+    """Returns a column of dates that repeat and those of the time of day beside it, or none.
+
+    Raises:
+        DataError: The rows are not in the order of both, so that they must be joined; or there is
+            no time of day, and most dates repeat.
+    """
+    parts = [
+        str(name)
+        for name in frame.columns
+        if name not in wanted and _is_time_of_day(frame[name], str(name))
+    ]
+    if not parts:
+        _refuse_mixed(date, path)
+        return ()
+    spread = tuple(str(name) for name in frame.columns if name in {date.name, *parts})
+    days = parse_times(frame[date.name], path).instants
+    if frame.duplicated(list(spread)).any() or not days.is_monotonic_increasing:
+        raise DataError(f"{path}: {joining(spread)}")
+    return spread
+
+
+def _is_time_of_day(column: pd.Series[Any], name: str) -> bool:
+    if pd.api.types.is_numeric_dtype(column):
+        return bool(words_of(name)) and words_of(name) <= {"hour", "minute", "second"}
+    words = column.astype(str).str.strip()
+    return bool(column.notna().all() and words.str.fullmatch(CLOCK).all())
+
+
 def _time_and_series(
     frame: pd.DataFrame, clocks: list[_Clock], never: Collection[str]
 ) -> tuple[_Clock | None, str | None]:
@@ -260,6 +292,8 @@ def _repeats(one: Ints, other: Ints) -> bool:
 
 def _names_things(column: pd.Series[Any]) -> bool:
     if not column.notna().all() or pd.api.types.is_bool_dtype(column):
+        return False
+    if _is_time_of_day(column, str(column.name)):
         return False
     if pd.api.types.is_datetime64_any_dtype(column) or words_of(str(column.name)) & CALENDAR:
         return False

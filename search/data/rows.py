@@ -7,7 +7,7 @@ Shapes: L rows, C columns used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,14 @@ Ints = NDArray[np.int64]
 EXTREME = 1e12
 """Standardised values beyond this are mistakes, and their squares no longer fit float32 sums."""
 
-TIME_NAMES = {"date", "time", "datetime", "timestamp", "ds", "year", "month", "day"}
+CALENDAR = frozenset(("quarter", "month", "week", "weekday", "day", "hour", "minute", "second"))
+TIME_NAMES = {"date", "time", "datetime", "timestamp", "ds", "year", "yr", *CALENDAR}
+JOINED = (
+    ({"year", "yr", "quarter"}, "2020Q1"),
+    ({"year", "yr", "month"}, "2020-01"),
+    ({"year", "yr", "month", "week", "weekday", "day"}, "2020-01-31"),
+)
+"""How columns of such names are written in one; all others with the time of day."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +153,26 @@ def _no_time_notes(frame: pd.DataFrame, data: ForecastData) -> list[str]:
     names = [name for name in frame.columns if name.strip().casefold() in TIME_NAMES]
     if data.time is not None or not names:
         return []
-    return [
-        "no time column is named, so the rows count as evenly spaced and in order; if "
-        f"'{names[0]}' is the time, set time = \"{names[0]}\""
-    ]
+    series = [] if data.series is None else [data.series]
+    once = [name for name in names if not frame.duplicated([*series, name]).any()]
+    if once:
+        advice = f"if '{once[0]}' is the time, set time = \"{once[0]}\""
+    elif not frame.duplicated([*series, *names]).any():
+        advice = joining(names)
+    else:
+        which = " and ".join(map(repr, names))
+        advice = f'if {which} tell the time of several series, name these: series = "COLUMN"'
+    return [f"no time column is named, so the rows count as evenly spaced and in order; {advice}"]
+
+
+def joining(names: Collection[str]) -> str:
+    """Says how columns that tell the time together, such as year and quarter, become one."""
+    known = {name.strip().casefold() for name in names}
+    form = next((form for parts, form in JOINED if known <= parts), "2020-01-31 12:00")
+    return (
+        f"{' and '.join(map(repr, names))} tell the time together: join them into one column, such "
+        f"as {form}, that is named as time"
+    )
 
 
 def _series(frame: pd.DataFrame, column: str | None, path: Path) -> tuple[Ints, list[str]]:

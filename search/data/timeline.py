@@ -49,6 +49,8 @@ CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 FORMS = tuple(date + clock for date in DATES for clock in CLOCKS)
 NUMBERS = "numbers"
 """The form of times that are plain numbers."""
+CLOCK = r"([01]?\d|2[0-4]):[0-5]\d(:[0-5]\d([.,]\d+)?)?( ?[AaPp][Mm])?"
+"""A time of day, which is no time without its date."""
 OFFSET = r"(\d[T ]\d[\d:.,]*)\s*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 """Behind a clock, so that the -31 of 2020-01-31 is none."""
 QUARTER = r"(\d{4})[- ]?[Qq]([1-4])"
