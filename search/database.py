@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage, get_storage
+from optuna.storages import get_storage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from search.errors import StorageError, StudyError
+from search.reading import QuickStorage
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class Database:
         try:
             # Two runs that start at once would both make Optuna's tables, and one would fail.
             with self.exclusive() if self.is_sqlite and create else nullcontext():
-                backend = RDBStorage(full, options)
+                backend = QuickStorage(full, options)
         except ImportError:
             raise StudyError(
                 'PostgreSQL needs a driver; install it: pip install "rnn-search[postgres]"'
