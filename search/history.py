@@ -12,23 +12,33 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from search.sampling import Shortlist
+from search.stopping import Peers
+from search.trial import Goal
+
 
 class History:
     """What became of a study's trials so far.
 
     Args:
         study: In a database.
+        goal: Which values are better.
 
     Attributes:
         finished: Trials that are over, the first that ended first; it only ever grows.
+        values: Their values; None for one that has none, because it did not complete.
+        shortlist: Of these, what proposals are made from.
         unfinished: All others by number, as they were at the last `update`.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, goal: Goal) -> None:
         self._storage: Any = study._storage
         self._study_id = study._study_id
         self.finished: list[FrozenTrial] = []
+        self.values: list[float | None] = []
+        self.shortlist = Shortlist(goal)
         self.unfinished: dict[int, FrozenTrial] = {}
+        self._peers = Peers(goal)
 
     def __len__(self) -> int:
         return len(self.finished) + len(self.unfinished)
@@ -47,7 +57,24 @@ class History:
             read = [known[number] for number in sorted(numbers) if number in known]
         self.unfinished = {one.number: one for one in read if not one.state.is_finished()}
         over = [one for one in read if one.state.is_finished()]
-        self.finished += sorted(over, key=lambda one: one.datetime_complete or _LONG_AGO)
+        over.sort(key=lambda one: one.datetime_complete or datetime.datetime.min)
+        self.finished += over
+        self.values += [t.value if t.state == TrialState.COMPLETE else None for t in over]
+        self.shortlist.add(over)
+        for trial in over:
+            self._peers.add(_reports(trial))
+
+    def reached(self, epoch: int, number: int) -> list[float]:
+        """Returns the best values that all trials but this one had reached by an epoch."""
+        others = (_reports(one) for one in self.unfinished.values() if one.number != number)
+        return self._peers.reached(epoch, others)
+
+    def note(self, trial: FrozenTrial) -> None:
+        """Tells Optuna's cache of a trial that has just been created, as Optuna itself does."""
+        with self._storage._lock:
+            self._storage._add_trials_to_cache(self._study_id, [trial])
 
 
-_LONG_AGO = datetime.datetime.min
+def _reports(trial: FrozenTrial) -> list[float]:
+    """Returns the values that a trial has reported, epoch by epoch."""
+    return [value for _, value in sorted(trial.intermediate_values.items())]
