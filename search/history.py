@@ -23,6 +23,7 @@ class History:
     Args:
         study: In a database.
         goal: Which values are better.
+        shortlist: Empty.
 
     Attributes:
         finished: Trials that are over, the first that ended first; it only ever grows.
@@ -31,12 +32,12 @@ class History:
         unfinished: All others by number, as they were at the last `update`.
     """
 
-    def __init__(self, study: Study, goal: Goal) -> None:
+    def __init__(self, study: Study, goal: Goal, shortlist: Shortlist) -> None:
         self._storage: Any = study._storage
         self._study_id = study._study_id
         self.finished: list[FrozenTrial] = []
         self.values: list[float | None] = []
-        self.shortlist = Shortlist(goal)
+        self.shortlist = shortlist
         self.unfinished: dict[int, FrozenTrial] = {}
         self._peers = Peers(goal)
 

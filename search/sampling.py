@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.config import StudyConfig
 from search.follow_ups import next_follow_up
-from search.space import distributions, next_starting_point
+from search.space import distributions, starting_points, untried
 from search.trial import Goal, derive_seed
 
 LATEST = 1000
@@ -36,13 +36,18 @@ BEST = 25
 
 
 class Shortlist:
-    """The trials of a study that TPE is fitted on, whatever the order in which they are added.
+    """What a proposal needs of a study's finished trials, whatever the order they are added in.
 
     Args:
         goal: Which values are better.
+        points: The starting points.
+
+    Attributes:
+        untried: The starting points that none of the trials was.
     """
 
-    def __init__(self, goal: Goal) -> None:
+    def __init__(self, goal: Goal, points: Iterable[dict[str, Any]]) -> None:
+        self.untried = list(points)
         self._sign = 1 if goal.minimize else -1
         self._best: list[tuple[Any, FrozenTrial]] = []
         self._latest: list[tuple[int, FrozenTrial]] = []
@@ -50,6 +55,8 @@ class Shortlist:
 
     def add(self, trials: Iterable[FrozenTrial]) -> None:
         """Adds finished trials; those that failed teach TPE nothing."""
+        trials = list(trials)
+        self.untried = untried(self.untried, (trial.params for trial in trials))
         taught = (TrialState.COMPLETE, TrialState.PRUNED)
         new = [trial for trial in trials if trial.state in taught]
         self._count += len(new)
@@ -60,7 +67,7 @@ class Shortlist:
         del self._latest[:-LATEST]
 
     def trials(self) -> list[FrozenTrial]:
-        """Returns the trials, by number."""
+        """Returns the trials that TPE is fitted on, by number."""
         chosen = {trial.number: trial for _, trial in chain(self._best, self._latest)}
         return [chosen[number] for number in sorted(chosen)]
 
@@ -106,12 +113,16 @@ class StudySampler(BaseSampler):
     ) -> dict[str, Any]:
         """Returns what `propose` says of a study, all of which is read for it."""
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        shortlist = Shortlist(self._goal)
+        shortlist = self.shortlist()
         shortlist.add(one for one in others if one.state.is_finished())
         params, attributes = self.propose(study, trial.number, others, shortlist)
         for name, value in attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
         return params
+
+    def shortlist(self) -> Shortlist:
+        """Returns the shortlist of a study without trials."""
+        return Shortlist(self._goal, starting_points(self._config.space))
 
     def propose(
         self, study: Study, number: int, others: Sequence[FrozenTrial], shortlist: Shortlist
@@ -124,21 +135,20 @@ class StudySampler(BaseSampler):
         Args:
             study: Says which values are better.
             number: The new trial's.
-            others: All other trials; the first to be tried come first, or it takes longer.
+            others: All other trials.
             shortlist: Of those that are over.
 
         Returns:
             The values of all parameters, and further attributes of the trial.
         """
-        point = next_starting_point(self._config.space, (other.params for other in others))
-        if point is not None:
-            return dict(point), {}
+        running = [other for other in others if other.state == TrialState.RUNNING]
+        if points := untried(shortlist.untried, (other.params for other in running)):
+            return dict(points[0]), {}
         if self._config.follow_advice:
             space, goal = self._config.space, self._goal
             followed = next_follow_up(others, number, space, goal)
             if followed is not None:
                 return followed[1], {"follows": followed[0]}
-        running = [other for other in others if other.state == TrialState.RUNNING]
         return self._tpe_proposal(study, number, running, shortlist), {}
 
     def _tpe_proposal(

@@ -85,7 +85,8 @@ class StoredStudy:
         self._leases = Leases(database, study._study_id)
         self._held: dict[int, Taken] = {}
         self._renewed = time.time()
-        self._history = History(study, self.goal)
+        self._sampler = StudySampler(config)
+        self._history = History(study, self.goal, self._sampler.shortlist())
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -231,10 +232,10 @@ class StoredStudy:
         Returns:
             None if somebody else's script has added a trial to the study at this moment.
         """
-        history, sampler = self._history, StudySampler(self.config)
+        history = self._history
         number = len(history)
         others = [*history.finished, *history.unfinished.values()]
-        params, attributes = sampler.propose(self.study, number, others, history.shortlist)
+        params, attributes = self._sampler.propose(self.study, number, others, history.shortlist)
         space, study_id = distributions(self.config.space), self.study._study_id
         params = {name: params[name] for name in space}
         with self.database.engine.begin() as connection:
