@@ -22,6 +22,17 @@ from optuna.trial import FrozenTrial, TrialState
 MANY = 500
 """Unfinished trials above which all of a study are read, because statements have their limits."""
 _trials = models.TrialModel.__table__
+_PARTS: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (models.TrialParamModel, ("param_name", "param_value", "distribution_json")),
+    (models.TrialValueModel, ("objective", "value", "value_type")),
+    (
+        models.TrialIntermediateValueModel,
+        ("step", "intermediate_value", "intermediate_value_type"),
+    ),
+    (models.TrialUserAttributeModel, ("key", "value_json")),
+    (models.TrialSystemAttributeModel, ("key", "value_json")),
+)
+"""What belongs to a trial, in tables of its own."""
 _NOT_FINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
 
 Rows = dict[int, list[Any]]
@@ -76,46 +87,34 @@ def _assemble(
     connection: sa.Connection, wanted: sa.ColumnElement[bool], found: list[sa.Row[Any]]
 ) -> list[FrozenTrial]:
     """Reads what belongs to the trials found, and makes them whole."""
-    params = _children(
-        connection, wanted, models.TrialParamModel, "param_name", "param_value", "distribution_json"
+    parts = [_children(connection, wanted, model, *names) for model, names in _PARTS]
+    return [_whole(row, *(part[row.trial_id] for part in parts)) for row in found]
+
+
+def _whole(
+    row: sa.Row[Any],
+    params: list[Any],
+    values: list[Any],
+    reported: list[Any],
+    users: list[Any],
+    systems: list[Any],
+) -> FrozenTrial:
+    """Makes a trial of its rows."""
+    drawn = [(name, value, _distribution(kind)) for name, value, kind in params]
+    return FrozenTrial(
+        number=row.number,
+        state=row.state,
+        value=None,
+        values=[_number(value, kind) for _, value, kind in sorted(values)] or None,
+        datetime_start=_local(row.datetime_start),
+        datetime_complete=_local(row.datetime_complete),
+        params={name: kind.to_external_repr(value) for name, value, kind in drawn},
+        distributions={name: kind for name, _, kind in drawn},
+        user_attrs={key: json.loads(text) for key, text in users},
+        system_attrs={key: json.loads(text) for key, text in systems},
+        intermediate_values={step: _number(value, kind) for step, value, kind in reported},
+        trial_id=row.trial_id,
     )
-    values = _children(
-        connection, wanted, models.TrialValueModel, "objective", "value", "value_type"
-    )
-    reported = _children(
-        connection,
-        wanted,
-        models.TrialIntermediateValueModel,
-        "step",
-        "intermediate_value",
-        "intermediate_value_type",
-    )
-    users = _children(connection, wanted, models.TrialUserAttributeModel, "key", "value_json")
-    systems = _children(connection, wanted, models.TrialSystemAttributeModel, "key", "value_json")
-    trials = []
-    for row in found:
-        one = row.trial_id
-        drawn = [(name, value, _distribution(kind)) for name, value, kind in params[one]]
-        objectives = [_number(value, kind) for _, value, kind in sorted(values[one])]
-        trials.append(
-            FrozenTrial(
-                number=row.number,
-                state=row.state,
-                value=None,
-                values=objectives or None,
-                datetime_start=_local(row.datetime_start),
-                datetime_complete=_local(row.datetime_complete),
-                params={name: kind.to_external_repr(value) for name, value, kind in drawn},
-                distributions={name: kind for name, _, kind in drawn},
-                user_attrs={key: json.loads(text) for key, text in users[one]},
-                system_attrs={key: json.loads(text) for key, text in systems[one]},
-                intermediate_values={
-                    step: _number(value, kind) for step, value, kind in reported[one]
-                },
-                trial_id=one,
-            )
-        )
-    return trials
 
 
 def _children(

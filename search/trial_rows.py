@@ -63,6 +63,20 @@ def begin(
     )
     if connection.execute(earlier).scalar_one() != number:
         return None
+    _write_params(connection, trial_id, params, distributions)
+    _write_attributes(connection, _users, "trial_id", trial_id, attributes)
+    kinds, drawn, users = dict(distributions), dict(params), dict(attributes)
+    return FrozenTrial(
+        number, TrialState.RUNNING, None, now, None, drawn, kinds, users, {}, {}, trial_id
+    )
+
+
+def _write_params(
+    connection: sa.Connection,
+    trial_id: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> None:
     drawn = [
         {
             "trial_id": trial_id,
@@ -74,20 +88,6 @@ def begin(
     ]
     if drawn:
         connection.execute(sa.insert(_params), drawn)
-    _write_attributes(connection, _users, "trial_id", trial_id, attributes)
-    return FrozenTrial(
-        number=number,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=now,
-        datetime_complete=None,
-        params=dict(params),
-        distributions={name: distributions[name] for name in params},
-        user_attrs=dict(attributes),
-        system_attrs={},
-        intermediate_values={},
-        trial_id=trial_id,
-    )
 
 
 def report(connection: sa.Connection, trial_id: int, step: int, value: float) -> None:
