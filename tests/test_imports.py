@@ -106,6 +106,7 @@ ORDER = [
     "init",
     "dashboard",
     "arguments",
+    "terminal",
     "cli",
     "__main__",
 ]
