@@ -97,8 +97,8 @@ class Attachments(Attacher):
         picture = None
         if line.epochs:
             # The same at a second try, so that there is never a second picture.
-            name = f"{self._stored.folder.name}/{taken.trial_id}"
-            picture = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+            whose = f"{self._stored.folder.name}/{taken.number:05d}"
+            picture = str(uuid.uuid5(uuid.NAMESPACE_OID, whose))
             self._undrawn.append((picture, line))
         self._new += 1
         note = self._stored.database.patiently(lambda: self._note(taken.trial_id, line, picture))

