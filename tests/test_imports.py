@@ -41,6 +41,7 @@ ORDER = [
     "data",
     "trial",
     "factories",
+    "recurrent",
     "models",
     "network_checks",
     "training",
