@@ -117,8 +117,9 @@ class Attachments(Attacher):
     def _attach(self, trial_id: int, line: TrialLine) -> None:
         picture = None
         if line.epochs:
-            # The same at a second try, so that there is never a second picture.
-            picture = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self._stored.folder.name}/{trial_id}"))
+            # The same at a second try, also in a copy, so that there is never a second picture.
+            whose = f"{self._stored.folder.name}/{line.number:05d}"
+            picture = str(uuid.uuid5(uuid.NAMESPACE_OID, whose))
             meta = ArtifactMeta(picture, PICTURE, "image/png", None)
             self._stored.database.storage.set_trial_system_attr(
                 trial_id, f"artifacts:{picture}", json.dumps(asdict(meta))

@@ -7,9 +7,7 @@ Nothing heavy is imported before a command needs it, so that ``--help`` answers 
 from __future__ import annotations
 
 import argparse
-import codecs
 import errno
-import io
 import json
 import os
 import shlex
@@ -24,11 +22,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from search.arguments import DEFAULT_STORAGE, NONSENSE, make_parser
 from search.errors import RequestError, RunError
+from search.output import make_console, mute, speak_plainly
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from search.coordinator import Ending
+    from search.copying import Copied
     from search.running import Request
     from search.storage import StoredStudy
 
@@ -45,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="rnn-search")
+    speak_plainly()
     arguments = make_parser().parse_args(argv)
     before = {number: signal.signal(number, _leave) for number in SIGNALS}
     try:
@@ -64,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("rnn-search: interrupted; run it again to go on", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _mute()
+        mute()
         return DONE
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename is not None:
@@ -74,21 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-PLAIN_WORDS = {"→": "->", "←": "<-", "·": "|", "…": "...", "±": "+-", "÷": "/"}
-"""What is written where the encoding of the output has no such sign; "?" for all others."""
-
-
-def _plainly(error: UnicodeError) -> tuple[str, int]:
-    """Lets Python write what an encoding cannot hold in other words, and go on."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    part = error.object[error.start : error.end]
-    return "".join(PLAIN_WORDS.get(sign, "?") for sign in part), error.end
-
-
-codecs.register_error("rnn-search", _plainly)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -114,7 +97,7 @@ def _train(request: Request, as_json: bool, *, from_storage: bool) -> int:
     from search.report import summarize
     from search.running import make_plan, run_study
 
-    console = _console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json)
     if console.is_terminal:  # Importing torch and Optuna takes some seconds.
         console.print(f"Reading {request.study} …", markup=False, highlight=False)
     plan = make_plan(request, from_storage=from_storage)
@@ -134,7 +117,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
     found = exists(arguments.storage)
     summaries = summarize_all(Database(arguments.storage, create=False)) if found else []
-    console = _console(to_stderr=False)
+    console = make_console(to_stderr=False)
     if arguments.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=2))
     elif not summaries:
@@ -151,7 +134,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from search.report import find_trial, summarize
 
     stored = _open(arguments)
-    console = _console(to_stderr=False)
+    console = make_console(to_stderr=False)
     if arguments.number is not None:
         line = find_trial(stored, arguments.number)
         if arguments.json:
@@ -185,7 +168,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _lr_range(arguments: argparse.Namespace) -> int:
     from search.range_testing import measure_range, print_test
 
-    request, console = _request(arguments), _console(to_stderr=arguments.json)
+    request, console = _request(arguments), make_console(to_stderr=arguments.json)
     options = (arguments.cell, arguments.optimizer, arguments.out, arguments.seed)
     test = measure_range(request, *options, console)
     if arguments.json:
@@ -240,7 +223,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from search.evaluating import evaluate_study, print_evaluation
 
-    console = _console(to_stderr=arguments.json)
+    console = make_console(to_stderr=arguments.json)
     options = (_request(arguments), arguments.top, arguments.seeds, console)
     evaluation, _ = evaluate_study(_open(arguments), *options)
     if evaluation is None:
@@ -289,6 +272,28 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _backup(arguments: argparse.Namespace) -> int:
+    from search.copying import back_up
+
+    return _say_copied(back_up(_open(arguments), arguments.file), as_json=arguments.json)
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    from search.copying import copy_study
+    from search.database import Database
+
+    stored = _open(arguments)
+    target = Database(arguments.to, create=True)
+    return _say_copied(copy_study(stored, target), as_json=arguments.json)
+
+
+def _say_copied(copied: Copied, *, as_json: bool) -> int:
+    go_on = f"resume {copied.study} --storage {shlex.quote(copied.storage)}"
+    said = f"{copied}; go on with it there by\n  {_as_typed('rnn-search')} {go_on}"
+    print(json.dumps(copied.to_json(), indent=2) if as_json else said)
+    return DONE
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     from search.answers import answer
 
@@ -319,26 +324,6 @@ def _request(arguments: argparse.Namespace) -> Request:
     given = vars(arguments)
     names = [one.name for one in fields(Request)]
     return Request(**{name: given[name] for name in names if given.get(name) is not None})
-
-
-def _mute() -> None:
-    """The reader (head, less) has seen enough; what more is written goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _console(*, to_stderr: bool) -> Console:
-    from rich.console import Console
-
-    class Patient(Console):
-        """A console that outlives its reader: a search goes on when `less` is closed."""
-
-        def on_broken_pipe(self) -> None:
-            self.quiet = True
-            _mute()
-
-    console = Patient(stderr=to_stderr)
-    # A file or a pipe has no width; tables must not be cut to the 80 columns rich then assumes.
-    return console if console.is_terminal else Patient(stderr=to_stderr, width=120)
 
 
 def _next_commands(console: Console, stored: StoredStudy, request: Request, ending: Ending) -> None:
@@ -381,6 +366,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "replay": _replay,
     "export": _export,
+    "backup": _backup,
+    "copy": _copy,
     "predict": _predict,
 }
 """What each command of `search.arguments` does; it returns the exit code."""

@@ -59,6 +59,7 @@ ORDER = [
     "leases",
     "forks",
     "storage",
+    "copying",
     "code_changes",
     "model_files",
     "intervals",
@@ -102,6 +103,7 @@ ORDER = [
     "init",
     "dashboard",
     "arguments",
+    "output",
     "cli",
     "__main__",
 ]
