@@ -47,7 +47,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    _write(folder / CHECKPOINT, lambda path: path.write_bytes(_digest(content) + content))
+    # A power cut may spoil it, which its digest tells; so it need not wait for the disk.
+    _write(folder / CHECKPOINT, lambda path: path.write_bytes(_digest(content) + content), False)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -166,13 +167,26 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def _write(path: Path, write: Callable[[Path], object], settle: bool = True) -> None:
+    """Writes a file whole or not at all; ``settle``: when it returns, the file is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         write(part)
+        if settle:
+            _settle(part)
         part.replace(path)
+        if settle:
+            _settle(path.parent)
     except RuntimeError as error:  # torch and safetensors wrap what the disk says
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

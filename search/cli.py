@@ -64,14 +64,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         mute()
         return DONE
-    except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
+    except Exception as error:
+        fault = _fault(error)
+        if fault is None:
             raise
-        print("rnn-search: the output cannot be written: no space left", file=sys.stderr)
+        print(f"rnn-search: {fault}", file=sys.stderr)
         return FAILED
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+
+
+def _fault(error: Exception) -> str | None:
+    """Returns what a disk or a database says that has failed; None: the program has failed."""
+    if isinstance(error, OSError) and error.errno in DISK:
+        place = error.filename or "the output cannot be written"
+        return f"{place}: {(error.strerror or '').lower().removesuffix(' on device')}"
+    if "sqlalchemy" not in sys.modules:
+        return None
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DBAPIError
+
+    from search.database import first_line
+
+    return first_line(error) if isinstance(error, (DBAPIError, StorageInternalError)) else None
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -24,11 +24,11 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from search.database import Database, first_line
 from search.errors import StorageError, StudyError
-from search.storage import MARK, StoredStudy
+from search.storage import MARK, StoredStudy, list_studies
 
 OF_STUDY = (
     models.StudyDirectionModel,
@@ -156,13 +156,20 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
         own = uuid.uuid4().hex[:8]
     home = target.folder / f"{name}-{own}"
     held = len(stored.held())
+    # Before the lock, which is the target's, too, if it is the same database.
+    if any(one.study_name == name for one in list_studies(target)):
+        raise StudyError(f"{target} has a study '{name}' already; nothing was copied")
     try:
-        with source.exclusive(), _snapshot(source) as rows, target.exclusive():
+        with source.exclusive(), _snapshot(source) as rows:
             with target.engine.begin() as copy:
-                ids = _Rows(rows, copy, stored.study._study_id, target).copy(own)
+                if target.is_sqlite:  # Else a writer between our first look and row would win.
+                    copy.exec_driver_sql("BEGIN IMMEDIATE")
+                ids = _Rows(rows, copy, stored.study._study_id).copy(own)
                 _copy_folder(stored.folder, home)
                 _copy_artifacts(copy, ids, source.artifacts, target.artifacts)
             states = _states(target, ids)
+    except IntegrityError:  # Another process has just made it.
+        raise StudyError(f"{target} has a study '{name}' by now; nothing was copied") from None
     except DBAPIError as error:
         raise StorageError(f"{target}: {first_line(error)}; nothing was copied") from error
     except OSError as error:
@@ -195,11 +202,8 @@ class _Ids:
 class _Rows:
     """The rows of one study on their way from one connection to another."""
 
-    def __init__(
-        self, source: sa.Connection, copy: sa.Connection, study_id: int, target: Database
-    ) -> None:
-        self._source, self._copy, self._target = source, copy, target
-        self._study_id = study_id
+    def __init__(self, source: sa.Connection, copy: sa.Connection, study_id: int) -> None:
+        self._source, self._copy, self._study_id = source, copy, study_id
         trials = models.TrialModel.__table__
         self._trial_ids = sa.select(trials.c.trial_id).where(trials.c.study_id == study_id)
 
@@ -230,9 +234,6 @@ class _Rows:
         name = self._source.execute(
             sa.select(table.c.study_name).where(table.c.study_id == self._study_id)
         ).scalar_one()
-        taken = self._copy.execute(sa.select(table.c.study_id).where(table.c.study_name == name))
-        if taken.first() is not None:
-            raise StudyError(f"{self._target} has a study '{name}' already; nothing was copied")
         made = self._copy.execute(sa.insert(table).values(study_name=name))
         return int(made.inserted_primary_key[0])  # type: ignore[index]
 

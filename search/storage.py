@@ -23,11 +23,10 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.study import StudySummary
 from optuna.trial import FrozenTrial, TrialState
 
-from search.checkpoints import copy_files, trial_folder
 from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import StudyError, nearest
-from search.forks import copy_trials
+from search.forks import copy_trial_files, copy_trials
 from search.leases import LEASE_SECONDS, Leases
 from search.sampling import StudySampler
 from search.space import HyperParams, differences, suggest
@@ -139,7 +138,7 @@ class StoredStudy:
     def finish(
         self, taken: Taken, decision: Decision, curve: Curve, extra: Mapping[str, Any]
     ) -> bool:
-        """Tells a trial's end, with its reason, its best epoch and its curve.
+        """Tells a trial's end, with its reason, its best epoch and its curve; then it is on disk.
 
         Args:
             taken: The trial.
@@ -267,6 +266,7 @@ class StoredStudy:
             return self._forget(taken)
 
     def _forget(self, taken: Taken) -> bool:
+        self.database.flush()
         self._leases.drop(taken.trial_id)
         self._held.pop(taken.trial_id, None)
         return True
@@ -295,6 +295,19 @@ def create_study(
         attributes: What else to store: ``baselines``, ``data`` (the fingerprint), ``notes``.
         fork_of: A study whose finished trials are copied as far as they fit; failed ones do not.
     """
+    if fork_of is None:
+        return database.patiently(lambda: _create(database, config, attributes, None))
+    new = _create(database, config, attributes, fork_of)
+    copy_trial_files(new.trials(), fork_of.folder, new.folder)
+    return new
+
+
+def _create(
+    database: Database,
+    config: StudyConfig,
+    attributes: Mapping[str, Any],
+    fork_of: StoredStudy | None,
+) -> StoredStudy:
     with database.exclusive():
         study = optuna.create_study(
             storage=database.storage,
@@ -309,17 +322,10 @@ def create_study(
             return open_study(database, config.name)
         fork = {}
         if fork_of is not None:
-            old, trials = fork_of.config, fork_of.trials()
-            taken = copy_trials(trials, old, study, config.space)
-            fork = {"fork": {"study": old.name, "taken": taken, "of": len(trials)}}
+            fork["fork"] = copy_trials(fork_of.trials(), fork_of.config, study, config.space)
         # The mark comes last: a study without it is one whose making was cut off.
         study.set_user_attr(MARK, {**attributes, **_birth(config), **fork})
-    new = StoredStudy(database, study, config)
-    if fork_of is not None:
-        for trial in new.trials():
-            source = trial_folder(fork_of.folder, trial.user_attrs["forked_from"][1])
-            copy_files(source, trial_folder(new.folder, trial.number))
-    return new
+    return StoredStudy(database, study, config)
 
 
 def _birth(config: StudyConfig) -> dict[str, Any]:
