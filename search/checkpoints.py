@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 CHECKPOINT, LOSSES, WEIGHTS = "checkpoint.pt", "losses.safetensors", "weights.safetensors"
@@ -96,7 +96,7 @@ def save_losses(folder: Path, losses: list[float], epoch_ends: list[int]) -> Non
         "train": torch.tensor(losses, dtype=torch.float32),
         "epoch_ends": torch.tensor(epoch_ends, dtype=torch.int64),
     }
-    _write(folder / LOSSES, lambda path: save_file(tensors, path))
+    _write(folder / LOSSES, lambda path: path.write_bytes(save(tensors)))
 
 
 def load_losses(folder: Path) -> Tensor | None:
@@ -112,7 +112,7 @@ def load_losses(folder: Path) -> Tensor | None:
 
 def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     """Writes the network's weights by parameter name."""
-    _write(folder / WEIGHTS, lambda path: save_file(weights, path))
+    _write(folder / WEIGHTS, lambda path: path.write_bytes(save(weights)))
 
 
 def keep_weights(folder: Path, best: Iterable[int], finished: Iterable[int]) -> None:
