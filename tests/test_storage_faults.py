@@ -29,6 +29,7 @@ from tiny import (
     write_study,
 )
 
+from search.cli import main
 from search.database import Database
 from search.storage import create_study
 from search.trial import Curve, Decision, Epoch, Outcome
@@ -179,18 +180,23 @@ def scribbled(content: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [cut_short, scribbled, lambda _: b"", lambda _: b"text" * 999])
 @pytest.mark.parametrize("line", ["run tiny.toml", "list", "show tiny", "backup tiny b.db"])
 def test_a_damaged_file(
-    trained: Path, tmp_path: Path, damage: Callable[[bytes], bytes], line: str
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[bytes], bytes],
+    line: str,
 ) -> None:
     """A damaged database is named in one line, and left as it is for whoever can mend it."""
     write_study(tmp_path, budget={"trials": 3})
     (tmp_path / "studies").mkdir()
     content = damage(database_of(trained).read_bytes())
     database_of(tmp_path).write_bytes(content)
-    done = rnn_search(tmp_path, *line.split())
-    assert done.returncode in (1, 2), done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert "studies.db" in done.stderr.splitlines()[0]
-    assert len(done.stderr.splitlines()) <= 2
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) in (1, 2)
+    errors = capsys.readouterr().err
+    assert "studies.db" in errors.splitlines()[0]
+    assert len(errors.splitlines()) <= 2
     assert database_of(tmp_path).read_bytes() == content
 
 
