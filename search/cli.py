@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
-import os
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from search.arguments import DEFAULT_STORAGE, NONSENSE, make_parser
+from search.arguments import NONSENSE, make_parser
 from search.errors import RequestError, RunError
-from search.output import make_console, mute, speak_plainly
+from search.terminal import INTERRUPTED, as_typed, leave, make_console, mute, print_next_commands
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from search.coordinator import Ending
     from search.copying import Copied
     from search.running import Request
     from search.storage import StoredStudy
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+DONE, FAILED = 0, 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -45,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    speak_plainly()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rnn-search")
     arguments = make_parser().parse_args(argv)
-    before = {number: signal.signal(number, _leave) for number in SIGNALS}
+    before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:
         return COMMANDS[arguments.command](arguments)
     except RequestError as error:
@@ -93,15 +89,6 @@ def _fault(error: Exception) -> str | None:
     return first_line(error) if isinstance(error, (DBAPIError, StorageInternalError)) else None
 
 
-def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Answers Ctrl-C, SIGTERM and SIGHUP while nothing is in training; nothing is to be saved.
-
-    A KeyboardInterrupt would not do: packages that are just being imported swallow it.
-    """
-    os.write(2, b"rnn-search: interrupted; run it again to go on\n")
-    os._exit(INTERRUPTED)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     return _train(_request(arguments), arguments.json, from_storage=False)
 
@@ -126,7 +113,8 @@ def _train(request: Request, as_json: bool, *, from_storage: bool) -> int:
         print(json.dumps(summary.to_json(), indent=2))
     else:
         print_summary(console, summary)
-        _next_commands(console, stored, request, ending)
+        found = summary.best is not None
+        print_next_commands(console, stored, request.storage, ending, found=found)
     return INTERRUPTED if ending == Ending.INTERRUPTED else DONE
 
 
@@ -210,7 +198,7 @@ def _init(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(done.to_json(), indent=2))
     else:
-        print(*say(done, _as_typed("rnn-search")), sep="\n")
+        print(*say(done, as_typed("rnn-search")), sep="\n")
     return DONE
 
 
@@ -287,7 +275,7 @@ def _export(arguments: argparse.Namespace) -> int:
     else:
         print(f"{done.what} is in {done.folder}; use it with")
         trust = "" if done.card.factory is None else " --trust-code"
-        print(f"  {_as_typed('rnn-search')} predict {done.folder} INPUT{trust}")
+        print(f"  {as_typed('rnn-search')} predict {done.folder} INPUT{trust}")
     return DONE
 
 
@@ -308,7 +296,7 @@ def _copy(arguments: argparse.Namespace) -> int:
 
 def _say_copied(copied: Copied, *, as_json: bool) -> int:
     go_on = f"resume {copied.study} --storage {shlex.quote(copied.storage)}"
-    said = f"{copied}; go on with it there by\n  {_as_typed('rnn-search')} {go_on}"
+    said = f"{copied}; go on with it there by\n  {as_typed('rnn-search')} {go_on}"
     print(json.dumps(copied.to_json(), indent=2) if as_json else said)
     return DONE
 
@@ -343,33 +331,6 @@ def _request(arguments: argparse.Namespace) -> Request:
     given = vars(arguments)
     names = [one.name for one in fields(Request)]
     return Request(**{name: given[name] for name in names if given.get(name) is not None})
-
-
-def _next_commands(console: Console, stored: StoredStudy, request: Request, ending: Ending) -> None:
-    name, where = stored.config.name, ""
-    if request.storage != (os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE):
-        where = f" --storage {shlex.quote(str(stored.database))}"
-    total = stored.config.budget.trials
-    go_on = f" --trials {2 * total}" if ending == "done" else ""
-    if ending == "enough":
-        go_on = " --target none --stagnation none"
-    console.print("\nNext:", style="bold")
-    trust = "" if stored.config.model is None else " --trust-code"
-    for program, arguments, why in (
-        ("rnn-search", f"resume {name}{go_on}{where}{trust}", "go on with this study"),
-        ("rnn-search", f"show {name}{where}", "this table again; add a number for one trial"),
-        ("rnn-search", f"dashboard{where}", "look at it in a browser"),
-    ):
-        line = f"  {_as_typed(program)} {arguments}"
-        console.print(f"{line:<60}  {why}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _as_typed(program: str) -> str:
-    """Returns how to call a program of this installation from the caller's shell."""
-    if shutil.which(program):
-        return program
-    here = Path(sys.argv[0]).with_name(program)
-    return min(str(here), os.path.relpath(here), key=len) if here.exists() else program
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from refusing import Refuse
 
 if TYPE_CHECKING:
     from postgres import Postgres
+
+# As trainers do. Where other tests keep the cores busy, threads that wait for one another take
+# eight times as long for matrices as small as these.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

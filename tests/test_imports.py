@@ -41,6 +41,7 @@ ORDER = [
     "data",
     "trial",
     "factories",
+    "recurrent",
     "models",
     "network_checks",
     "training",
@@ -103,7 +104,7 @@ ORDER = [
     "init",
     "dashboard",
     "arguments",
-    "output",
+    "terminal",
     "cli",
     "__main__",
 ]
