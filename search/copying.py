@@ -159,15 +159,23 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
     # Before the lock, which is the target's, too, if it is the same database.
     if any(one.study_name == name for one in list_studies(target)):
         raise StudyError(f"{target} has a study '{name}' already; nothing was copied")
+    with _faults_said(name, target, home), source.exclusive(), _snapshot(source) as rows:
+        with target.engine.begin() as copy:
+            if target.is_sqlite:  # Else a writer between our first look and row would win.
+                copy.exec_driver_sql("BEGIN IMMEDIATE")
+            ids = _Rows(rows, copy, stored.study._study_id).copy(own)
+            _copy_folder(stored.folder, home)
+            _copy_artifacts(copy, ids, source.artifacts, target.artifacts)
+        states = _states(target, ids)
+    unfinished = sum(not state.is_finished() for state in states)
+    return Copied(name, str(target), home, len(states), unfinished, held)
+
+
+@contextmanager
+def _faults_said(name: str, target: Database, home: Path) -> Iterator[None]:
+    """Says in one line why nothing was copied."""
     try:
-        with source.exclusive(), _snapshot(source) as rows:
-            with target.engine.begin() as copy:
-                if target.is_sqlite:  # Else a writer between our first look and row would win.
-                    copy.exec_driver_sql("BEGIN IMMEDIATE")
-                ids = _Rows(rows, copy, stored.study._study_id).copy(own)
-                _copy_folder(stored.folder, home)
-                _copy_artifacts(copy, ids, source.artifacts, target.artifacts)
-            states = _states(target, ids)
+        yield
     except IntegrityError:  # Another process has just made it.
         raise StudyError(f"{target} has a study '{name}' by now; nothing was copied") from None
     except DBAPIError as error:
@@ -176,8 +184,6 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
         raise StorageError(
             f"{error.filename or home}: {error.strerror}; nothing was copied"
         ) from error
-    unfinished = sum(not state.is_finished() for state in states)
-    return Copied(name, str(target), home, len(states), unfinished, held)
 
 
 @contextmanager
