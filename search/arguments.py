@@ -235,6 +235,16 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     _trusting(sub)
 
 
+def _backup(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("file", metavar="FILE", type=Path)
+
+
+def _copy(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("--to", metavar="URL", required=True, help="the other database")
+
+
 def _dashboard(sub: argparse.ArgumentParser) -> None:
     _stored(sub)
     sub.add_argument("--port", type=port, help="default: 8080 if it is free, else another")
@@ -259,6 +269,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
     "export": ("write a network, or an ensemble, as files to predict with", _export),
+    "backup": ("copy a study, also while it runs, into a file of its own", _backup),
+    "copy": ("copy a study into another database, to go on there", _copy),
     "predict": ("forecast, classify, judge or continue a file with an exported model", _predict),
 }
 """Every command in the order in which ``--help`` lists them: what it is for, what it takes."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-from search.code_changes import note_source
+from search.changes import check_unchanged, note_source
 from search.coordinator import Ending
 from search.display import UNITS, Progress, figure, short
 from search.errors import RunError, StudyError
@@ -27,7 +27,7 @@ from search.evaluation import (
 )
 from search.retraining import Result, Retrainer, Retraining, read_result
 from search.running import Plan, Request, catch_signals, make_plan
-from search.storage import StoredStudy, Taken, check_unchanged
+from search.storage import StoredStudy, Taken
 from search.surroundings import surroundings
 from search.trainers import LocalTrainers
 from search.trial import Curve, Decision, Epoch, Outcome

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from search.attachments import Attachments
-from search.code_changes import note_source
+from search.changes import check_unchanged, note_source
 from search.config import StudyConfig, load_config, make_config
 from search.coordinator import Coordinator, Ending
 from search.data import load_splits, settle
@@ -30,7 +30,6 @@ from search.space import fit_to_data, starting_points
 from search.storage import (
     MARK,
     StoredStudy,
-    check_unchanged,
     create_study,
     list_studies,
     open_study,

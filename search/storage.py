@@ -25,15 +25,14 @@ from optuna.study import StudySummary
 from optuna.trial import FrozenTrial, TrialState
 
 from search import trial_rows
-from search.checkpoints import copy_files, trial_folder
 from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import StudyError, nearest
-from search.forks import copy_trials
+from search.forks import copy_trial_files, copy_trials
 from search.history import History
 from search.leases import LEASE_SECONDS, Leases
 from search.sampling import StudySampler
-from search.space import HyperParams, differences, distributions, ordered, suggest
+from search.space import HyperParams, distributions, ordered, suggest
 from search.stopping import stagnated, target_reached
 from search.surroundings import versions
 from search.telling import Attached, Told
@@ -42,8 +41,6 @@ from search.trial import Curve, Decision, Epoch, Goal, Outcome
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
-FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ", "[model] folder: ")
-"""What may differ on resume: how long, how much is kept, where the same data and code lie."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
 
@@ -150,6 +147,8 @@ class StoredStudy:
         attached: Attached | None = None,
     ) -> bool:
         """Tells a trial's end, with its reason, its best epoch and its curve; all, or nothing.
+
+        When it returns, that is on the disk.
 
         Args:
             taken: The trial.
@@ -276,6 +275,7 @@ class StoredStudy:
                     self._held.pop(trial_id, None)
                     return False
                 told.tell(connection, self.study._study_id, trial_id)
+            self.database.flush()
             self._leases.drop(trial_id)
             self._held.pop(trial_id, None)
             return True
@@ -295,6 +295,19 @@ def create_study(
         attributes: What else to store: ``baselines``, ``data`` (the fingerprint), ``notes``.
         fork_of: A study whose finished trials are copied as far as they fit; failed ones do not.
     """
+    if fork_of is None:
+        return database.patiently(lambda: _create(database, config, attributes, None))
+    new = _create(database, config, attributes, fork_of)
+    copy_trial_files(new.trials(), fork_of.folder, new.folder)
+    return new
+
+
+def _create(
+    database: Database,
+    config: StudyConfig,
+    attributes: Mapping[str, Any],
+    fork_of: StoredStudy | None,
+) -> StoredStudy:
     with database.exclusive():
         study = optuna.create_study(
             storage=database.storage,
@@ -309,17 +322,10 @@ def create_study(
             return open_study(database, config.name)
         fork = {}
         if fork_of is not None:
-            old, trials = fork_of.config, fork_of.trials()
-            taken = copy_trials(trials, old, study, config.space)
-            fork = {"fork": {"study": old.name, "taken": taken, "of": len(trials)}}
+            fork["fork"] = copy_trials(fork_of.trials(), fork_of.config, study, config.space)
         # The mark comes last: a study without it is one whose making was cut off.
         study.set_user_attr(MARK, {**attributes, **_birth(config), **fork})
-    new = StoredStudy(database, study, config)
-    if fork_of is not None:
-        for trial in new.trials():
-            source = trial_folder(fork_of.folder, trial.user_attrs["forked_from"][1])
-            copy_files(source, trial_folder(new.folder, trial.number))
-    return new
+    return StoredStudy(database, study, config)
 
 
 def _birth(config: StudyConfig) -> dict[str, Any]:
@@ -366,32 +372,3 @@ def list_studies(database: Database) -> list[StudySummary]:
         lambda: optuna.get_all_study_summaries(database.storage, include_best_trial=False)
     )
     return sorted(summaries, key=lambda summary: summary.study_name)
-
-
-def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None:
-    """Refuses to go on with a study that is not the same any more.
-
-    Args:
-        stored: The study.
-        config: What is asked for now, fitted to the data.
-        data: Fingerprint of the data now.
-
-    Raises:
-        StudyError: Something differs that decides what trials give; names it, and the remedy.
-    """
-    changes = [
-        change
-        for change in differences(stored.config.resolved(), config.resolved())
-        if not change.startswith(FREE_TO_CHANGE)
-    ]
-    if stored.attributes["data"] != data:
-        changes.append(f"the data (fingerprint {stored.attributes['data']} → {data})")
-    if changes:
-        # What its trials reached is worth nothing on other data, or by another figure.
-        same = stored.attributes["data"] == data and stored.config.metric == config.metric
-        fork = "give another name, or take its trials along with --fork NEWNAME"
-        remedy = fork if same else "or give another name"
-        raise StudyError(
-            f"the study '{config.name}' was begun otherwise: {'; '.join(changes)}; change it back, "
-            f"{remedy}"
-        )

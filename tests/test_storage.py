@@ -16,13 +16,13 @@ from optuna.trial import TrialState
 from tiny import tiny_config
 
 from search import leases, storage
+from search.changes import check_unchanged
 from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import StudyError
 from search.storage import (
     StoredStudy,
     Taken,
-    check_unchanged,
     create_study,
     list_studies,
     open_study,
