@@ -15,7 +15,7 @@ from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
 from search.stopping import worse_than_peers
 from search.storage import StoredStudy, Taken
-from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
+from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome, derive_seed
 from search.worker import Job
 
@@ -100,14 +100,14 @@ class Coordinator:
         total: How many trials the study is to have in all.
         timeout: Seconds after which this run stops; None: never.
         interrupted: Says whether somebody wants this run to stop.
-        surroundings: What the trainers compute with, stored with each trial for `replay`.
+        surroundings: What trainers here compute with, stored with each trial for `replay`.
         attacher: Attaches what the dashboard shows.
     """
 
     def __init__(
         self,
         stored: StoredStudy,
-        trainers: LocalTrainers,
+        trainers: Trainers,
         observer: Observer,
         total: int,
         timeout: float | None = None,
@@ -279,7 +279,7 @@ class Coordinator:
         extra = {
             "seconds": seconds,
             "worker": worker,
-            "surroundings": self._surroundings,
+            "surroundings": {**self._surroundings, **self._trainers.surroundings(worker)},
             **(finding.to_attributes() if finding else {}),
         }
         self._attacher.attach(active.taken, decision, active.curve, finding)
@@ -298,16 +298,16 @@ class Coordinator:
         if active is None:
             self._orphans += 1
             if self._orphans > LIVES:
-                raise TrainerError(f"trainers do not start (exit code {died.exit_code})")
+                raise TrainerError(f"trainers do not start ({died.how})")
             return
         if self._winding_down:
             self._stored.release(active.taken)
             return
         taken = self._stored.count_trainer_death(active.taken)
         self._active[died.worker] = active = replace(active, taken=taken)
-        self._observer.say(f"a trainer died (exit code {died.exit_code}) with trial {taken.number}")
+        self._observer.say(f"a trainer died ({died.how}) with trial {taken.number}")
         if taken.trainer_deaths >= LIVES:
-            reason = f"took {LIVES} trainers down, the last with exit code {died.exit_code}"
+            reason = f"took {LIVES} trainers down, the last with {died.how}"
             self._end(died.worker, active, Decision(Outcome.FAILED, reason), "")
             return
         again = replace(taken, reported=max(taken.reported, len(active.curve)))

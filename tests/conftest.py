@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from refusing import Refuse
 
+pytest_plugins = ["loopback"]
+
 
 @pytest.fixture
 def refuse(

@@ -68,6 +68,10 @@ class ScriptedTrainers:
         """Interrupts every trial at its next event."""
         self.stopping = True
 
+    def surroundings(self, worker: int) -> dict[str, str]:
+        """Returns where this worker computes, for the trials that it trains."""
+        return {"kernels": f"of worker {worker}"}
+
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields one event of each busy worker."""
         for worker, job in self.jobs.items():
