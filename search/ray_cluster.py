@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from search.errors import ConfigError, TrainerError
@@ -32,7 +33,7 @@ OBJECT_STORE_BYTES = 200_000_000
 """Shared memory of a Ray that is started here; what does not fit goes to the disk."""
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Without it Ray takes 127.0.0.1 for an address that others can reach and listens everywhere."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,9 @@ def _keep(cpus: int) -> None:
     import ray
 
     place = tempfile.mkdtemp(prefix="rnn-ray-")  # Sockets want a short path.
+    # What a killed trainer leaves goes with it, and what Ray notes for programs that look for one.
+    os.environ["TMPDIR"] = place
+    Path(place, "ray").mkdir()
     try:
         options: dict[str, Any] = {"include_dashboard": False, "configure_logging": False}
         context = ray.init(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from ray_nodes import OPTIONS, home, node_of, nodes
 from test_trainers import (
     LONG,
     RULES,
@@ -33,28 +32,8 @@ from search.trainers import TrainerDied, Trainers
 from search.worker import Job
 
 pytestmark = [pytest.mark.loopback, pytest.mark.timeout(600)]
-__all__ = ["splits"]
-TOKEN = "of-the-tests-0123456789abcdef0123456789abcdef"
-MEMORY = 100_000_000
-"""Bytes of each node's object store."""
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two nodes: a head that trains nothing, and one that trains."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", TOKEN)
-        from ray.cluster_utils import Cluster as Nodes
-
-        options = {"node_ip_address": "127.0.0.1", "object_store_memory": MEMORY}
-        with tempfile.TemporaryDirectory(prefix="ray-") as place:
-            head = {**options, "num_cpus": 0, "include_dashboard": False, "temp_dir": place}
-            found = Nodes(initialize_head=True, head_node_args=head)
-            found.add_node(num_cpus=6, **options)
-            yield found
-            found.shutdown()
+__all__ = ["home", "nodes", "splits"]
+"""Fixtures of other files."""
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +89,32 @@ class TestRayTrainers(TrainersConformance):
         """An actor writes them to a folder of its own first."""
 
         def written() -> bool:
-            folders = Path(tempfile.gettempdir()).glob(f"rnn-trial-*/{WEIGHTS}")
-            return any(file.stat().st_mtime > started for file in folders)
+            return any(Path(os.environ["TMPDIR"]).glob(f"rnn-trial-*/{WEIGHTS}"))
 
-        started = one.folder.parent.stat().st_mtime
         wait_until(written, "the trial to end by itself")
+
+
+def test_trial_of_a_killed_node_goes_on_elsewhere(
+    splits: Splits, cluster: Cluster, nodes: Any, tmp_path: Path
+) -> None:
+    """A trial whose node died goes on, on another node, from the checkpoint that is stored here."""
+    one = job(tmp_path, 0, LONG)
+    with RayTrainers(splits, RULES, 1, "cpu", None, cluster) as trainers:
+        trainers.start(0, one)
+        collect(trainers, lambda _: load_checkpoint(one.folder) is not None, "a checkpoint")
+        doomed = node_of(nodes, pid_of(trainers, 0))
+        other = nodes.add_node(num_cpus=1, **OPTIONS)
+        nodes.remove_node(doomed, allow_graceful=False)
+        died = collect(
+            trainers, lambda events: any(isinstance(e, TrainerDied) for e in events), "a death"
+        )[-1]
+        assert isinstance(died, TrainerDied)
+        assert (died.worker, died.number) == (0, 0)
+        saved = load_checkpoint(one.folder)
+        assert saved is not None
+        again = replace(one, params=replace(LONG, epochs=len(saved["run"]["curve"]) + 1))
+        trainers.start(0, again)
+        figures = [epoch.figures for epoch in epochs_in(until_end(trainers))]
+        assert node_of(nodes, pid_of(trainers, 0)) is other
+    expected = train_here(again, splits, again.params.epochs)
+    assert figures == [epoch.figures for epoch in expected.curve.epochs]

@@ -50,9 +50,7 @@ def job(folder: Path, number: int = 0, params: HyperParams = PARAMS) -> Job:
     return Job(number, params, seed=number, folder=folder / str(number))
 
 
-def collect(
-    trainers: Trainers, enough: Callable[[list[Event]], bool], what: str
-) -> list[Event]:
+def collect(trainers: Trainers, enough: Callable[[list[Event]], bool], what: str) -> list[Event]:
     """Gathers events until there are enough."""
     events: list[Event] = []
 
@@ -129,9 +127,7 @@ class TrainersConformance:
         assert trainers.free() == workers
         assert trainers.busy() == []
 
-    def test_trial_after_trial(
-        self, trainers: Trainers, splits: Splits, tmp_path: Path
-    ) -> None:
+    def test_trial_after_trial(self, trainers: Trainers, splits: Splits, tmp_path: Path) -> None:
         """What a worker trained before does not change a bit of what it trains next."""
         worker = trainers.free()[0]
         for number in (4, 5):
