@@ -23,12 +23,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from search.errors import ConfigError, TrainerError
 
 CONNECT_SECONDS = 5.0
 """The head of a cluster answers a connection within so many seconds, or is taken to be away."""
+LET_IN_SECONDS = 30.0
+"""It lets us in within so many, or is taken to be something else."""
+SHORT = 30
+"""Characters of a folder for temporary files in which Ray's sockets have room."""
 OBJECT_STORE_BYTES = 200_000_000
 """Shared memory of a Ray that is started here; what does not fit goes to the disk."""
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -85,6 +88,7 @@ def open_cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
             address = stack.enter_context(_own_ray(cpus))
         else:
             _check_reachable(address)
+            _check_lets_us_in(address)
         yield stack.enter_context(_connection(address))
 
 
@@ -112,16 +116,49 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
+def _check_lets_us_in(address: str) -> None:
+    """Connects in another process, because Ray logs a refusal for long and may not come back."""
+    command = [sys.executable, "-m", "search.ray_cluster", "try", address]
+    few = {**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "2"}
+    try:
+        tried = subprocess.run(
+            command, env=few, capture_output=True, text=True, check=False, timeout=LET_IN_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"--address {address}: what answers there is no Ray") from None
+    if tried.returncode:
+        raise ConfigError(f"--address {address}: {_explained(tried.stdout, tried.stderr)}")
+
+
+def _explained(said: str, logged: str) -> str:
+    """Returns in one line why Ray did not let us in, and what to do about it."""
+    text = " ".join(said.split())
+    if "token" in f"{said}{logged}".lower():
+        return (
+            "the cluster does not take this token, or there is none; put the one of its head node "
+            "into ~/.ray/auth_token, or its path into RAY_AUTH_TOKEN_PATH"
+        )
+    if "ersion mismatch" in text:
+        return f"{text[:300]}; install the same Ray and Python on every node"
+    if "node" in text and ("find" in text or "match" in text):
+        return (
+            "this machine is no node of the cluster; make it one that trains nothing: "
+            f"ray start --num-cpus=0 --address HOST:PORT (Ray says: {text[:200]})"
+        )
+    return f"Ray says: {text[:300] or logged[-300:].strip()}"
+
+
 @contextmanager
 def _connection(address: str) -> Iterator[Cluster]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     import ray
 
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         ray.init(address, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # Ray raises whatever its parts do, RuntimeError most of all.
-        ray.shutdown()
-        raise ConfigError(f"--address {address}: {_explained(error)}") from None
+        # Ray's words on workers that died would stand among ours, even in the output of --json.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    except Exception as error:  # Ray raises whatever its parts do.
+        raise TrainerError(f"{address}: {_explained(str(error), '')}") from None
     finally:
         for number, handler in before.items():  # Ray takes SIGTERM for itself.
             signal.signal(number, handler)
@@ -132,30 +169,12 @@ def _connection(address: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _explained(error: Exception) -> str:
-    """Returns in one line why Ray did not let us in, and what to do about it."""
-    text = " ".join(str(error).split())
-    if "token" in text.lower() or "auth" in text.lower():
-        return (
-            "the cluster does not take this token, or there is none; put the one of its head node "
-            "into ~/.ray/auth_token, or its path into RAY_AUTH_TOKEN_PATH"
-        )
-    if "ersion mismatch" in text:
-        return f"{text.partition(' This process')[0]}; install the same Ray and Python here"
-    if "node" in text.lower() and ("find" in text or "match" in text):
-        return (
-            "this machine is no node of the cluster; make it one that trains nothing: "
-            "ray start --num-cpus=0 --address HOST:PORT"
-        )
-    return f"Ray says: {text[:300]}"
-
-
 @contextmanager
 def _own_ray(cpus: int) -> Iterator[str]:
     """Runs the keeper for the time of a block and yields the address of its Ray."""
     with tempfile.TemporaryFile("w+") as said:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "search.ray_cluster", str(cpus)],
+            [sys.executable, "-m", "search.ray_cluster", "keep", str(cpus)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
@@ -178,25 +197,40 @@ def _keep(cpus: int) -> None:
     """Runs Ray until standard input ends: the keeper's process."""
     import ray
 
-    place = tempfile.mkdtemp(prefix="rnn-ray-")  # Sockets want a short path.
+    # The path of a socket may have 107 bytes, of which Ray takes 60.
+    room = None if len(tempfile.gettempdir()) < SHORT else "/tmp"
+    place = tempfile.mkdtemp(prefix="rnn-ray-", dir=room)
     # What a killed trainer leaves goes with it, and what Ray notes for programs that look for one.
     os.environ["TMPDIR"] = place
     Path(place, "ray").mkdir()
     try:
-        options: dict[str, Any] = {"include_dashboard": False, "configure_logging": False}
         context = ray.init(
             num_cpus=cpus,
             object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            configure_logging=False,
             log_to_driver=False,
             _temp_dir=place,
-            **options,
         )
         print(context.address_info["gcs_address"], flush=True)
+        sys.stdout = sys.stderr  # Nobody reads more than the address.
         sys.stdin.read()
         ray.shutdown()
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _try(address: str) -> None:
+    """Connects once and says why not if it cannot."""
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, configure_logging=False)
+    except Exception as error:
+        print(error)
+        sys.exit(1)
+    ray.shutdown()
+
+
 if __name__ == "__main__":
-    _keep(int(sys.argv[1]))
+    _keep(int(sys.argv[2])) if sys.argv[1] == "keep" else _try(sys.argv[2])

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 from ray_nodes import OPTIONS, home, node_of, nodes
 from test_trainers import (
     LONG,
@@ -28,7 +29,9 @@ from search.checkpoints import WEIGHTS, load_checkpoint
 from search.data.splits import Splits
 from search.ray_cluster import Cluster, open_cluster
 from search.ray_trainers import RayTrainers
-from search.trainers import TrainerDied, Trainers
+from search.surroundings import surroundings
+from search.trainers import TrainerDied, TrainerFault, Trainers, TrialEnded
+from search.trial import Outcome
 from search.worker import Job
 
 pytestmark = [pytest.mark.loopback, pytest.mark.timeout(600)]
@@ -70,6 +73,15 @@ def pid_of(trainers: Trainers, worker: int) -> int:
     return int(trainers._workers[worker].handle.place.rpartition(" ")[2])
 
 
+def until_death(trainers: Trainers) -> None:
+    """Waits for the news that worker 0 died with trial 0."""
+    died = collect(
+        trainers, lambda events: any(isinstance(e, TrainerDied) for e in events), "a death"
+    )[-1]
+    assert isinstance(died, TrainerDied)
+    assert (died.worker, died.number) == (0, 0)
+
+
 class TestRayTrainers(TrainersConformance):
     """Actors on a cluster."""
 
@@ -94,6 +106,27 @@ class TestRayTrainers(TrainersConformance):
         wait_until(written, "the trial to end by itself")
 
 
+def test_other_version_on_a_node_stops_the_run(
+    splits: Splits, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node whose torch is another than the coordinator's is a fault that names both versions."""
+    here = {**surroundings("cpu"), "torch": "1.0"}
+    monkeypatch.setattr("search.ray_trainers.surroundings", lambda _: here)
+    with RayTrainers(splits, RULES, 1, "cpu", None, cluster) as trainers:
+        (fault,) = collect(trainers, lambda events: len(events) > 0, "a fault")
+    assert isinstance(fault, TrainerFault)
+    assert f"has torch {torch.__version__}, and here is 1.0; install the same" in fault.reason
+
+
+def test_fault_of_the_program_stops_it(splits: Splits, cluster: Cluster) -> None:
+    """An exception that no trial is to blame for keeps its traceback and ends the program."""
+    nonsense = cast(Any, "no rules")
+    with RayTrainers(splits, nonsense, 1, "cpu", None, cluster) as trainers:
+        trainers.start(0, job(Path("never-written")))
+        with pytest.raises(RuntimeError, match="AttributeError: 'str' object has no attribute"):
+            until_end(trainers)
+
+
 def test_trial_of_a_killed_node_goes_on_elsewhere(
     splits: Splits, cluster: Cluster, nodes: Any, tmp_path: Path
 ) -> None:
@@ -105,11 +138,7 @@ def test_trial_of_a_killed_node_goes_on_elsewhere(
         doomed = node_of(nodes, pid_of(trainers, 0))
         other = nodes.add_node(num_cpus=1, **OPTIONS)
         nodes.remove_node(doomed, allow_graceful=False)
-        died = collect(
-            trainers, lambda events: any(isinstance(e, TrainerDied) for e in events), "a death"
-        )[-1]
-        assert isinstance(died, TrainerDied)
-        assert (died.worker, died.number) == (0, 0)
+        until_death(trainers)
         saved = load_checkpoint(one.folder)
         assert saved is not None
         again = replace(one, params=replace(LONG, epochs=len(saved["run"]["curve"]) + 1))
@@ -118,3 +147,33 @@ def test_trial_of_a_killed_node_goes_on_elsewhere(
         assert node_of(nodes, pid_of(trainers, 0)) is other
     expected = train_here(again, splits, again.params.epochs)
     assert figures == [epoch.figures for epoch in expected.curve.epochs]
+
+
+def test_trial_takes_an_idle_actor_if_its_own_has_no_room(
+    splits: Splits, cluster: Cluster, nodes: Any, tmp_path: Path
+) -> None:
+    """Of two actors on two nodes one is killed with its node: the other takes the trial over.
+
+    When that node is killed too, the trial waits for room, and is interrupted when all is stopped.
+    """
+    one = job(tmp_path, 0, LONG)
+    nodes.add_node(num_cpus=1, **OPTIONS)
+    with RayTrainers(splits, RULES, 2, "cpu", None, cluster) as trainers:
+        other = node_of(nodes, pid_of(trainers, 1))
+        trainers.start(0, one)
+        collect(trainers, lambda _: load_checkpoint(one.folder) is not None, "a checkpoint")
+        nodes.remove_node(node_of(nodes, pid_of(trainers, 0)), allow_graceful=False)
+        until_death(trainers)
+        trainers.start(0, one)
+        collect(trainers, lambda events: len(epochs_in(events)) >= 2, "epochs elsewhere")
+        assert trainers.free() == []
+        nodes.remove_node(other, allow_graceful=False)
+        until_death(trainers)
+        trainers.start(0, one)
+        assert trainers.busy() == [0]
+        trainers.stop()
+        (ended,) = until_end(trainers)
+        assert isinstance(ended, TrialEnded)
+        assert ended.decision.outcome is Outcome.INTERRUPTED
+        assert trainers.busy() == []
+    assert load_checkpoint(one.folder) is not None
