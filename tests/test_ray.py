@@ -1,4 +1,4 @@
-"""``run --cluster ray``: the study of a run that trains here, whatever is killed; no Ray is left."""
+"""``run --cluster ray``: the same study as one that trained here, whatever is killed; no Ray left."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tiny import (
     environment,
     epochs_reported,
     files_of,
-    is_alive,
     interrupt_when,
+    is_alive,
     record,
     rnn_search,
     start,
