@@ -1,4 +1,4 @@
-"""``run --cluster ray``: the same study as one that trained here, whatever is killed; no Ray left."""
+"""``run --cluster ray``: the study of a run that trains here, whatever is killed; no Ray left."""
 
 from __future__ import annotations
 
