@@ -12,7 +12,7 @@ STORAGE ?= $(or $(RNN_SEARCH_STORAGE),sqlite:///studies/studies.db)
 OPTIONS := $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
            $(if $(TIMEOUT),--timeout $(TIMEOUT)) --storage '$(STORAGE)'
 
-.PHONY: help setup search resume show report evaluate dashboard test test-all check clean
+.PHONY: help setup search resume show report evaluate dashboard test test-all soak check clean
 
 help:  ## print this
 	@echo "make TARGET [STUDY=vowels|sunspots|shakespeare|path/to/mine.toml] [TRIALS=] [WORKERS=] [TIMEOUT=] [STORAGE=]"
@@ -51,10 +51,13 @@ dashboard: $(READY)  ## look at the studies in a browser, also while they run [P
 	@$(BIN)/rnn-search dashboard $(if $(PORT),--port $(PORT))
 
 test: $(READY)  ## the tests, but the slow ones
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not soak'
 
-test-all: $(READY)  ## all tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test-all: $(READY)  ## the slow ones, too
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not soak'
+
+soak: $(READY)  ## a hundred kills at random moments: half an hour
+	$(BIN)/python -m pytest -q -m soak
 
 check: $(READY)  ## format, lint, types, import order and other fast checks
 	$(BIN)/ruff format --check .

@@ -231,6 +231,8 @@ class _Note:
         )
         with stored.database.engine.begin() as connection:
             found = {row.key: json.loads(row.value_json) for row in connection.execute(query)}
+        # Without a version there is no note to the dashboard, whatever its text.
+        self._shown = self._version in found
         self._next_version = int(found.pop(self._version, 0)) + 1
         # What is typed in the dashboard is cut every 2 045 characters.
         self._parts = len(found)
@@ -238,7 +240,7 @@ class _Note:
 
     def write(self, body: str) -> None:
         """Replaces it, in one part, so that a reader never meets half of it."""
-        if body == self.body:
+        if body == self.body and self._shown:
             return
         self._set(f"{self._part}0", body)
         for i in range(1, self._parts):

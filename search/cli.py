@@ -7,32 +7,24 @@ Nothing heavy is imported before a command needs it, so that ``--help`` answers 
 from __future__ import annotations
 
 import argparse
-import codecs
 import errno
 import io
 import json
-import os
-import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from search.arguments import DEFAULT_STORAGE, NONSENSE, make_parser
+from search.arguments import NONSENSE, make_parser
 from search.errors import RequestError, RunError
+from search.terminal import INTERRUPTED, as_typed, leave, make_console, mute, print_next_commands
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from search.coordinator import Ending
     from search.running import Request
     from search.storage import StoredStudy
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+DONE, FAILED = 0, 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -49,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="rnn-search")
     arguments = make_parser().parse_args(argv)
-    before = {number: signal.signal(number, _leave) for number in SIGNALS}
+    before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:
         return COMMANDS[arguments.command](arguments)
     except RequestError as error:
@@ -64,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("rnn-search: interrupted; run it again to go on", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _mute()
+        mute()
         return DONE
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename is not None:
@@ -74,30 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-PLAIN_WORDS = {"→": "->", "←": "<-", "·": "|", "…": "...", "±": "+-", "÷": "/"}
-"""What is written where the encoding of the output has no such sign; "?" for all others."""
-
-
-def _plainly(error: UnicodeError) -> tuple[str, int]:
-    """Lets Python write what an encoding cannot hold in other words, and go on."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    part = error.object[error.start : error.end]
-    return "".join(PLAIN_WORDS.get(sign, "?") for sign in part), error.end
-
-
-codecs.register_error("rnn-search", _plainly)
-
-
-def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Answers Ctrl-C, SIGTERM and SIGHUP while nothing is in training; nothing is to be saved.
-
-    A KeyboardInterrupt would not do: packages that are just being imported swallow it.
-    """
-    os.write(2, b"rnn-search: interrupted; run it again to go on\n")
-    os._exit(INTERRUPTED)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -114,7 +82,7 @@ def _train(request: Request, as_json: bool, *, from_storage: bool) -> int:
     from search.report import summarize
     from search.running import make_plan, run_study
 
-    console = _console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json)
     if console.is_terminal:  # Importing torch and Optuna takes some seconds.
         console.print(f"Reading {request.study} …", markup=False, highlight=False)
     plan = make_plan(request, from_storage=from_storage)
@@ -124,7 +92,8 @@ def _train(request: Request, as_json: bool, *, from_storage: bool) -> int:
         print(json.dumps(summary.to_json(), indent=2))
     else:
         print_summary(console, summary)
-        _next_commands(console, stored, request, ending)
+        found = summary.best is not None
+        print_next_commands(console, stored, request.storage, ending, found=found)
     return INTERRUPTED if ending == Ending.INTERRUPTED else DONE
 
 
@@ -134,7 +103,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
     found = exists(arguments.storage)
     summaries = summarize_all(Database(arguments.storage, create=False)) if found else []
-    console = _console(to_stderr=False)
+    console = make_console(to_stderr=False)
     if arguments.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=2))
     elif not summaries:
@@ -151,7 +120,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from search.report import find_trial, summarize
 
     stored = _open(arguments)
-    console = _console(to_stderr=False)
+    console = make_console(to_stderr=False)
     if arguments.number is not None:
         line = find_trial(stored, arguments.number)
         if arguments.json:
@@ -185,7 +154,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _lr_range(arguments: argparse.Namespace) -> int:
     from search.range_testing import measure_range, print_test
 
-    request, console = _request(arguments), _console(to_stderr=arguments.json)
+    request, console = _request(arguments), make_console(to_stderr=arguments.json)
     options = (arguments.cell, arguments.optimizer, arguments.out, arguments.seed)
     test = measure_range(request, *options, console)
     if arguments.json:
@@ -208,7 +177,7 @@ def _init(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(done.to_json(), indent=2))
     else:
-        print(*say(done, _as_typed("rnn-search")), sep="\n")
+        print(*say(done, as_typed("rnn-search")), sep="\n")
     return DONE
 
 
@@ -240,7 +209,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from search.evaluating import evaluate_study, print_evaluation
 
-    console = _console(to_stderr=arguments.json)
+    console = make_console(to_stderr=arguments.json)
     options = (_request(arguments), arguments.top, arguments.seeds, console)
     evaluation, _ = evaluate_study(_open(arguments), *options)
     if evaluation is None:
@@ -285,7 +254,7 @@ def _export(arguments: argparse.Namespace) -> int:
     else:
         print(f"{done.what} is in {done.folder}; use it with")
         trust = "" if done.card.factory is None else " --trust-code"
-        print(f"  {_as_typed('rnn-search')} predict {done.folder} INPUT{trust}")
+        print(f"  {as_typed('rnn-search')} predict {done.folder} INPUT{trust}")
     return DONE
 
 
@@ -319,53 +288,6 @@ def _request(arguments: argparse.Namespace) -> Request:
     given = vars(arguments)
     names = [one.name for one in fields(Request)]
     return Request(**{name: given[name] for name in names if given.get(name) is not None})
-
-
-def _mute() -> None:
-    """The reader (head, less) has seen enough; what more is written goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _console(*, to_stderr: bool) -> Console:
-    from rich.console import Console
-
-    class Patient(Console):
-        """A console that outlives its reader: a search goes on when `less` is closed."""
-
-        def on_broken_pipe(self) -> None:
-            self.quiet = True
-            _mute()
-
-    console = Patient(stderr=to_stderr)
-    # A file or a pipe has no width; tables must not be cut to the 80 columns rich then assumes.
-    return console if console.is_terminal else Patient(stderr=to_stderr, width=120)
-
-
-def _next_commands(console: Console, stored: StoredStudy, request: Request, ending: Ending) -> None:
-    name, where = stored.config.name, ""
-    if request.storage != (os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE):
-        where = f" --storage {shlex.quote(str(stored.database))}"
-    total = stored.config.budget.trials
-    go_on = f" --trials {2 * total}" if ending == "done" else ""
-    if ending == "enough":
-        go_on = " --target none --stagnation none"
-    console.print("\nNext:", style="bold")
-    trust = "" if stored.config.model is None else " --trust-code"
-    for program, arguments, why in (
-        ("rnn-search", f"resume {name}{go_on}{where}{trust}", "go on with this study"),
-        ("rnn-search", f"show {name}{where}", "this table again; add a number for one trial"),
-        ("rnn-search", f"dashboard{where}", "look at it in a browser"),
-    ):
-        line = f"  {_as_typed(program)} {arguments}"
-        console.print(f"{line:<60}  {why}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _as_typed(program: str) -> str:
-    """Returns how to call a program of this installation from the caller's shell."""
-    if shutil.which(program):
-        return program
-    here = Path(sys.argv[0]).with_name(program)
-    return min(str(here), os.path.relpath(here), key=len) if here.exists() else program
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {

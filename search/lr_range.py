@@ -21,7 +21,8 @@ from torch import nn
 
 from search.data.splits import Batch, Splits
 from search.dimensions import Dimension, Fixed
-from search.models import State, build, detach
+from search.models import build, detach
+from search.recurrent import State
 from search.space import HyperParams, starting_points
 from search.training import make_optimizer
 

@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from search.data.splits import Splits
 from search.factories import Factory, OwnNetwork
+from search.recurrent import State, recur
 from search.space import HyperParams
 
 ALIGNED = 16
 """Units that a network is widened to a multiple of where its answers must not depend on their
 place in a batch: 16 float32 are the 64 bytes by which matrix kernels want rows to be aligned."""
-
-State = Tensor | tuple[Tensor, Tensor]
-"""Hidden state (L, B, H); for LSTM a pair of it and the cell state."""
 
 CELLS: dict[str, type[nn.RNN | nn.LSTM | nn.GRU]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -71,7 +69,7 @@ class SequenceModel(nn.Module):
             Outputs (B, O), or (B, T, O) if ``per_step``; and the last hidden state.
         """
         steps = inputs if self.embedding is None else self.embedding(inputs)
-        hidden, state = self.recurrent(steps, state)
+        hidden, state = recur(self.recurrent, steps, state)
         if not self.per_step:
             if lengths is None:
                 hidden = hidden[:, -1]

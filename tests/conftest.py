@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from refusing import Refuse
 
 pytest_plugins = ["loopback"]
+
+# As trainers do. Where other tests keep the cores busy, threads that wait for one another take
+# eight times as long for matrices as small as these.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -148,6 +148,23 @@ def test_a_run_killed_before_telling_leaves_nothing_twice(
     assert len(trial["artifacts"]) == len(pictures(stored)) == 1
 
 
+@pytest.mark.parametrize("cut", ["note_str:0", "note_ver"])
+def test_a_note_whose_writing_was_cut_off_is_shown_in_the_end(
+    stored: StoredStudy, attachments: Attachments, cut: str
+) -> None:
+    """A run killed between a note's text and its version leaves one that the next completes."""
+    taken = take(stored)
+    attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW)
+    whole = note_of(stored, taken)
+    with stored.database.engine.begin() as connection:
+        query = "DELETE FROM study_system_attributes WHERE key LIKE :key"
+        assert connection.execute(sa.text(query), {"key": f"dashboard:%{cut}"}).rowcount == 1
+    attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW)
+    (trial,) = Asked(stored.database).study()["trials"]
+    assert trial["note"]["body"] == note_of(stored, taken) == whole
+    assert trial["note"]["version"] > 0
+
+
 def test_another_end_replaces_the_first_note(stored: StoredStudy, attachments: Attachments) -> None:
     """A note that a killed run has left is replaced even if the trial then ends otherwise."""
     taken = take(stored)

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from tiny import tiny_config
 
 from search import coordinator as module
-from search.coordinator import Coordinator, Ending
+from search.coordinator import Attacher, Coordinator, Ending
 from search.database import Database
 from search.diagnosis import Finding
 from search.errors import RunError, TrainerError
@@ -181,6 +181,23 @@ def test_every_finished_trial_has_its_finding(stored: StoredStudy) -> None:
     assert 0 < attributes[0]["evidence"]["validation_reach"] < 0.02
     verdicts = {"diverging": 1, "still-falling": 1, "too-slow": 1}
     assert summarize(stored).verdicts == verdicts
+
+
+def test_what_the_dashboard_shows_is_attached_before_a_trial_is_told(stored: StoredStudy) -> None:
+    """While a trial is attached to, it is still running; Optuna takes nothing afterwards."""
+
+    class Looking(Attacher):
+        def __init__(self) -> None:
+            self.states: list[TrialState] = []
+
+        def attach(self, taken: Taken, *_: object) -> None:
+            storage = stored.database.storage
+            self.states.append(storage.get_trial(taken.trial_id).state)
+
+    attacher = Looking()
+    run(stored, ScriptedTrainers(completes), 3, attacher=attacher)
+    assert attacher.states == [TrialState.RUNNING] * 3
+    assert states(stored) == [TrialState.COMPLETE] * 3
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -41,6 +41,7 @@ ORDER = [
     "data",
     "trial",
     "factories",
+    "recurrent",
     "models",
     "network_checks",
     "training",
@@ -107,6 +108,7 @@ ORDER = [
     "init",
     "dashboard",
     "arguments",
+    "terminal",
     "cli",
     "__main__",
 ]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from search.data.classification import SeriesPart
 from search.dimensions import CELLS
-from search.models import SequenceModel, State, build, detach, widened
+from search.models import SequenceModel, build, detach, widened
+from search.recurrent import State
 
 cells = pytest.mark.parametrize("cell", CELLS)
 

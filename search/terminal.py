@@ -1,0 +1,114 @@
+"""The terminal: what it can show, what ends it, and what to type next.
+
+Nothing heavy is imported before it is needed, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from search.arguments import DEFAULT_STORAGE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.coordinator import Ending
+    from search.storage import StoredStudy
+
+INTERRUPTED = 130
+"""The exit code."""
+PLAIN_WORDS = {"→": "->", "←": "<-", "·": "|", "…": "...", "±": "+-", "÷": "/"}
+"""What is written where the encoding of the output has no such sign; "?" for all others."""
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Lets Python write what an encoding cannot hold in other words, and go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    return "".join(PLAIN_WORDS.get(sign, "?") for sign in part), error.end
+
+
+codecs.register_error("rnn-search", _plainly)
+
+
+def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Answers Ctrl-C, SIGTERM and SIGHUP while nothing is in training; nothing is to be saved.
+
+    A KeyboardInterrupt would not do: packages that are just being imported swallow it.
+    """
+    os.write(2, b"rnn-search: interrupted; run it again to go on\n")
+    os._exit(INTERRUPTED)
+
+
+def mute() -> None:
+    """The reader (head, less) has seen enough; what more is written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def make_console(*, to_stderr: bool) -> Console:
+    """Returns a console that outlives its reader."""
+    from rich.console import Console
+
+    class Patient(Console):
+        """A console that outlives its reader: a search goes on when `less` is closed."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            mute()
+
+    console = Patient(stderr=to_stderr)
+    # A file or a pipe has no width; tables must not be cut to the 80 columns rich then assumes.
+    return console if console.is_terminal else Patient(stderr=to_stderr, width=120)
+
+
+def print_next_commands(
+    console: Console, stored: StoredStudy, storage: str, ending: Ending, *, found: bool
+) -> None:
+    """Prints what to type next, as it can be typed where this was.
+
+    Args:
+        console: Where to.
+        stored: The study.
+        storage: The URL, as it was asked for.
+        ending: How the run ended.
+        found: Whether there is a best trial, to be evaluated and exported.
+    """
+    name, where = stored.config.name, ""
+    if storage != (os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE):
+        where = f" --storage {shlex.quote(str(stored.database))}"
+    trust = "" if stored.config.model is None else " --trust-code"
+    go_on = f" --trials {2 * stored.config.budget.trials}" if ending == "done" else ""
+    if ending == "enough":
+        go_on = " --target none --stagnation none"
+    commands = [
+        (f"resume {name}{go_on}{where}{trust}", "go on with this study"),
+        (f"show {name}{where}", "this table again; add a number for one trial"),
+        (f"dashboard{where}", "look at it in a browser"),
+    ]
+    if found:
+        commands += [
+            (f"report {name}{where}", "one page on all of it"),
+            (f"evaluate {name}{where}{trust}", "the best on several seeds, then the test part"),
+            (f"export {name} DIR{where}{trust}", "the best network as files, to predict with"),
+        ]
+    lines = [(f"  {as_typed('rnn-search')} {arguments}", why) for arguments, why in commands]
+    width = max(len(line) for line, _ in lines)
+    console.print("\nNext:", style="bold")
+    for line, why in lines:
+        console.print(f"{line:<{width}}  {why}", markup=False, highlight=False, soft_wrap=True)
+
+
+def as_typed(program: str) -> str:
+    """Returns how to call a program of this installation from the caller's shell."""
+    if shutil.which(program):
+        return program
+    here = Path(sys.argv[0]).with_name(program)
+    return min(str(here), os.path.relpath(here), key=len) if here.exists() else program

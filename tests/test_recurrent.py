@@ -1,0 +1,187 @@
+"""Our RNN and GRU layers equal torch's own: states and every gradient, in double precision."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from search.recurrent import recur
+
+CELLS: dict[str, type[nn.RNN | nn.GRU]] = {"rnn": nn.RNN, "gru": nn.GRU}
+cells = pytest.mark.parametrize("cell", CELLS)
+
+
+def make(cell: str, inputs: int = 3, hidden: int = 5, layers: int = 1, **options: Any) -> Any:
+    """Returns torch's layers in double precision, and random inputs (4, 7, ``inputs``)."""
+    torch.manual_seed(0)
+    made = CELLS[cell](inputs, hidden, layers, batch_first=True, **options).double()
+    return made, torch.randn(4, 7, inputs, dtype=torch.float64)
+
+
+def gradients(layers: Any, answers: Any, *leaves: Tensor) -> list[Tensor]:
+    """Returns what a loss of all steps and of the last state gives to weights and ``leaves``."""
+    hidden, state = answers
+    weight = torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)
+    loss = (weight * hidden.square()).sum() + state.pow(3).sum()
+    return list(torch.autograd.grad(loss, [*layers.parameters(), *leaves]))
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    """Two lists of tensors are equal to 1e-9."""
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@cells
+@settings(deadline=None, max_examples=40)
+@given(
+    batch=st.integers(1, 5),
+    time=st.integers(1, 9),
+    inputs=st.integers(1, 4),
+    hidden=st.integers(1, 17),
+    layers=st.integers(1, 3),
+    seed=st.integers(0, 9),
+    started=st.booleans(),
+)
+def test_equals_torch(
+    cell: str,
+    batch: int,
+    time: int,
+    inputs: int,
+    hidden: int,
+    layers: int,
+    seed: int,
+    started: bool,
+) -> None:
+    """States, last state and the gradients of weights, inputs and first state are torch's own."""
+    torch.manual_seed(seed)
+    network = CELLS[cell](inputs, hidden, layers, batch_first=True).double()
+    steps = torch.randn(batch, time, inputs, dtype=torch.float64, requires_grad=True)
+    state = torch.randn(layers, batch, hidden, dtype=torch.float64, requires_grad=True)
+    start = state if started else None
+    leaves = [steps, state] if started else [steps]
+    ours, theirs = recur(network, steps, start), network(steps, start)
+    assert_equal(ours, theirs)
+    assert_equal(gradients(network, ours, *leaves), gradients(network, theirs, *leaves))
+
+
+@cells
+def test_the_gradient_is_that_of_finite_differences(cell: str) -> None:
+    """Without torch's layers as a witness, too, each gradient is what a small step gives."""
+    network, steps = make(cell, inputs=2, hidden=3)
+
+    def run(*tensors: Tensor) -> Tensor:
+        weights = dict(zip(dict(network.named_parameters()), tensors[2:], strict=True))
+        made = torch.func.functional_call(_Calling(network), weights_of(weights), tensors[:2])
+        assert isinstance(made, Tensor)
+        return made
+
+    state = torch.randn(1, 4, 3, dtype=torch.float64)
+    leaves = [steps, state, *(weight.detach() for weight in network.parameters())]
+    assert torch.autograd.gradcheck(run, [leaf.requires_grad_() for leaf in leaves])
+
+
+class _Calling(nn.Module):
+    """Layers that are run by ours, as a module whose weights can be replaced."""
+
+    def __init__(self, layers: nn.RNN | nn.GRU) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """Returns the states at all steps."""
+        return recur(self.layers, inputs, state)[0]
+
+
+def weights_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns them under the names that they have in `_Calling`."""
+    return {f"layers.{name}": weight for name, weight in weights.items()}
+
+
+@cells
+def test_dropout_is_drawn_as_torch_draws_it(cell: str) -> None:
+    """Dropout falls between layers, not after the last, and with torch's seed on the same units."""
+    network, steps = make(cell, layers=3, dropout=0.4)
+    answers = []
+    for run in (lambda: recur(network, steps, None), lambda: network(steps)):
+        torch.manual_seed(7)
+        answers.append(run())
+    assert_equal(answers[0], answers[1])
+    assert_equal(gradients(network, answers[0]), gradients(network, answers[1]))
+    network.eval()
+    assert_equal(recur(network, steps, None), network(steps))
+
+
+@cells
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD", "RMSprop", "Adagrad"])
+def test_many_steps_of_training(cell: str, optimizer: str) -> None:
+    """After 60 steps of any optimizer the weights are those that torch's own layers come to."""
+    network, steps = make(cell, layers=2)
+    trained = []
+    for run in (recur, lambda layers, inputs, state: layers(inputs, state)):
+        mine = copy.deepcopy(network)
+        steered = getattr(torch.optim, optimizer)(mine.parameters(), 0.01)
+        for step in range(60):
+            hidden, _ = run(mine, steps * (1 + step % 3), None)
+            loss = (hidden[:, -1] - 0.3).square().mean()
+            steered.zero_grad()
+            loss.backward()
+            steered.step()
+        trained.append(list(mine.parameters()))
+    assert_equal(*trained)
+
+
+@cells
+def test_state_carried_on(cell: str) -> None:
+    """A sequence in two pieces, the second from the first's last state, is the whole sequence."""
+    network, steps = make(cell, layers=2)
+    first, state = recur(network, steps[:, :3], None)
+    second, last = recur(network, steps[:, 3:], state)
+    whole, end = recur(network, steps, None)
+    assert_equal([torch.cat([first, second], 1), last], [whole, end])
+
+
+@cells
+def test_inputs_of_any_layout(cell: str) -> None:
+    """Inputs and gradients that lie in memory in another order change nothing."""
+    network, steps = make(cell)
+    turned = steps.transpose(0, 1).contiguous().transpose(0, 1)
+    ours, theirs = recur(network, turned, None), network(steps)
+    assert_equal(gradients(network, ours), gradients(network, theirs))
+
+
+@cells
+def test_the_same_bits_again(cell: str) -> None:
+    """In single precision the same step gives the same bits each time."""
+    network, steps = make(cell, hidden=43, layers=2)
+    network, steps = network.float(), steps.float()
+    one, other = (gradients(network, recur(network, steps, None)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@cells
+def test_without_gradients_torch_computes(cell: str) -> None:
+    """Validation and prediction take torch's own layers, to the last bit."""
+    network, steps = make(cell, layers=2)
+    network, steps = network.float(), steps.float()
+    with torch.no_grad():
+        ours, theirs = recur(network, steps, None), network(steps)
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+def test_lstm_is_torchs_own() -> None:
+    """An LSTM with its pair of states passes through."""
+    torch.manual_seed(0)
+    layers, steps = nn.LSTM(3, 5, 2, batch_first=True), torch.randn(4, 7, 3)
+    hidden, (state, cell) = recur(layers, steps, None)
+    theirs, (their_state, their_cell) = layers(steps)
+    assert torch.equal(hidden, theirs)
+    assert torch.equal(state, their_state)
+    assert torch.equal(cell, their_cell)
