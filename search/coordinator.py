@@ -296,7 +296,8 @@ class Coordinator:
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)
         if active is None:
-            self._orphans += 1
+            # Once told to stop, a trainer leaves as soon as it has nothing to do.
+            self._orphans += not self._winding_down
             if self._orphans > LIVES:
                 raise TrainerError(f"trainers do not start ({died.how})")
             return

@@ -248,7 +248,7 @@ class Retrainer:
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)
         if active is None:
-            self._orphans += 1
+            self._orphans += not self._stopping  # Once told to stop, trainers leave.
             if self._orphans > LIVES:
                 raise TrainerError(f"trainers do not start ({died.how})")
             return
