@@ -54,8 +54,12 @@ class Cluster:
     gpus: float
 
     def room(self, gpus_per_trial: float) -> int:
-        """Returns how many trials can train at the same time; 0: none."""
-        return min(self.cpus, int(self.gpus / gpus_per_trial)) if gpus_per_trial else self.cpus
+        """Returns how many trials can train at the same time, no part of a GPU taken from two."""
+        if gpus_per_trial == 0:
+            return self.cpus
+        if gpus_per_trial < 1:
+            return min(self.cpus, int(self.gpus) * int(1 / gpus_per_trial))
+        return min(self.cpus, int(self.gpus / gpus_per_trial))
 
     def is_there(self) -> bool:
         """Says whether the cluster's head can be reached."""
@@ -80,14 +84,14 @@ def open_cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("--cluster ray needs Ray; install it: pip install 'rnn-search[ray]'")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.update(QUIET)
     with contextlib.ExitStack() as stack:
         if address is None:
-            os.environ.update(LOOPBACK, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=_own_token())
+            os.environ.update(QUIET | LOOPBACK, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=_own_token())
             address = stack.enter_context(_own_ray(cpus))
         else:
             _check_reachable(address)
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.update(QUIET)
             _check_lets_us_in(address)
         yield stack.enter_context(_connection(address))
 

@@ -7,13 +7,17 @@ one takes over its reports one by one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,19 +26,43 @@ INSIDE = "RNN_SEARCH_TESTS_ON_LOOPBACK"
 """Set in the namespace: the number of the file descriptor that takes the reports."""
 
 
+IFF_UP = 1
+SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
+"""Of Linux; the program `ip` is not everywhere."""
+
+
+@contextmanager
+def other_address(address: str) -> Iterator[None]:
+    """Gives the loopback device another address of a network of 16 bits, for a block."""
+    _set_address(SIOCSIFADDR, address)
+    _set_address(SIOCSIFNETMASK, "255.255.0.0")
+    yield
+    _set_flags("lo:1", 0)
+
+
+def _set_flags(device: str, flags: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", device.encode(), flags))
+
+
+def _set_address(what: int, address: str) -> None:
+    packed = struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, socket.inet_aton(address))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, what, packed)
+
+
 class Namespace:
     """The second pytest, which runs the marked tests of one file."""
 
     def __init__(self, items: list[pytest.Item]) -> None:
         self.config = items[0].config
         as_root = ["-n"] if os.getuid() == 0 else ["-rn"]
-        script = 'ip link set lo up && exec "$@"'
         ids = [item.nodeid for item in items]
         read, write = os.pipe()
         options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
         self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            ["unshare", *as_root, "sh", "-c", script, "sh", sys.executable, *options, *ids],
+            ["unshare", *as_root, sys.executable, *options, *ids],
             cwd=self.config.rootpath,
             env={**os.environ, INSIDE: str(write)},
             pass_fds=[write],
@@ -102,6 +130,7 @@ class Inside:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        _set_flags("lo", IFF_UP)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Writes a report as one line."""
