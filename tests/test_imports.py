@@ -256,6 +256,13 @@ def test_a_wrong_command_line_imports_nothing_heavy() -> None:
     assert modules_after(code).isdisjoint(HEAVY)
 
 
+def test_only_a_cluster_imports_ray() -> None:
+    """All that a run takes is imported without Ray, the trainers on a cluster included."""
+    loaded = modules_after("import search.running, search.ray_cluster, search.ray_trainers")
+    assert "torch" in loaded
+    assert "ray" not in loaded
+
+
 def test_trainers_import_neither_optuna_nor_sqlalchemy(tmp_path: Path) -> None:
     """A trainer that has read its data and trained a trial has loaded no Optuna, no database."""
     code = (

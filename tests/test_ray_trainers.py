@@ -127,6 +127,7 @@ def test_fault_of_the_program_stops_it(splits: Splits, cluster: Cluster) -> None
             until_end(trainers)
 
 
+@pytest.mark.slow
 def test_trial_of_a_killed_node_goes_on_elsewhere(
     splits: Splits, cluster: Cluster, nodes: Any, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_trial_of_a_killed_node_goes_on_elsewhere(
     assert figures == [epoch.figures for epoch in expected.curve.epochs]
 
 
+@pytest.mark.slow
 def test_trial_takes_an_idle_actor_if_its_own_has_no_room(
     splits: Splits, cluster: Cluster, nodes: Any, tmp_path: Path
 ) -> None:
@@ -159,10 +161,10 @@ def test_trial_takes_an_idle_actor_if_its_own_has_no_room(
     one = job(tmp_path, 0, LONG)
     nodes.add_node(num_cpus=1, **OPTIONS)
     with RayTrainers(splits, RULES, 2, "cpu", None, cluster) as trainers:
-        other = node_of(nodes, pid_of(trainers, 1))
+        doomed, other = (node_of(nodes, pid_of(trainers, worker)) for worker in (0, 1))
         trainers.start(0, one)
         collect(trainers, lambda _: load_checkpoint(one.folder) is not None, "a checkpoint")
-        nodes.remove_node(node_of(nodes, pid_of(trainers, 0)), allow_graceful=False)
+        nodes.remove_node(doomed, allow_graceful=False)
         until_death(trainers)
         trainers.start(0, one)
         collect(trainers, lambda events: len(epochs_in(events)) >= 2, "epochs elsewhere")
