@@ -207,7 +207,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from search.evaluating import evaluate_study, print_evaluation
+    from search.evaluating import evaluate_study, print_evaluation, print_warnings
 
     console = make_console(to_stderr=arguments.json)
     options = (_request(arguments), arguments.top, arguments.seeds, console)
@@ -217,6 +217,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     if arguments.json:
         print(json.dumps(evaluation.to_json(), indent=2))
+        print_warnings(console, evaluation)
     else:
         print_evaluation(console, evaluation)
     return DONE

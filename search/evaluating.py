@@ -230,6 +230,11 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     console.print(_test_table(evaluation))
     places = {str(result.retraining.folder.parent) for result in winner.complete}
     _say(console, f"Its networks are kept in {', '.join(sorted(places))}")
+    print_warnings(console, evaluation)
+
+
+def print_warnings(console: Console, evaluation: Evaluation) -> None:
+    """Prints what makes the figures worth less: what failed, and that it is not the first look."""
     for line in _warnings(evaluation):
         _say(console, line)
 
