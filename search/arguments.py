@@ -87,6 +87,13 @@ def timeout(text: str) -> float:
     return value
 
 
+def part(text: str) -> float:
+    """Reads how many GPUs a trial takes: a part of one, or a whole number of them."""
+    if not re.fullmatch(r"0?\.[0-9]{1,4}|[1-9][0-9]{0,2}", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is neither a part (0.25) nor a number (2)")
+    return float(text)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -139,6 +146,9 @@ def _searched(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--stagnation", type=stagnation, help="stop when so many were in vain")
     sub.add_argument("--target", type=target, help="stop at this value; none: do not")
     _trained(sub)
+    sub.add_argument("--cluster", choices=("ray",), help="train on a Ray cluster")
+    sub.add_argument("--address", metavar="HOST:PORT", help="its head (default: Ray, here)")
+    sub.add_argument("--gpus-per-trial", metavar="PART", type=part, help="0.25: four on each GPU")
 
 
 def _named(sub: argparse.ArgumentParser, metavar: str = "NAME") -> None:

@@ -28,6 +28,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 CHECKPOINT, LOSSES, WEIGHTS = "checkpoint.pt", "losses.safetensors", "weights.safetensors"
+TRAINED = (CHECKPOINT, LOSSES, WEIGHTS)
+"""What a trainer writes of a trial."""
 RESULT = "result.json"
 DIGEST_SIZE = 32
 """A checkpoint begins with so many bytes of SHA-256 of the rest, which is what torch saves."""
@@ -153,6 +155,23 @@ def load_weights(folder: Path) -> dict[str, Tensor] | None:
         return load_file(folder / WEIGHTS)
     except (FileNotFoundError, SafetensorError):
         return None
+
+
+def store_file(folder: Path, name: str, content: bytes | None) -> None:
+    """Stores a file of a trial that trains on another machine as it is there; None: not there.
+
+    Raises:
+        OSError: The disk is full or not writable.
+        ValueError: No trial has a file of this name.
+    """
+    if name not in TRAINED:
+        raise ValueError(f"a trainer sent a file named {name!r}")
+    if content is not None:
+        _write(folder / name, lambda path: path.write_bytes(content))
+        return
+    (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def copy_files(source: Path, target: Path) -> None:

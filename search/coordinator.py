@@ -16,7 +16,7 @@ from search.errors import RunError, TrainerError
 from search.stopping import worse_than_median
 from search.storage import StoredStudy, Taken
 from search.telling import Attached
-from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
+from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome, derive_seed
 from search.worker import Job
 
@@ -102,14 +102,14 @@ class Coordinator:
         total: How many trials the study is to have in all.
         timeout: Seconds after which this run stops; None: never.
         interrupted: Says whether somebody wants this run to stop.
-        surroundings: What the trainers compute with, stored with each trial for `replay`.
+        surroundings: What trainers here compute with, stored with each trial for `replay`.
         attacher: Attaches what the dashboard shows.
     """
 
     def __init__(
         self,
         stored: StoredStudy,
-        trainers: LocalTrainers,
+        trainers: Trainers,
         observer: Observer,
         total: int,
         timeout: float | None = None,
@@ -269,7 +269,7 @@ class Coordinator:
         extra = {
             "seconds": seconds,
             "worker": worker,
-            "surroundings": self._surroundings,
+            "surroundings": {**self._surroundings, **self._trainers.surroundings(worker)},
             **(finding.to_attributes() if finding else {}),
         }
         told = self._stored.finish(
@@ -286,18 +286,19 @@ class Coordinator:
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)
         if active is None:
-            self._orphans += 1
+            # Once told to stop, a trainer leaves as soon as it has nothing to do.
+            self._orphans += not self._winding_down
             if self._orphans > LIVES:
-                raise TrainerError(f"trainers do not start (exit code {died.exit_code})")
+                raise TrainerError(f"trainers do not start ({died.how})")
             return
         if self._winding_down:
             self._stored.release(active.taken)
             return
         taken = self._stored.count_trainer_death(active.taken)
         self._active[died.worker] = active = replace(active, taken=taken)
-        self._observer.say(f"a trainer died (exit code {died.exit_code}) with trial {taken.number}")
+        self._observer.say(f"a trainer died ({died.how}) with trial {taken.number}")
         if taken.trainer_deaths >= LIVES:
-            reason = f"took {LIVES} trainers down, the last with exit code {died.exit_code}"
+            reason = f"took {LIVES} trainers down, the last with {died.how}"
             self._end(died.worker, active, Decision(Outcome.FAILED, reason), "")
             return
         again = replace(taken, reported=max(taken.reported, len(active.curve)))

@@ -13,6 +13,8 @@ from refusing import Refuse
 if TYPE_CHECKING:
     from postgres import Postgres
 
+pytest_plugins = ["loopback"]
+
 # As trainers do. Where other tests keep the cores busy, threads that wait for one another take
 # eight times as long for matrices as small as these.
 torch.set_num_threads(1)
