@@ -32,6 +32,7 @@ from search.storage import (
     MARK,
     StoredStudy,
     create_study,
+    is_made,
     list_studies,
     open_study,
 )
@@ -311,7 +312,7 @@ def _open_or_create(database: Database, request: Request, plan: Plan) -> StoredS
 
 
 def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
-    if name in {study.study_name for study in list_studies(database)}:
+    if name in {study.study_name for study in list_studies(database) if is_made(study)}:
         raise StudyError(f"--fork {name}: there is a study of this name already")
     old = open_study(database, plan.config.name)
     config = make_config({**plan.config.resolved(), "name": name}, "--fork")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import shutil
 import time
 import traceback
 import uuid
@@ -43,6 +44,8 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
+MAKING = "rnn_search_making"
+"""The attribute of a study without `MARK` whose making was cut off, or is under way: its id."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class StoredStudy:
     @functools.cached_property
     def folder(self) -> Path:
         """The folder of the study's files; a study made anew under an old name has its own."""
-        return self.database.folder / f"{self.config.name}-{self.attributes['id']}"
+        return _home(self.database, self.config.name, self.attributes["id"])
 
     def trials(self) -> list[FrozenTrial]:
         """Returns all trials, by number; do not change them."""
@@ -295,11 +298,7 @@ def create_study(
         attributes: What else to store: ``baselines``, ``data`` (the fingerprint), ``notes``.
         fork_of: A study whose finished trials are copied as far as they fit; failed ones do not.
     """
-    if fork_of is None:
-        return database.patiently(lambda: _create(database, config, attributes, None))
-    new = _create(database, config, attributes, fork_of)
-    copy_trial_files(new.trials(), fork_of.folder, new.folder)
-    return new
+    return database.patiently(lambda: _create(database, config, attributes, fork_of))
 
 
 def _create(
@@ -309,6 +308,7 @@ def _create(
     fork_of: StoredStudy | None,
 ) -> StoredStudy:
     with database.exclusive():
+        _clear(database, config.name)
         study = optuna.create_study(
             storage=database.storage,
             study_name=config.name,
@@ -317,15 +317,38 @@ def _create(
             pruner=optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        # A study of this name without our mark and trials is one whose making was cut off.
+        # A study of this name without our mark and trials was cut off before all else.
         if MARK in study.user_attrs or study.get_trials(deepcopy=False):
             return open_study(database, config.name)
-        fork = {}
+        birth, fork = _birth(config), {}
+        study.set_user_attr(MAKING, birth["id"])
         if fork_of is not None:
             fork["fork"] = copy_trials(fork_of.trials(), fork_of.config, study, config.space)
+            home = _home(database, config.name, birth["id"])
+            copy_trial_files(study.get_trials(deepcopy=False), fork_of.folder, home)
         # The mark comes last: a study without it is one whose making was cut off.
-        study.set_user_attr(MARK, {**attributes, **_birth(config), **fork})
+        study.set_user_attr(MARK, {**attributes, **birth, **fork})
     return StoredStudy(database, study, config)
+
+
+def is_made(study: StudySummary) -> bool:
+    """False for what a killed `create_study` has left, or one has not finished yet."""
+    return MAKING not in study.user_attrs or MARK in study.user_attrs
+
+
+def _clear(database: Database, name: str) -> None:
+    """Removes the study of this name if its making was cut off; call it under the lock."""
+    for study in list_studies(database):
+        if study.study_name == name and not is_made(study):
+            optuna.delete_study(study_name=name, storage=database.storage)
+            shutil.rmtree(_home(database, name, study.user_attrs[MAKING]), ignore_errors=True)
+
+
+def _home(database: Database, name: str, made: str) -> Path:
+    """Returns the folder of a study's files; ``made`` is the study's own id."""
+    if not made.isalnum():  # Who writes to the database need not be who owns this folder.
+        raise StudyError(f"the study '{name}' in {database} has the id {made!r}; restore a copy")
+    return database.folder / f"{name}-{made}"
 
 
 def _birth(config: StudyConfig) -> dict[str, Any]:
