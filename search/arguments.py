@@ -87,6 +87,13 @@ def timeout(text: str) -> float:
     return value
 
 
+def part(text: str) -> float:
+    """Reads how many GPUs a trial takes: a part of one, or a whole number of them."""
+    if not re.fullmatch(r"0?\.[0-9]{1,4}|[1-9][0-9]{0,2}", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is neither a part (0.25) nor a number (2)")
+    return float(text)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -139,6 +146,9 @@ def _searched(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--stagnation", type=stagnation, help="stop when so many were in vain")
     sub.add_argument("--target", type=target, help="stop at this value; none: do not")
     _trained(sub)
+    sub.add_argument("--cluster", choices=("ray",), help="train on a Ray cluster")
+    sub.add_argument("--address", metavar="HOST:PORT", help="its head (default: Ray, here)")
+    sub.add_argument("--gpus-per-trial", metavar="PART", type=part, help="0.25: four on each GPU")
 
 
 def _named(sub: argparse.ArgumentParser, metavar: str = "NAME") -> None:
@@ -235,6 +245,16 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     _trusting(sub)
 
 
+def _backup(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("file", metavar="FILE", type=Path)
+
+
+def _copy(sub: argparse.ArgumentParser) -> None:
+    _named(sub)
+    sub.add_argument("--to", metavar="URL", required=True, help="the other database")
+
+
 def _dashboard(sub: argparse.ArgumentParser) -> None:
     _stored(sub)
     sub.add_argument("--port", type=port, help="default: 8080 if it is free, else another")
@@ -259,6 +279,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "evaluate": ("retrain the best, then look at the test part", _evaluate),
     "replay": ("train one trial again and compare bit for bit", _replay),
     "export": ("write a network, or an ensemble, as files to predict with", _export),
+    "backup": ("copy a study, also while it runs, into a file of its own", _backup),
+    "copy": ("copy a study into another database, to go on there", _copy),
     "predict": ("forecast, classify, judge or continue a file with an exported model", _predict),
 }
 """Every command in the order in which ``--help`` lists them: what it is for, what it takes."""

@@ -1,7 +1,7 @@
 """Attaches what optuna-dashboard shows of ours: notes, pictures and plots of a study.
 
-A trial's note and the record of its picture are attached before it is told, as Optuna wants it;
-attaching them once more replaces them. The picture itself is drawn when the trainers are busy
+A trial's note and the record of its picture are stored together with its end: both or neither. The
+picture itself is drawn when the trainers are busy
 again, and if a run is killed before, by the next one. What a person has written stays.
 
 Notes are attributes of the study, under the names that optuna-dashboard gives them. They are
@@ -11,17 +11,16 @@ written here one by one, because its `save_note` reads the notes of all trials e
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import sqlalchemy as sa
-from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore, get_all_artifact_meta
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
 from optuna.trial import FrozenTrial
 
 from search.coordinator import Attacher
@@ -31,7 +30,9 @@ from search.pictures import curve_picture
 from search.plots import best_curves, rate_against_loss
 from search.report import TrialLine, summarize, trial_line
 from search.storage import StoredStudy, Taken
+from search.telling import Attached
 from search.trial import Curve, Decision
+from search.trial_rows import write_study_attributes
 
 PICTURE = "curve.png"
 LINE = "\n\n---\n"
@@ -41,6 +42,8 @@ BELOW = (
 """Ends what is ours of a study's note."""
 FEW, SHARE = 3, 10
 """A study's note and plots are written anew when so many trials, or this part of all, are new."""
+PARTS = 8
+"""Parts of a note that are read at once."""
 LATE = 20
 """Pictures that a killed run has left undrawn and that are drawn at a run's end, 30 ms each."""
 _attributes = sa.table(
@@ -68,8 +71,8 @@ class Attachments(Attacher):
 
     def attach(
         self, taken: Taken, decision: Decision, curve: Curve, finding: Finding | None
-    ) -> None:
-        """Attaches note and picture to a trial that is about to be told.
+    ) -> Attached:
+        """Returns note and picture of a trial that is about to be told.
 
         Args:
             taken: The trial.
@@ -91,10 +94,15 @@ class Attachments(Attacher):
             curve=curve.compact(),
             finding=finding,
         )
-        # Another run may have taken over and told a trial while this one slept.
-        with contextlib.suppress(UpdateFinishedTrialError):
-            self._stored.database.patiently(lambda: self._attach(taken.trial_id, line))
-            self._new += 1
+        picture = None
+        if line.epochs:
+            # The same at a second try, so that there is never a second picture.
+            whose = f"{self._stored.folder.name}/{taken.number:05d}"
+            picture = str(uuid.uuid5(uuid.NAMESPACE_OID, whose))
+            self._undrawn.append((picture, line))
+        self._new += 1
+        note = self._stored.database.patiently(lambda: self._note(taken.trial_id, line, picture))
+        return Attached(_record(picture) if picture else {}, note)
 
     def idle(self) -> None:
         """Draws what is to be drawn, and writes the study's note anew if it is time."""
@@ -114,27 +122,20 @@ class Attachments(Attacher):
             self._paint(*missing.popleft())
         self._refresh()
 
-    def _attach(self, trial_id: int, line: TrialLine) -> None:
-        picture = None
-        if line.epochs:
-            # The same at a second try, so that there is never a second picture.
-            picture = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self._stored.folder.name}/{trial_id}"))
-            meta = ArtifactMeta(picture, PICTURE, "image/png", None)
-            self._stored.database.storage.set_trial_system_attr(
-                trial_id, f"artifacts:{picture}", json.dumps(asdict(meta))
-            )
-            self._undrawn.append((picture, line))
-        self._write(trial_id, line, picture)
-
-    def _write(self, trial_id: int, line: TrialLine, picture: str | None) -> None:
+    def _note(self, trial_id: int, line: TrialLine, picture: str | None) -> dict[str, Any]:
+        """Returns the study's attributes that make up a trial's note."""
         path = picture and f"/artifacts/{self._study_id}/{trial_id}/{picture}"
         ours = trial_note(line, self._stored.config.metric, path)
         note = _Note(self._stored, f"{trial_id}:")
-        # Of what is there already, ours is from a run that was killed before it told the trial; a
-        # person's is from the time when the trial was in training.
+        # Of what is there already, ours is from a run of an earlier version that was killed before
+        # it told the trial; a person's is from the time when the trial was in training.
         had_ours = note.body.startswith(ours) or (path and path in note.body)
         theirs = note.body.partition(LINE)[2] if had_ours else note.body
-        note.write(ours + LINE + theirs if theirs else ours)
+        return note.changes(ours + LINE + theirs if theirs else ours)
+
+    def _write(self, attributes: Mapping[str, Any]) -> None:
+        with self._stored.database.engine.begin() as connection:
+            write_study_attributes(connection, self._study_id, attributes)
 
     def _draw(self) -> bool:
         """Draws the pictures of this run's trials; returns False if there was none to draw."""
@@ -165,27 +166,33 @@ class Attachments(Attacher):
         These are trials of a fork, of a study from before there were notes, and what a killed
         run, or one on another machine, has not drawn here.
         """
-        storage = self._stored.database.storage
-        finished = [trial for trial in self._stored.trials() if trial.state.is_finished()]
-        known = (
-            self._stored.database.patiently(lambda: storage.get_study_system_attrs(self._study_id))
-            if finished
-            else {}
-        )
+        known = self._stored.database.patiently(self._noted)
         missing: deque[tuple[str, TrialLine]] = deque()
-        for trial in finished:
-            picture = self._picture(trial)
+        for trial in self._stored.news().finished:
+            picture = _picture(trial)
+            drawn = picture is None or (self._folder / picture).exists()
+            noted = trial._trial_id in known
+            if drawn and noted:
+                continue
             line = trial_line(self._stored, trial, set())
-            if f"dashboard:{trial._trial_id}:note_ver" not in known:
-                self._write(trial._trial_id, line, picture)
-            if picture is not None and line.curve and not (self._folder / picture).exists():
+            if not noted:
+                self._give_note(trial._trial_id, line, picture)
+            if picture is not None and not drawn and line.curve:
                 missing.append((picture, line))
         return missing
 
-    def _picture(self, trial: FrozenTrial) -> str | None:
-        """Returns the id of the picture that a finished trial has."""
-        known = get_all_artifact_meta(trial, storage=self._stored.database.storage)
-        return next((one.artifact_id for one in known if one.filename == PICTURE), None)
+    def _give_note(self, trial_id: int, line: TrialLine, picture: str | None) -> None:
+        database = self._stored.database
+        database.patiently(lambda: self._write(self._note(trial_id, line, picture)))
+
+    def _noted(self) -> set[int]:
+        """Returns the ids of the trials that have a note."""
+        key = _attributes.c.key
+        query = sa.select(key).where(
+            _attributes.c.study_id == self._study_id, key.like("dashboard:%:note_ver")
+        )
+        with self._stored.database.engine.begin() as connection:
+            return {int(name.split(":")[1]) for name in connection.scalars(query)}
 
     def _refresh(self) -> None:
         """Writes the study's note and plots anew."""
@@ -200,14 +207,26 @@ class Attachments(Attacher):
             "rate-against-loss": rate_against_loss(lines, stored.goal),
             "best-curves": best_curves(summary.ranking),
         }
-        for name, plot in plots.items():
-            # One part whatever its length: a reader never meets half of it.
-            stored.database.storage.set_study_system_attr(
-                self._study_id, f"dashboard:plot_data:{name}:0", plot
-            )
+        # One part whatever its length: a reader never meets half of it.
+        parts = {f"dashboard:plot_data:{name}:0": plot for name, plot in plots.items()}
         note = _Note(stored, "")
         _, mark, below = note.body.partition(BELOW)
-        note.write(study_note(summary) + BELOW + (below if mark else note.body))
+        changes = note.changes(study_note(summary) + BELOW + (below if mark else note.body))
+        self._write({**parts, **changes})
+
+
+def _record(picture: str) -> dict[str, str]:
+    """Returns the attribute of a trial that says that it has a picture, as Optuna writes it."""
+    meta = ArtifactMeta(picture, PICTURE, "image/png", None)
+    return {f"artifacts:{picture}": json.dumps(asdict(meta))}
+
+
+def _picture(trial: FrozenTrial) -> str | None:
+    """Returns the id of the picture that a finished trial has."""
+    for name, text in trial.system_attrs.items():
+        if name.startswith("artifacts:") and json.loads(text)["filename"] == PICTURE:
+            return name.partition(":")[2]
+    return None
 
 
 class _Note:
@@ -222,31 +241,36 @@ class _Note:
     """
 
     def __init__(self, stored: StoredStudy, whose: str) -> None:
-        self._storage, self._study_id = stored.database.storage, stored.study._study_id
         self._part, self._version = f"dashboard:{whose}note_str:", f"dashboard:{whose}note_ver"
-        key = _attributes.c.key
-        wanted = key.startswith(self._part, autoescape=True) | (key == self._version)
-        query = sa.select(key, _attributes.c.value_json).where(
-            _attributes.c.study_id == self._study_id, wanted
-        )
-        with stored.database.engine.begin() as connection:
-            found = {row.key: json.loads(row.value_json) for row in connection.execute(query)}
-        # Without a version there is no note to the dashboard, whatever its text.
-        self._shown = self._version in found
-        self._next_version = int(found.pop(self._version, 0)) + 1
-        # What is typed in the dashboard is cut every 2 045 characters.
+        found = _read(stored, [self._version, *self._names(0)])
+        self._now = found.pop(self._version, None)
+        # What is typed in the dashboard is cut every 2 045 characters. Asked for by their names,
+        # the parts are found without a look at the notes of all other trials.
+        while found and len(found) % PARTS == 0:
+            more = _read(stored, self._names(len(found)))
+            if not more:
+                break
+            found |= more
         self._parts = len(found)
         self.body = "".join(found[f"{self._part}{i}"] for i in range(self._parts))
 
-    def write(self, body: str) -> None:
-        """Replaces it, in one part, so that a reader never meets half of it."""
-        if body == self.body and self._shown:
-            return
-        self._set(f"{self._part}0", body)
-        for i in range(1, self._parts):
-            self._set(f"{self._part}{i}", "")
-        # The dashboard then refuses what somebody has begun to write on the note as it was.
-        self._set(self._version, self._next_version)
+    def _names(self, first: int) -> list[str]:
+        return [f"{self._part}{i}" for i in range(first, first + PARTS)]
 
-    def _set(self, name: str, value: str | int) -> None:
-        self._storage.set_study_system_attr(self._study_id, name, value)
+    def changes(self, body: str) -> dict[str, Any]:
+        """Returns the study's attributes that replace it, all in one part."""
+        # Without a version there is no note to the dashboard, whatever its text.
+        if body == self.body and self._now is not None:
+            return {}
+        emptied = {f"{self._part}{i}": "" for i in range(1, self._parts)}
+        # The dashboard then refuses what somebody has begun to write on the note as it was.
+        return {f"{self._part}0": body, **emptied, self._version: int(self._now or 0) + 1}
+
+
+def _read(stored: StoredStudy, names: Iterable[str]) -> dict[str, Any]:
+    """Returns those of the study's attributes that there are."""
+    query = sa.select(_attributes.c.key, _attributes.c.value_json).where(
+        _attributes.c.study_id == stored.study._study_id, _attributes.c.key.in_(list(names))
+    )
+    with stored.database.engine.begin() as connection:
+        return {row.key: json.loads(row.value_json) for row in connection.execute(query)}

@@ -24,10 +24,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 CHECKPOINT, LOSSES, WEIGHTS = "checkpoint.pt", "losses.safetensors", "weights.safetensors"
+TRAINED = (CHECKPOINT, LOSSES, WEIGHTS)
+"""What a trainer writes of a trial."""
 RESULT = "result.json"
 DIGEST_SIZE = 32
 """A checkpoint begins with so many bytes of SHA-256 of the rest, which is what torch saves."""
@@ -47,7 +49,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    _write(folder / CHECKPOINT, lambda path: path.write_bytes(_digest(content) + content))
+    # A power cut may spoil it, which its digest tells; so it need not wait for the disk.
+    _write(folder / CHECKPOINT, lambda path: path.write_bytes(_digest(content) + content), False)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -95,7 +98,7 @@ def save_losses(folder: Path, losses: list[float], epoch_ends: list[int]) -> Non
         "train": torch.tensor(losses, dtype=torch.float32),
         "epoch_ends": torch.tensor(epoch_ends, dtype=torch.int64),
     }
-    _write(folder / LOSSES, lambda path: save_file(tensors, path))
+    _write(folder / LOSSES, lambda path: path.write_bytes(save(tensors)))
 
 
 def load_losses(folder: Path) -> Tensor | None:
@@ -111,7 +114,7 @@ def load_losses(folder: Path) -> Tensor | None:
 
 def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     """Writes the network's weights by parameter name."""
-    _write(folder / WEIGHTS, lambda path: save_file(weights, path))
+    _write(folder / WEIGHTS, lambda path: path.write_bytes(save(weights)))
 
 
 def keep_weights(folder: Path, best: Iterable[int], finished: Iterable[int]) -> None:
@@ -154,6 +157,23 @@ def load_weights(folder: Path) -> dict[str, Tensor] | None:
         return None
 
 
+def store_file(folder: Path, name: str, content: bytes | None) -> None:
+    """Stores a file of a trial that trains on another machine as it is there; None: not there.
+
+    Raises:
+        OSError: The disk is full or not writable.
+        ValueError: No trial has a file of this name.
+    """
+    if name not in TRAINED:
+        raise ValueError(f"a trainer sent a file named {name!r}")
+    if content is not None:
+        _write(folder / name, lambda path: path.write_bytes(content))
+        return
+    (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def copy_files(source: Path, target: Path) -> None:
     """Copies the files of a finished trial, if there are any, to another study."""
     if source.is_dir():
@@ -166,13 +186,26 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def _write(path: Path, write: Callable[[Path], object], settle: bool = True) -> None:
+    """Writes a file whole or not at all; ``settle``: when it returns, the file is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         write(part)
+        if settle:
+            _settle(part)
         part.replace(path)
+        if settle:
+            _settle(path.parent)
     except RuntimeError as error:  # torch and safetensors wrap what the disk says
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -10,6 +10,7 @@ import argparse
 import errno
 import io
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from search.errors import RequestError, RunError
 from search.terminal import INTERRUPTED, as_typed, leave, make_console, mute, print_next_commands
 
 if TYPE_CHECKING:
+    from search.copying import Copied
     from search.running import Request
     from search.storage import StoredStudy
 
@@ -58,14 +60,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         mute()
         return DONE
-    except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
+    except Exception as error:
+        fault = _fault(error)
+        if fault is None:
             raise
-        print("rnn-search: the output cannot be written: no space left", file=sys.stderr)
+        print(f"rnn-search: {fault}", file=sys.stderr)
         return FAILED
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+
+
+def _fault(error: Exception) -> str | None:
+    """Returns what a disk or a database says that has failed; None: the program has failed."""
+    if isinstance(error, OSError) and error.errno in DISK:
+        place = error.filename or "the output cannot be written"
+        return f"{place}: {(error.strerror or '').lower().removesuffix(' on device')}"
+    if "sqlalchemy" not in sys.modules:
+        return None
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DBAPIError
+
+    from search.database import first_line
+
+    return first_line(error) if isinstance(error, (DBAPIError, StorageInternalError)) else None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -207,7 +228,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from search.evaluating import evaluate_study, print_evaluation
+    from search.evaluating import evaluate_study, print_evaluation, print_warnings
 
     console = make_console(to_stderr=arguments.json)
     options = (_request(arguments), arguments.top, arguments.seeds, console)
@@ -217,6 +238,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     if arguments.json:
         print(json.dumps(evaluation.to_json(), indent=2))
+        print_warnings(console, evaluation)
     else:
         print_evaluation(console, evaluation)
     return DONE
@@ -255,6 +277,28 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"{done.what} is in {done.folder}; use it with")
         trust = "" if done.card.factory is None else " --trust-code"
         print(f"  {as_typed('rnn-search')} predict {done.folder} INPUT{trust}")
+    return DONE
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from search.copying import back_up
+
+    return _say_copied(back_up(_open(arguments), arguments.file), as_json=arguments.json)
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    from search.copying import copy_study
+    from search.database import Database
+
+    stored = _open(arguments)
+    target = Database(arguments.to, create=True)
+    return _say_copied(copy_study(stored, target), as_json=arguments.json)
+
+
+def _say_copied(copied: Copied, *, as_json: bool) -> int:
+    go_on = f"resume {copied.study} --storage {shlex.quote(copied.storage)}"
+    said = f"{copied}; go on with it there by\n  {as_typed('rnn-search')} {go_on}"
+    print(json.dumps(copied.to_json(), indent=2) if as_json else said)
     return DONE
 
 
@@ -303,6 +347,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "replay": _replay,
     "export": _export,
+    "backup": _backup,
+    "copy": _copy,
     "predict": _predict,
 }
 """What each command of `search.arguments` does; it returns the exit code."""

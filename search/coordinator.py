@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.checkpoints import keep_weights, remove_checkpoint, trial_folder
 from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
-from search.stopping import worse_than_peers
+from search.stopping import worse_than_median
 from search.storage import StoredStudy, Taken
-from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
+from search.telling import Attached
+from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome, derive_seed
 from search.worker import Job
 
@@ -70,8 +71,9 @@ class Attacher:
 
     def attach(
         self, taken: Taken, decision: Decision, curve: Curve, finding: Finding | None
-    ) -> None:
-        """A trial is about to be told; its trainer waits."""
+    ) -> Attached:
+        """Returns what to store with a trial that is about to be told; its trainer waits."""
+        return Attached()
 
     def idle(self) -> None:
         """The trainers are busy: there is time for what takes a while."""
@@ -100,14 +102,14 @@ class Coordinator:
         total: How many trials the study is to have in all.
         timeout: Seconds after which this run stops; None: never.
         interrupted: Says whether somebody wants this run to stop.
-        surroundings: What the trainers compute with, stored with each trial for `replay`.
+        surroundings: What trainers here compute with, stored with each trial for `replay`.
         attacher: Attaches what the dashboard shows.
     """
 
     def __init__(
         self,
         stored: StoredStudy,
-        trainers: LocalTrainers,
+        trainers: Trainers,
         observer: Observer,
         total: int,
         timeout: float | None = None,
@@ -132,6 +134,8 @@ class Coordinator:
         self._reached: str | None = None
         self._stagnated: str | None = None
         self._told = True
+        self._best: list[FrozenTrial] = []
+        self._tidied = 0
 
     def run(self) -> Ending:
         """Trains until the study is complete, time is up, or somebody interrupts.
@@ -192,10 +196,7 @@ class Coordinator:
     def _others_are_busy(self) -> bool:
         """True if trials are left that another coordinator holds: it may yet die."""
         ours = {active.taken.number for active in self._active.values()}
-        return any(
-            trial.state == TrialState.RUNNING and trial.number not in ours
-            for trial in self._stored.trials()
-        )
+        return any(trial.number not in ours for trial in self._stored.news().running)
 
     def _start(self, worker: int, active: _Active) -> None:
         taken = active.taken
@@ -234,25 +235,14 @@ class Coordinator:
         # An epoch that an earlier life reported was judged then; but the last may not have been.
         if epoch.index < taken.reported or stopping.pruner == "none":
             return
-        goal = self._stored.goal
-        verdict = worse_than_peers(
-            active.curve.values(goal),
-            self._peers(taken.number),
-            goal,
-            stopping.warmup_epochs,
-            stopping.peers,
-        )
-        if verdict is not None and epoch.index < taken.params.epochs:
+        # At its last epoch a trial ends anyway.
+        if not stopping.warmup_epochs < epoch.index < taken.params.epochs:
+            return
+        goal, reached = self._stored.goal, self._stored.news().reached(epoch.index, taken.number)
+        verdict = worse_than_median(active.curve.values(goal), reached, goal, stopping.peers)
+        if verdict is not None:
             self._tell(worker, active, verdict)
             self._trainers.drop(taken.number, epoch.index)
-
-    def _peers(self, number: int) -> list[list[float]]:
-        """Returns the validation values, epoch by epoch, of all other trials."""
-        return [
-            [value for _, value in sorted(trial.intermediate_values.items())]
-            for trial in self._stored.trials()
-            if trial.number != number and trial.intermediate_values
-        ]
 
     def _end(self, worker: int, active: _Active, decision: Decision, traceback: str) -> None:
         if decision.outcome is Outcome.INTERRUPTED:
@@ -279,15 +269,15 @@ class Coordinator:
         extra = {
             "seconds": seconds,
             "worker": worker,
-            "surroundings": self._surroundings,
+            "surroundings": {**self._surroundings, **self._trainers.surroundings(worker)},
             **(finding.to_attributes() if finding else {}),
         }
-        self._attacher.attach(active.taken, decision, active.curve, finding)
         told = self._stored.finish(
             active.taken,
             decision,
             active.curve,
             {**extra, "traceback": traceback} if traceback else extra,
+            self._attacher.attach(active.taken, decision, active.curve, finding),
         )
         self._told = True
         if told:
@@ -296,18 +286,19 @@ class Coordinator:
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)
         if active is None:
-            self._orphans += 1
+            # Once told to stop, a trainer leaves as soon as it has nothing to do.
+            self._orphans += not self._winding_down
             if self._orphans > LIVES:
-                raise TrainerError(f"trainers do not start (exit code {died.exit_code})")
+                raise TrainerError(f"trainers do not start ({died.how})")
             return
         if self._winding_down:
             self._stored.release(active.taken)
             return
         taken = self._stored.count_trainer_death(active.taken)
         self._active[died.worker] = active = replace(active, taken=taken)
-        self._observer.say(f"a trainer died (exit code {died.exit_code}) with trial {taken.number}")
+        self._observer.say(f"a trainer died ({died.how}) with trial {taken.number}")
         if taken.trainer_deaths >= LIVES:
-            reason = f"took {LIVES} trainers down, the last with exit code {died.exit_code}"
+            reason = f"took {LIVES} trainers down, the last with {died.how}"
             self._end(died.worker, active, Decision(Outcome.FAILED, reason), "")
             return
         again = replace(taken, reported=max(taken.reported, len(active.curve)))
@@ -328,12 +319,14 @@ class Coordinator:
             self._listen()
 
     def _tidy(self) -> None:
-        """Removes files that are of no use any more."""
-        stored = self._stored
-        trials = stored.trials()
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        """Removes files that are of no use any more, of trials that ended since the last time."""
+        stored, finished = self._stored, self._stored.news().finished
+        new, self._tidied = finished[self._tidied :], len(finished)
         sign = 1 if stored.goal.minimize else -1
-        ranked = sorted(complete, key=lambda trial: sign * (trial.value or 0.0))
-        finished = [trial.number for trial in trials if trial.state.is_finished()]
-        best = [trial.number for trial in ranked[: stored.config.keep]]
-        keep_weights(stored.folder, best, finished)
+        complete = [trial for trial in new if trial.state == TrialState.COMPLETE]
+        ranked = sorted(
+            [*self._best, *complete], key=lambda trial: (sign * (trial.value or 0.0), trial.number)
+        )
+        changed = {trial.number for trial in [*self._best, *new]}
+        self._best = ranked[: stored.config.keep]
+        keep_weights(stored.folder, [trial.number for trial in self._best], changed)

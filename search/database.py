@@ -1,7 +1,8 @@
 """One database: its URL, its connections, its lock, and patience with its faults.
 
 SQLite is opened in WAL mode with a long wait for locks: with Optuna's own settings a lock held
-9 s lost a result. PostgreSQL is pinged before each use, so that a restart passes unnoticed.
+9 s lost a result. Where it cannot be written it can still be read. PostgreSQL is pinged before each
+use, so that a restart passes unnoticed.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage, get_storage
+from optuna.storages import get_storage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from search.errors import StorageError, StudyError
+from search.reading import QuickStorage
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,11 +40,26 @@ HOPELESS = (
     "read-only",
     "disk is full",
     "no space",
+    "malformed",
+    "not a database",
     "password",
+    "authentication failed",
+    "pg_hba.conf",
+    "permission denied",
     "does not exist",
     "no such table",
 )
 """Faults that waiting does not mend, by a part of their message."""
+COMING_UP = ("starting up", "shutting down", "recovery mode")
+"""What a PostgreSQL server says that will answer soon, by a part of its message."""
+POSTGRES = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Without these a server that vanishes from the network is waited for, for hours."""
 
 
 class Database:
@@ -49,11 +67,12 @@ class Database:
 
     Args:
         url: ``sqlite:///FILE``, or ``postgresql://…`` (the driver is psycopg).
-        create: Whether a SQLite file may be created.
+        create: Whether a SQLite file, and Optuna's tables, may be made.
 
     Attributes:
         url: The parsed URL.
         engine: SQLAlchemy's engine, shared with Optuna.
+        read_only: Whether it is a file that cannot be written; then it can be read all the same.
         storage: Optuna's storage, cached: one for all studies of this process.
 
     Raises:
@@ -63,18 +82,9 @@ class Database:
 
     def __init__(self, url: str, *, create: bool) -> None:
         self.url = parse_url(url)
-        if self.is_sqlite:
-            _prepare_sqlite(self.path, create)
-        options: dict[str, Any] = (
-            {"connect_args": {"timeout": LOCK_SECONDS}}
-            if self.is_sqlite
-            else {"pool_pre_ping": True}
-        )
-        full = self.url.render_as_string(hide_password=False)
+        self.read_only = self.is_sqlite and _prepare_sqlite(self.path, create)
         try:
-            # Two runs that start at once would both make Optuna's tables, and one would fail.
-            with self.exclusive() if self.is_sqlite and create else nullcontext():
-                backend = RDBStorage(full, options)
+            backend = self._open_patiently(create)
         except ImportError:
             raise StudyError(
                 'PostgreSQL needs a driver; install it: pip install "rnn-search[postgres]"'
@@ -85,6 +95,40 @@ class Database:
         self.storage = get_storage(backend)
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _relax_sync)
+            self.engine.dispose()
+
+    def _open_patiently(self, create: bool) -> QuickStorage:
+        """Opens it, waiting only for a server that says it will be there soon."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._open(create)
+            except DBAPIError as error:
+                soon = any(sign in first_line(error) for sign in COMING_UP)
+                if not soon or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def _open(self, create: bool) -> QuickStorage:
+        options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}}
+        if self.read_only:
+            options = {"creator": lambda: _connect_to_read(self.path)}
+        elif not self.is_sqlite:
+            ours = {key: value for key, value in POSTGRES.items() if key not in self.url.query}
+            options = {"pool_pre_ping": True, "connect_args": ours}
+        full = self.url.render_as_string(hide_password=False)
+        self.engine = sa.create_engine(full, **options)
+        try:
+            if (
+                not self.is_sqlite
+                and not create
+                and not sa.inspect(self.engine).has_table("studies")
+            ):
+                raise StudyError(f"{self} holds no studies; give another --storage")
+            # Two runs that start at once would both make Optuna's tables, and one would fail.
+            with self.exclusive() if create else nullcontext():
+                return QuickStorage(full, options)
+        finally:
             self.engine.dispose()
 
     def __str__(self) -> str:
@@ -107,7 +151,7 @@ class Database:
         """Where the files of its studies live: beside a SQLite file, else under ``studies/``."""
         if self.is_sqlite:
             return self.path.parent / f"{self.path.stem}.trials"
-        return Path("studies") / f"{self.url.database}.trials"
+        return Path("studies") / f"{quote(str(self.url.database), safe='')}.trials"
 
     @property
     def artifacts(self) -> Path:
@@ -119,9 +163,19 @@ class Database:
         """Holds the database's own lock: no other coordinator takes or tells a trial meanwhile.
 
         The lock is the operating system's or the server's, so it ends with its holder.
+
+        Raises:
+            StorageError: The disk does not take the lock's file.
         """
-        if self.is_sqlite:
-            with self.path.with_suffix(".lock").open("w") as file:
+        if self.read_only:  # Nobody can tell anything.
+            yield
+        elif self.is_sqlite:
+            path = self.path.with_suffix(".lock")
+            try:
+                file = path.open("w")
+            except OSError as error:
+                raise StorageError(f"{path}: {error.strerror}") from error
+            with file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield
         else:
@@ -129,6 +183,23 @@ class Database:
             with self.engine.connect() as connection:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
                 yield
+
+    def flush(self) -> None:
+        """Returns when all that was committed is on the disk; a server sees to that by itself.
+
+        Raises:
+            StorageError: The disk does not take it.
+        """
+        if not self.is_sqlite:
+            return
+        log = self.path.with_name(f"{self.path.name}-wal")
+        try:
+            with log.open("rb") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:  # SQLite has just moved it into the database, on the disk.
+            return
+        except OSError as error:
+            raise StorageError(f"{log}: {error.strerror}") from error
 
     def now(self, connection: sa.Connection) -> float:
         """Returns the time in seconds that all coordinators on this database share."""
@@ -198,7 +269,10 @@ def first_line(error: BaseException) -> str:
     """Returns what a database error says, without the statement and its parameters."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     text = str(cause.orig if isinstance(cause, DBAPIError) and cause.orig else cause or error)
-    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    lines = text.strip().splitlines() or [type(error).__name__]
+    # A host with several addresses: the first line says no more than that all have failed.
+    several = len(lines) > 1 and lines[0].startswith("Multiple connection attempts")
+    return lines[1].strip(" -\t") if several else lines[0]
 
 
 def _if_harmless(url: str) -> str:
@@ -215,8 +289,12 @@ def _is_there(path: Path) -> bool:
         ) from None
 
 
-def _prepare_sqlite(path: Path, create: bool) -> None:
-    """Checks the file, or creates it, in WAL mode, which readers and the writer share."""
+def _prepare_sqlite(path: Path, create: bool) -> bool:
+    """Checks the file, or creates it, in WAL mode, which readers and the writer share.
+
+    Returns:
+        True if it cannot be written, and is to be read only.
+    """
     there = _is_there(path)
     if path.is_dir():
         raise StudyError(f"{path} is a folder; the storage must be a file: sqlite:///FILE.db")
@@ -224,16 +302,30 @@ def _prepare_sqlite(path: Path, create: bool) -> None:
         raise StudyError(f"there are no studies yet: {path} does not exist")
     if there and path.stat().st_size == 0:
         raise StudyError(f"{path} is empty, not a database; delete it, or give another --storage")
-    missing = [folder for folder in (path.parent, *path.parent.parents) if not _is_there(folder)]
-    try:
+    read_only = there and not _is_writable(path)
+    if read_only and create:
+        raise StudyError(
+            f"{path} cannot be written; make it and its folder writable, or give another --storage"
+        )
+    with _tidy_refusal(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not there:
             _make_whole(path)
-        with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+        with closing(_connect_to_read(path) if read_only else _connect(path)) as connection:
             found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'studies'")
             if not create and found.fetchone() is None:
                 raise StudyError(f"{path} holds no studies; give another --storage")
-            connection.execute("PRAGMA journal_mode=WAL")
+            if not read_only:
+                connection.execute("PRAGMA journal_mode=WAL")
+    return read_only
+
+
+@contextmanager
+def _tidy_refusal(path: Path) -> Iterator[None]:
+    """Says in one line why a file cannot be used, and leaves no folder that was made for it."""
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not _is_there(folder)]
+    try:
+        yield
     except OSError as error:
         _remove(missing)
         raise StudyError(
@@ -241,11 +333,34 @@ def _prepare_sqlite(path: Path, create: bool) -> None:
         ) from None
     except (sqlite3.DatabaseError, ValueError) as error:
         _remove(missing)
+        if "locked" in str(error):
+            raise StorageError(f"{path}: {error}; another program is writing to it") from None
         away = "unable to open" in str(error) or "readonly" in str(error)
         remedy = "make it writable" if away else "restore a copy of it"
         raise StudyError(
             f"{path} cannot be used: {error}; {remedy}, or give another --storage"
         ) from None
+
+
+def _is_writable(path: Path) -> bool:
+    """Returns whether SQLite can write a file: the file, and others beside it."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=LOCK_SECONDS)
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Connects to a file that cannot be written.
+
+    SQLite would make a log beside it, even in order to read, unless it is told that nobody writes;
+    which is so if there is no log.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    way = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    uri = f"{path.absolute().as_uri()}?{way}"
+    return sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, check_same_thread=False)
 
 
 def _make_whole(path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-from search.code_changes import note_source
+from search.changes import check_unchanged, note_source
 from search.coordinator import Ending
 from search.display import UNITS, Progress, figure, short
 from search.errors import RunError, StudyError
@@ -27,7 +27,7 @@ from search.evaluation import (
 )
 from search.retraining import Result, Retrainer, Retraining, read_result
 from search.running import Plan, Request, catch_signals, make_plan
-from search.storage import StoredStudy, Taken, check_unchanged
+from search.storage import StoredStudy, Taken
 from search.surroundings import surroundings
 from search.trainers import LocalTrainers
 from search.trial import Curve, Decision, Epoch, Outcome
@@ -230,6 +230,11 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     console.print(_test_table(evaluation))
     places = {str(result.retraining.folder.parent) for result in winner.complete}
     _say(console, f"Its networks are kept in {', '.join(sorted(places))}")
+    print_warnings(console, evaluation)
+
+
+def print_warnings(console: Console, evaluation: Evaluation) -> None:
+    """Prints what makes the figures worth less: what failed, and that it is not the first look."""
     for line in _warnings(evaluation):
         _say(console, line)
 

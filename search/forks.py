@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.checkpoints import copy_files, trial_folder
 from search.config import StudyConfig
 from search.dimensions import Dimension
 from search.space import distributions, fits, ordered
@@ -17,7 +20,7 @@ def copy_trials(
     old: StudyConfig,
     study: optuna.Study,
     space: Mapping[str, Dimension],
-) -> int:
+) -> dict[str, Any]:
     """Copies every complete or pruned trial that fits the new space.
 
     Args:
@@ -27,7 +30,8 @@ def copy_trials(
         space: Of the new study.
 
     Returns:
-        How many they were; each says in its attribute ``forked_from`` where it comes from.
+        What the new study is to remember: ``study``, how many were ``taken``, and ``of`` how many;
+        each trial says in its attribute ``forked_from`` where it comes from.
     """
     taken = 0
     searched = distributions(space)
@@ -49,4 +53,11 @@ def copy_trials(
             )
         )
         taken += 1
-    return taken
+    return {"study": old.name, "taken": taken, "of": len(trials)}
+
+
+def copy_trial_files(trials: Sequence[FrozenTrial], old: Path, new: Path) -> None:
+    """Copies the files of forked trials from the old study's folder to the new one's."""
+    for trial in trials:
+        source = trial_folder(old, trial.user_attrs["forked_from"][1])
+        copy_files(source, trial_folder(new, trial.number))

@@ -11,6 +11,7 @@ import os
 import platform
 import uuid
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import psutil
 import sqlalchemy as sa
@@ -62,12 +63,32 @@ class Leases:
         if not self._exists and not sa.inspect(self._database.engine).has_table(_leases.name):
             return set()
         self._exists = True
+        return self._read()[0]
+
+    def busy(self, unfinished: Iterable[int]) -> set[int]:
+        """Returns the ids of the trials that others hold, in one look.
+
+        Leases of finished trials, left by a run killed between telling and `drop`, are removed.
+
+        Args:
+            unfinished: Ids of the study's trials that are in training; call it under
+                `Database.exclusive`, so that these are all.
+        """
+        held, known, mine = self._read()
+        if known - set(unfinished):
+            self.sweep(unfinished)
+        return held - mine
+
+    def _read(self) -> tuple[set[int], set[int], set[int]]:
+        """Returns the ids of the trials that are held, that have a lease, and that are ours."""
         with self._database.engine.begin() as connection:
             now = self._database.now(connection)
             rows = connection.execute(
                 sa.select(_leases).where(_leases.c.study_id == self._study_id)
             ).all()
-        return {row.trial_id for row in rows if row.expires > now and not self._is_dead(row)}
+        held = {row.trial_id for row in rows if row.expires > now and not self._is_dead(row)}
+        mine = {row.trial_id for row in rows if row.owner == self._owner}
+        return held, {row.trial_id for row in rows}, mine
 
     def mine(self, trial_ids: Iterable[int]) -> set[int]:
         """Returns those of the trials that this coordinator holds."""
@@ -79,9 +100,24 @@ class Leases:
             )
             return {row.trial_id for row in rows}
 
-    def take(self, trial_id: int) -> None:
-        """Takes a trial; call it under `Database.exclusive`, for a trial that is not held."""
-        with self._database.engine.begin() as connection:
+    def confirm(self, trial_id: int, connection: sa.Connection) -> bool:
+        """Returns whether this coordinator holds a trial, and if so until the transaction's end."""
+        # It begins with a write, so that SQLite, too, lets nobody else write until the end.
+        renewed = connection.execute(
+            sa.update(_leases)
+            .where(_leases.c.trial_id == trial_id, _leases.c.owner == self._owner)
+            .values(expires=self._database.now(connection) + LEASE_SECONDS)
+        )
+        return renewed.rowcount == 1
+
+    def take(self, trial_id: int, within: sa.Connection | None = None) -> None:
+        """Takes a trial; call it under `Database.exclusive`, for a trial that is not held.
+
+        Args:
+            trial_id: Optuna's id.
+            within: The transaction that it is part of; None: one of its own.
+        """
+        with nullcontext(within) if within else self._database.engine.begin() as connection:
             connection.execute(sa.delete(_leases).where(_leases.c.trial_id == trial_id))
             connection.execute(
                 sa.insert(_leases).values(

@@ -178,6 +178,8 @@ class ModelCard(_Plain):
         for name in SIZES:
             if getattr(self.hyperparameters, name) < 1:
                 raise ValueError(f"{name} is less than 1")
+        if not 0 <= self.hyperparameters.dropout <= 1:
+            raise ValueError("dropout is not between 0 and 1")
         if self.joined and not self.members:
             raise ValueError("an ensemble has no members")
         if self.band is not None:
@@ -222,20 +224,29 @@ def fill(
         NetworkError: The factory raised an exception.
     """
     weights = _tensors(content, path)
-    wanted = _wanted(params, data, factory)
     starts = [f"{number}." for number in range(members)] if members else [""]
+    wanted = _wanted(params, data, factory) if factory or _fits_in(weights, params) else {}
     whole = {start + name: tensor for start in starts for name, tensor in wanted.items()}
-    if _shapes(whole) != _shapes(weights):
+    if not whole or _shapes(whole) != _shapes(weights):
         makers = f"{CARD} describes" if factory is None else f"{CARD} and {factory.name} describe"
         raise DataError(
             f"{path} holds the weights of another network than {makers}; export the model again"
         )
+    # A network of the user's own may hold an infinite mask.
+    if factory is None and not all(bool(one.isfinite().all()) for one in weights.values()):
+        raise DataError(f"{path} is damaged: not all weights are finite; export the model again")
     networks = []
     for start in starts:
         network = make_network(params, data, factory)
         network.load_state_dict({name: weights[start + name] for name in wanted})
         networks.append(network.eval())
     return Networks(data.task, tuple(networks), joined=members > 0)
+
+
+def _fits_in(weights: Mapping[str, Tensor], params: HyperParams) -> bool:
+    """Whether a file can hold so many layers and units; a wrong number may take hours to build."""
+    widest = max((max(tensor.shape, default=0) for tensor in weights.values()), default=0)
+    return params.hidden_layers <= len(weights) and params.hidden_units <= widest
 
 
 def _wanted(params: HyperParams, data: Card, factory: Factory | None) -> dict[str, Tensor]:

@@ -115,7 +115,9 @@ class Classifier(Model):
         name = source if isinstance(source, Path) else Path("the frame")
         is_ts = isinstance(source, Path) and source.suffix.lower() == ".ts"
         if is_ts != (card.series is None):
-            wanted = "a .ts file" if card.series is None else "a table, CSV or Parquet,"
+            if isinstance(source, Path) and not source.exists():
+                raise DataError(f"{source} does not exist; check the path")
+            wanted = "a .ts file" if card.series is None else "a table (CSV or Parquet)"
             raise DataError(f"{name}: this model was trained on {wanted}; give one of that kind")
         keys = {"series": card.series, "label": card.label, "time": card.time}
         data = ClassifyData.model_validate(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from optuna.trial import FrozenTrial
 
+from search.changes import check_unchanged
 from search.checkpoints import LOSSES, load_losses, trial_folder
 from search.data.splits import Splits
 from search.dimensions import Dimension
@@ -24,7 +25,7 @@ from search.report import find_trial
 from search.running import Plan, Request, make_plan
 from search.space import HyperParams, differences, ordered
 from search.stopping import Divergence, batch_judge
-from search.storage import StoredStudy, check_unchanged, open_study
+from search.storage import StoredStudy, open_study
 from search.surroundings import surroundings
 from search.training import Run, is_out_of_memory, one_thread, out_of_memory
 from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed

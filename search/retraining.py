@@ -23,7 +23,7 @@ from search.checkpoints import (
 from search.coordinator import LIVES, TICK
 from search.errors import RunError, TrainerError
 from search.space import HyperParams
-from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
+from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 from search.worker import Job
 
@@ -147,7 +147,7 @@ class Retrainer:
 
     def __init__(
         self,
-        trainers: LocalTrainers,
+        trainers: Trainers,
         goal: Goal,
         observer: RetrainingObserver,
         surroundings: dict[str, str],
@@ -248,21 +248,19 @@ class Retrainer:
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)
         if active is None:
-            self._orphans += 1
+            self._orphans += not self._stopping  # Once told to stop, trainers leave.
             if self._orphans > LIVES:
-                raise TrainerError(f"trainers do not start (exit code {died.exit_code})")
+                raise TrainerError(f"trainers do not start ({died.how})")
             return
         if self._stopping:
             return
         one = active.retraining
         self._deaths[one.index] = self._deaths.get(one.index, 0) + 1
-        self._observer.say(
-            f"a trainer died (exit code {died.exit_code}) with trial {one.trial}, seed {one.seed}"
-        )
+        self._observer.say(f"a trainer died ({died.how}) with trial {one.trial}, seed {one.seed}")
         if self._deaths[one.index] < LIVES:
             self._start(died.worker, _Active(one, started=active.started))
             return
-        reason = f"took {LIVES} trainers down, the last with exit code {died.exit_code}"
+        reason = f"took {LIVES} trainers down, the last with {died.how}"
         self._active[died.worker] = active
         self._end(died.worker, active, Decision(Outcome.FAILED, reason), "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any
 from rich.console import Console
 
 from search.attachments import Attachments
-from search.code_changes import note_source
+from search.changes import check_unchanged, note_source
 from search.config import StudyConfig, load_config, make_config
 from search.coordinator import Coordinator, Ending
+from search.crews import ClusterRequest, Crew, open_crew
 from search.data import load_splits, settle
 from search.data.splits import Splits
 from search.database import Database
@@ -30,13 +31,12 @@ from search.space import fit_to_data, starting_points
 from search.storage import (
     MARK,
     StoredStudy,
-    check_unchanged,
     create_study,
+    is_made,
     list_studies,
     open_study,
 )
 from search.surroundings import surroundings
-from search.trainers import LocalTrainers
 from search.worker import TrialRules
 
 
@@ -56,6 +56,9 @@ class Request:
         stagnation: Trials that may finish in a row with none better; infinite: any number.
         target: A value that is good enough; NaN: none.
         trust_code: Whether the study's ``[model] factory`` may be imported.
+        cluster: ``ray``: train on a Ray cluster; None: on this machine.
+        address: ``HOST:PORT`` of the cluster; None: one on this machine, for this run.
+        gpus_per_trial: The part of a GPU that each trial takes on the cluster.
     """
 
     study: str
@@ -69,6 +72,24 @@ class Request:
     stagnation: float | None = None
     target: float | None = None
     trust_code: bool = False
+    cluster: str | None = None
+    address: str | None = None
+    gpus_per_trial: float | None = None
+
+    @property
+    def of_cluster(self) -> ClusterRequest | None:
+        """What was asked for of a cluster; None: nothing.
+
+        Raises:
+            ConfigError: It makes no sense.
+        """
+        if self.cluster is not None:
+            wanted = (self.address, self.gpus_per_trial, self.workers, self.device)
+            return ClusterRequest(*wanted)
+        for option, value in (("address", self.address), ("gpus-per-trial", self.gpus_per_trial)):
+            if value is not None:
+                raise ConfigError(f"--{option} {value} goes with --cluster ray only")
+        return None
 
     @property
     def budget(self) -> dict[str, object]:
@@ -123,7 +144,8 @@ def make_plan(
     Raises:
         RequestError: They do not; nothing has been created.
     """
-    device = choose_device(request.device)
+    away = request.of_cluster is not None
+    device = choose_device("cpu" if away else request.device)
     file = None if from_storage or stored else find_study_file(request.study)
     config = load_config(file) if file else stored or _stored_config(request, from_storage)
     origin, trusted = str(file or config.name), request.trust_code
@@ -139,7 +161,7 @@ def make_plan(
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
-    workers = choose_workers(request.workers)
+    workers = choose_workers(None if away else request.workers)
     notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
     return Plan(config, splits, notes, workers, device, factory)
 
@@ -162,9 +184,19 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
         The study and why the run ended.
 
     Raises:
-        RequestError: The study in the storage is not the one asked for.
+        RequestError: The study in the storage is not the one asked for, or no cluster answers.
         RunError: Storage, disk or trainers failed; what was finished is safe.
     """
+    wanted = request.of_cluster
+    here = nullcontext(Crew(plan.workers, plan.device))
+    with here if wanted is None else open_crew(wanted) as crew:
+        plan = replace(plan, workers=crew.workers, device=crew.device)
+        return _run_study(request, plan, crew, console)
+
+
+def _run_study(
+    request: Request, plan: Plan, crew: Crew, console: Console
+) -> tuple[StoredStudy, Ending]:
     database = Database(request.storage, create=request.fork is None)
     stored = _open_or_create(database, request, plan)
     changed = note_source(stored, plan.factory)
@@ -174,12 +206,12 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
     plan = replace(plan, workers=max(1, min(plan.workers, left)))
     timeout = request.timeout if request.timeout is not None else plan.config.budget.timeout
     timeout = None if timeout == float("inf") else timeout
-    _greet(console, stored, plan, total)
+    _greet(console, stored, plan, total, crew.place)
     rules = TrialRules(stored.goal, plan.config.stopping.patience, plan.config.stopping.divergence)
     # Leaving the block ends the trainers, whatever happens: they heed no signal.
     with (
         catch_signals() as signals,
-        LocalTrainers(plan.splits, rules, plan.workers, plan.device, plan.factory) as trainers,
+        crew.hire(plan.splits, rules, plan.workers, plan.device, plan.factory) as trainers,
         Progress(console, stored, total, plan.workers, timeout) as progress,
     ):
         ending = Coordinator(
@@ -189,7 +221,7 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
             total,
             timeout,
             lambda: signals.count > 0,
-            surroundings(plan.device, plan.factory),
+            surroundings("cpu" if crew.place else plan.device, plan.factory),
             Attachments(stored, progress.say),
         ).run()
     return stored, ending
@@ -280,7 +312,7 @@ def _open_or_create(database: Database, request: Request, plan: Plan) -> StoredS
 
 
 def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
-    if name in {study.study_name for study in list_studies(database)}:
+    if name in {study.study_name for study in list_studies(database) if is_made(study)}:
         raise StudyError(f"--fork {name}: there is a study of this name already")
     old = open_study(database, plan.config.name)
     config = make_config({**plan.config.resolved(), "name": name}, "--fork")
@@ -308,7 +340,7 @@ def _attributes(plan: Plan) -> dict[str, object]:
     }
 
 
-def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int) -> None:
+def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int, place: str) -> None:
     trials = stored.trials()
     finished = sum(trial.state.is_finished() for trial in trials)
     verb = "resumed" if trials else "new"
@@ -318,7 +350,7 @@ def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int) -> Non
             f"new, with {fork['taken']} of the {fork['of']} trials of '{fork['study']}'; the "
             "others do not fit its space, failed, or are unfinished"
         )
-    crew = f"{plan.workers} worker{'s' if plan.workers > 1 else ''} on {plan.device}"
+    crew = f"{plan.workers} worker{'s' if plan.workers > 1 else ''} on {plan.device}{place}"
     lines = [
         f"Study {stored.config.name} ({verb}): {finished} of {total} trials done, {crew}",
         f"Storage {stored.database}",

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search.changes import source_of
 from search.checkpoints import WEIGHTS as KEPT
 from search.checkpoints import load_weights, trial_folder
-from search.code_changes import source_of
 from search.errors import RunError, StudyError
 from search.evaluation import LOOKS, Candidate, plan_retrainings
 from search.model_files import AtTest, Member, Source, joint_weights

@@ -175,15 +175,14 @@ def starting_points(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:
     return points
 
 
-def next_starting_point(
-    space: Mapping[str, Dimension], tried: Iterable[Mapping[str, Any]]
-) -> dict[str, Value] | None:
-    """Returns the first starting point that is not among the ``tried`` parameters, or None."""
-    seen = list(tried)
-    for point in starting_points(space):
-        if not any(same(point, other) for other in seen):
-            return point
-    return None
+def untried(
+    points: Iterable[dict[str, Value]], tried: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Value]]:
+    """Returns the starting points, in order, that are not among the ``tried`` parameters."""
+    left = list(points)
+    for other in tried if left else ():
+        left = [point for point in left if not same(point, other)]
+    return left
 
 
 def same(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

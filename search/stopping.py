@@ -7,9 +7,10 @@ figures that chose the constants are in `studies/LOG.md`.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from search.trial import Decision, Goal, Outcome
@@ -153,6 +154,40 @@ def out_of_patience(values: Sequence[float], goal: Goal, patience: int) -> Decis
     return Decision(Outcome.COMPLETE, f"no better for {patience} epochs")
 
 
+class Peers:
+    """The best values that a study's finished trials had reached by each epoch.
+
+    Args:
+        goal: Which values are better.
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
+        self._reached: list[list[float]] = []
+
+    def add(self, values: Sequence[float]) -> None:
+        """Adds a trial that is over.
+
+        Args:
+            values: Its validation values, one an epoch.
+        """
+        for index, best in enumerate(_best_so_far(values, self._goal)):
+            if index == len(self._reached):
+                self._reached.append([])
+            bisect.insort(self._reached[index], best)
+
+    def reached(self, epoch: int, others: Iterable[Sequence[float]] = ()) -> list[float]:
+        """Returns what trials had reached by an epoch, if they came so far.
+
+        Args:
+            epoch: From 1.
+            others: Values of trials that are not over yet.
+        """
+        known = self._reached[epoch - 1] if epoch <= len(self._reached) else []
+        far = (values[:epoch] for values in others if len(values) >= epoch)
+        return [*known, *(_best_so_far(values, self._goal)[-1] for values in far)]
+
+
 def worse_than_peers(
     values: Sequence[float], peers: Sequence[Sequence[float]], goal: Goal, warmup: int, least: int
 ) -> Decision | None:
@@ -172,17 +207,35 @@ def worse_than_peers(
     epoch = len(values)
     if epoch == 0 or epoch <= warmup:
         return None
-    best_of = min if goal.minimize else max
-    reached = [best_of(peer[:epoch]) for peer in peers if len(peer) >= epoch]
+    return worse_than_median(values, Peers(goal).reached(epoch, peers), goal, least)
+
+
+def worse_than_median(
+    values: Sequence[float], reached: Sequence[float], goal: Goal, least: int
+) -> Decision | None:
+    """Ends a trial by what its peers had reached; see `worse_than_peers`.
+
+    Args:
+        values: The trial's validation values so far, one an epoch; at least one.
+        reached: The best values of its peers by the same epoch.
+        goal: Which values are better.
+        least: No trial is pruned with fewer peers than this.
+    """
     if len(reached) < least:
         return None
-    best, median = best_of(values), statistics.median(reached)
+    best, median = _best_so_far(values, goal)[-1], statistics.median(reached)
     if not goal.better(median, best):
         return None
     return Decision(
         Outcome.PRUNED,
-        f"{best:.4g} by epoch {epoch}; the median of {len(reached)} peers is {median:.4g}",
+        f"{best:.4g} by epoch {len(values)}; the median of {len(reached)} peers is {median:.4g}",
     )
+
+
+def _best_so_far(values: Sequence[float], goal: Goal) -> list[float]:
+    """Returns the best of the first 1, 2, 3 … values; what is not a number is the worst."""
+    numbers = (goal.worst if math.isnan(value) else value for value in values)
+    return list(itertools.accumulate(numbers, min if goal.minimize else max))
 
 
 def target_reached(values: Sequence[float | None], goal: Goal, target: float | None) -> str | None:

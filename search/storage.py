@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
+import shutil
 import time
 import traceback
 import uuid
@@ -23,25 +25,27 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.study import StudySummary
 from optuna.trial import FrozenTrial, TrialState
 
-from search.checkpoints import copy_files, trial_folder
+from search import trial_rows
 from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import StudyError, nearest
-from search.forks import copy_trials
+from search.forks import copy_trial_files, copy_trials
+from search.history import History
 from search.leases import LEASE_SECONDS, Leases
 from search.sampling import StudySampler
-from search.space import HyperParams, differences, suggest
+from search.space import HyperParams, distributions, ordered, suggest
 from search.stopping import stagnated, target_reached
 from search.surroundings import versions
-from search.trial import INFEASIBLE, Curve, Decision, Epoch, Goal, Outcome
+from search.telling import Attached, Told
+from search.trial import Curve, Decision, Epoch, Goal, Outcome
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
-FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ", "[model] folder: ")
-"""What may differ on resume: how long, how much is kept, where the same data and code lie."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
+MAKING = "rnn_search_making"
+"""The attribute of a study without `MARK` whose making was cut off, or is under way: its id."""
 
 
 @dataclass(frozen=True)
@@ -81,34 +85,35 @@ class StoredStudy:
         self._leases = Leases(database, study._study_id)
         self._held: dict[int, Taken] = {}
         self._renewed = time.time()
+        self._sampler = StudySampler(config)
+        self._history = History(study, self.goal, self._sampler.shortlist())
 
     @property
     def attributes(self) -> dict[str, Any]:
         """What was stored at creation: baselines, fingerprints, versions, notes."""
         return dict(self.study.user_attrs[MARK])
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """The folder of the study's files; a study made anew under an old name has its own."""
-        return self.database.folder / f"{self.config.name}-{self.attributes['id']}"
+        return _home(self.database, self.config.name, self.attributes["id"])
 
     def trials(self) -> list[FrozenTrial]:
         """Returns all trials, by number; do not change them."""
         return self.database.patiently(lambda: self.study.get_trials(deepcopy=False))
 
+    def news(self) -> History:
+        """Returns what became of all trials so far; reads only what is new of them."""
+        self.database.patiently(self._history.update)
+        return self._history
+
     def reached(self) -> str | None:
         """Returns why the best value is good enough for ``[budget]``, or None."""
-        return target_reached(self._values(), self.goal, self.config.budget.target)
+        return target_reached(self.news().values, self.goal, self.config.budget.target)
 
     def stagnated(self) -> str | None:
         """Returns why ``[budget]`` takes further trials to be in vain, or None."""
-        return stagnated(self._values(), self.goal, self.config.budget.stagnation)
-
-    def _values(self) -> list[float | None]:
-        """Returns the values of the finished trials in the order in which they finished."""
-        finished = [trial for trial in self.trials() if trial.state.is_finished()]
-        finished.sort(key=lambda trial: trial.datetime_complete or datetime.datetime.min)
-        return [t.value if t.state == TrialState.COMPLETE else None for t in finished]
+        return stagnated(self.news().values, self.goal, self.config.budget.stagnation)
 
     def held(self) -> set[int]:
         """Returns the ids of the trials that some running coordinator holds."""
@@ -127,30 +132,39 @@ class StoredStudy:
 
     def report(self, taken: Taken, epoch: Epoch) -> None:
         """Stores an epoch's value as the trial's intermediate value at step ``epoch.index``."""
+        # A trial that others took over while this process slept may be finished, and then stays as
+        # it is; renew() tells.
         value = epoch.figures[self.goal.metric]
-        # A trial that others took over while this process slept may be finished; renew() tells.
-        with contextlib.suppress(UpdateFinishedTrialError):
-            self.database.patiently(
-                lambda: self.database.storage.set_trial_intermediate_value(
-                    taken.trial_id, epoch.index, value
-                )
-            )
+        self.database.patiently(lambda: self._report(taken.trial_id, epoch.index, value))
+
+    def _report(self, trial_id: int, step: int, value: float) -> None:
+        with self.database.engine.begin() as connection:
+            trial_rows.report(connection, trial_id, step, value)
 
     def finish(
-        self, taken: Taken, decision: Decision, curve: Curve, extra: Mapping[str, Any]
+        self,
+        taken: Taken,
+        decision: Decision,
+        curve: Curve,
+        extra: Mapping[str, Any],
+        attached: Attached | None = None,
     ) -> bool:
-        """Tells a trial's end, with its reason, its best epoch and its curve.
+        """Tells a trial's end, with its reason, its best epoch and its curve; all, or nothing.
+
+        When it returns, that is on the disk.
 
         Args:
             taken: The trial.
             decision: How and why it ended; not an interruption.
             curve: Its epochs.
             extra: Further attributes of the trial, plain data.
+            attached: What optuna-dashboard shows of it.
 
         Returns:
             False if the trial was not this coordinator's any more; nothing was told then.
         """
-        return self.database.patiently(lambda: self._finish(taken, decision, curve, extra))
+        told = Told.of(decision, curve, self.goal, extra, attached or Attached())
+        return self.database.patiently(lambda: self._finish(taken.trial_id, told))
 
     def count_trainer_death(self, taken: Taken) -> Taken:
         """Stores that the trial has taken a trainer down once more."""
@@ -192,25 +206,49 @@ class StoredStudy:
     def _take(self, total: int) -> Taken | None:
         with self.database.exclusive():
             self._leases.prepare()
-            while (found := self._next(total)) is not None:
-                if (taken := self._hold(*found)) is not None:
+            while True:
+                self._history.update()
+                unfinished = self._unfinished()
+                if unfinished is None and len(self._history) >= total:
+                    return None
+                taken = self._hold(*unfinished) if unfinished else self._begin()
+                if taken is not None:
+                    self._held[taken.trial_id] = taken
                     return taken
-        return None
 
-    def _next(self, total: int) -> tuple[optuna.Trial, FrozenTrial | None] | None:
-        """Returns the trial that is next to train, and what it has behind it; None: no more."""
-        trials = self.study.get_trials(deepcopy=False)
-        running = {t._trial_id: t for t in trials if t.state == TrialState.RUNNING}
-        self._leases.sweep(running)
+    def _unfinished(self) -> tuple[optuna.Trial, FrozenTrial | None] | None:
+        """Returns a trial that waits to be trained, and what it has behind it; None: none does."""
+        running = {trial._trial_id: trial for trial in self._history.running}
         # A trial of ours that we do not know of is one whose taking was cut off by a fault.
-        busy = (self._leases.held() - self._leases.mine(running)) | set(self._held)
+        busy = self._leases.busy(running) | set(self._held)
         for trial_id, trial in running.items():
             if trial_id not in busy:
                 return optuna.Trial(self.study, trial_id), trial
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        if len(trials) >= total and not waiting:
-            return None
-        return self.study.ask(), None
+        if len(running) < len(self._history.unfinished):
+            return self.study.ask(), None
+        return None
+
+    def _begin(self) -> Taken | None:
+        """Creates a trial with its parameters and its lease.
+
+        Returns:
+            None if somebody else's script has added a trial to the study at this moment.
+        """
+        history = self._history
+        number = len(history)
+        others = [*history.finished, *history.unfinished.values()]
+        params, attributes = self._sampler.propose(self.study, number, others, history.shortlist)
+        space, study_id = distributions(self.config.space), self.study._study_id
+        params = {name: params[name] for name in space}
+        with self.database.engine.begin() as connection:
+            trial = trial_rows.begin(connection, study_id, number, params, space, attributes)
+            if trial is None:
+                connection.rollback()
+                return None
+            self._leases.take(trial._trial_id, connection)
+        history.note(trial)
+        whole = HyperParams.of(ordered(trial.params, self.config.space))
+        return Taken(number, trial._trial_id, whole, reported=0, trainer_deaths=0)
 
     def _hold(self, asked: optuna.Trial, before: FrozenTrial | None) -> Taken | None:
         """Takes the lease first, then fills in parameters that a killed run had not got to.
@@ -231,54 +269,19 @@ class StoredStudy:
             return None
         reported = len(before.intermediate_values) if before else 0
         deaths = before.user_attrs.get("trainer_deaths", 0) if before else 0
-        taken = Taken(asked.number, asked._trial_id, params, reported, deaths)
-        self._held[taken.trial_id] = taken
-        return taken
+        return Taken(asked.number, asked._trial_id, params, reported, deaths)
 
-    def _finish(
-        self, taken: Taken, decision: Decision, curve: Curve, extra: Mapping[str, Any]
-    ) -> bool:
+    def _finish(self, trial_id: int, told: Told) -> bool:
         with self.database.exclusive():
-            if not self._leases.mine([taken.trial_id]):
-                self._held.pop(taken.trial_id, None)
-                return False
-            trial = optuna.Trial(self.study, taken.trial_id)
-            if self.database.storage.get_trial(taken.trial_id).state.is_finished():
-                return self._forget(taken)  # told in a try whose answer was lost
-            best = curve.best(self.goal)
-            attributes = {
-                "outcome": str(decision.outcome),
-                "reason": decision.reason,
-                "best_epoch": best.index if best else None,
-                "figures": best.figures if best else {},
-                "curve": curve.compact(),
-                **extra,
-            }
-            for name, value in attributes.items():
-                trial.set_user_attr(name, value)
-            if decision.outcome in INFEASIBLE:
-                trial.set_constraint(str(decision.outcome), 1.0)
-            state = _STATES[decision.outcome]
-            value = best.figures[self.goal.metric] if best else None
-            if state == TrialState.COMPLETE and value is not None:
-                self.study.tell(trial, value, skip_if_finished=True)
-            else:
-                self.study.tell(trial, state=state, skip_if_finished=True)
-            return self._forget(taken)
-
-    def _forget(self, taken: Taken) -> bool:
-        self._leases.drop(taken.trial_id)
-        self._held.pop(taken.trial_id, None)
-        return True
-
-
-_STATES = {
-    Outcome.COMPLETE: TrialState.COMPLETE,
-    Outcome.PRUNED: TrialState.PRUNED,
-    Outcome.DIVERGED: TrialState.PRUNED,
-    Outcome.OUT_OF_MEMORY: TrialState.PRUNED,
-    Outcome.FAILED: TrialState.FAIL,
-}
+            with self.database.engine.begin() as connection:
+                if not self._leases.confirm(trial_id, connection):
+                    self._held.pop(trial_id, None)
+                    return False
+                told.tell(connection, self.study._study_id, trial_id)
+            self.database.flush()
+            self._leases.drop(trial_id)
+            self._held.pop(trial_id, None)
+            return True
 
 
 def create_study(
@@ -295,7 +298,17 @@ def create_study(
         attributes: What else to store: ``baselines``, ``data`` (the fingerprint), ``notes``.
         fork_of: A study whose finished trials are copied as far as they fit; failed ones do not.
     """
+    return database.patiently(lambda: _create(database, config, attributes, fork_of))
+
+
+def _create(
+    database: Database,
+    config: StudyConfig,
+    attributes: Mapping[str, Any],
+    fork_of: StoredStudy | None,
+) -> StoredStudy:
     with database.exclusive():
+        _clear(database, config.name)
         study = optuna.create_study(
             storage=database.storage,
             study_name=config.name,
@@ -304,22 +317,38 @@ def create_study(
             pruner=optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        # A study of this name without our mark and trials is one whose making was cut off.
+        # A study of this name without our mark and trials was cut off before all else.
         if MARK in study.user_attrs or study.get_trials(deepcopy=False):
             return open_study(database, config.name)
-        fork = {}
+        birth, fork = _birth(config), {}
+        study.set_user_attr(MAKING, birth["id"])
         if fork_of is not None:
-            old, trials = fork_of.config, fork_of.trials()
-            taken = copy_trials(trials, old, study, config.space)
-            fork = {"fork": {"study": old.name, "taken": taken, "of": len(trials)}}
+            fork["fork"] = copy_trials(fork_of.trials(), fork_of.config, study, config.space)
+            home = _home(database, config.name, birth["id"])
+            copy_trial_files(study.get_trials(deepcopy=False), fork_of.folder, home)
         # The mark comes last: a study without it is one whose making was cut off.
-        study.set_user_attr(MARK, {**attributes, **_birth(config), **fork})
-    new = StoredStudy(database, study, config)
-    if fork_of is not None:
-        for trial in new.trials():
-            source = trial_folder(fork_of.folder, trial.user_attrs["forked_from"][1])
-            copy_files(source, trial_folder(new.folder, trial.number))
-    return new
+        study.set_user_attr(MARK, {**attributes, **birth, **fork})
+    return StoredStudy(database, study, config)
+
+
+def is_made(study: StudySummary) -> bool:
+    """False for what a killed `create_study` has left, or one has not finished yet."""
+    return MAKING not in study.user_attrs or MARK in study.user_attrs
+
+
+def _clear(database: Database, name: str) -> None:
+    """Removes the study of this name if its making was cut off; call it under the lock."""
+    for study in list_studies(database):
+        if study.study_name == name and not is_made(study):
+            optuna.delete_study(study_name=name, storage=database.storage)
+            shutil.rmtree(_home(database, name, study.user_attrs[MAKING]), ignore_errors=True)
+
+
+def _home(database: Database, name: str, made: str) -> Path:
+    """Returns the folder of a study's files; ``made`` is the study's own id."""
+    if not made.isalnum():  # Who writes to the database need not be who owns this folder.
+        raise StudyError(f"the study '{name}' in {database} has the id {made!r}; restore a copy")
+    return database.folder / f"{name}-{made}"
 
 
 def _birth(config: StudyConfig) -> dict[str, Any]:
@@ -338,16 +367,19 @@ def open_study(database: Database, name: str) -> StoredStudy:
     Raises:
         StudyError: There is none of this name, or it was not made by rnn-search.
     """
-    known = {summary.study_name: summary for summary in list_studies(database)}
-    if name not in known:
+    try:
+        study_id = database.patiently(lambda: database.storage.get_study_id_from_name(name))
+    except KeyError:
+        known = [summary.study_name for summary in list_studies(database)]
         others = nearest(name, known) if known else "; there are none yet"
-        raise StudyError(f"no study '{name}' in {database}{others}")
-    attributes = known[name].user_attrs.get(MARK)
-    if attributes is None:
+        raise StudyError(f"no study '{name}' in {database}{others}") from None
+    # Not by its summary: that has the notes of all trials of all studies.
+    attributes = database.patiently(lambda: database.storage.get_study_user_attrs(study_id))
+    if MARK not in attributes:
         raise StudyError(
             f"the study '{name}' in {database} was not made by rnn-search; choose another name"
         )
-    config = make_config(attributes["config"], f"study {name} in {database}")
+    config = make_config(attributes[MARK]["config"], f"study {name} in {database}")
     study = optuna.load_study(
         study_name=name,
         storage=database.storage,
@@ -363,32 +395,3 @@ def list_studies(database: Database) -> list[StudySummary]:
         lambda: optuna.get_all_study_summaries(database.storage, include_best_trial=False)
     )
     return sorted(summaries, key=lambda summary: summary.study_name)
-
-
-def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None:
-    """Refuses to go on with a study that is not the same any more.
-
-    Args:
-        stored: The study.
-        config: What is asked for now, fitted to the data.
-        data: Fingerprint of the data now.
-
-    Raises:
-        StudyError: Something differs that decides what trials give; names it, and the remedy.
-    """
-    changes = [
-        change
-        for change in differences(stored.config.resolved(), config.resolved())
-        if not change.startswith(FREE_TO_CHANGE)
-    ]
-    if stored.attributes["data"] != data:
-        changes.append(f"the data (fingerprint {stored.attributes['data']} → {data})")
-    if changes:
-        # What its trials reached is worth nothing on other data, or by another figure.
-        same = stored.attributes["data"] == data and stored.config.metric == config.metric
-        fork = "give another name, or take its trials along with --fork NEWNAME"
-        remedy = fork if same else "or give another name"
-        raise StudyError(
-            f"the study '{config.name}' was begun otherwise: {'; '.join(changes)}; change it back, "
-            f"{remedy}"
-        )

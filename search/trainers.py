@@ -1,7 +1,8 @@
 """Where trials train: processes on this machine that get work and send back one epoch at a time.
 
 Trainers import neither Optuna nor SQLAlchemy and never see the study. Each keeps the checkpoint of
-its trial, so that whoever is killed, the trial goes on from its last whole epoch.
+its trial, so that whoever is killed, the trial goes on from its last whole epoch. What all kinds of
+trainers promise is `Trainers`; each trainer sits at a `Desk`, wherever that stands.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
 from search.data.splits import Splits
+from search.desk import Desk, Drop, Order, Stop
 from search.errors import FactoryError, TrainerError
 from search.factories import Factory, ordinary_path
-from search.trial import Decision, Epoch, Outcome
-from search.worker import Job, TrialRules, TrialWorker
+from search.trial import Decision, Epoch
+from search.worker import Job, TrialRules
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What people and machines send to a whole process group; the coordinator alone answers it."""
@@ -71,6 +75,12 @@ class TrainerDied:
     worker: int
     number: int | None
     exit_code: int | None
+    place: str = ""
+
+    @property
+    def how(self) -> str:
+        """What is known of its end."""
+        return self.place if self.exit_code is None else f"exit code {self.exit_code}"
 
 
 @dataclass(frozen=True)
@@ -84,63 +94,21 @@ class TrainerFault:
 Event = EpochDone | TrialEnded | TrainerDied | TrainerFault
 
 
-@dataclass(frozen=True)
-class _Drop:
-    """Stop this trial: only its epochs up to this one count; 0: its files are another's now."""
+@dataclass(kw_only=True)
+class Worker:
+    """What the coordinator's side knows of a trainer: its trial, and one it has yet to let go."""
 
-    number: int
-    epoch: int
-
-
-class _Stop:
-    """Stop at the end of the epoch, leaving the checkpoint, and exit."""
-
-
-Order = Job | _Drop | _Stop
-
-
-@dataclass
-class _Worker:
-    process: BaseProcess
-    connection: Connection
     number: int | None = None
     dropping: int | None = None
     gone: bool = False
 
 
-class LocalTrainers:
-    """Processes on this machine, each with one thread and one trial at a time.
+class Trainers(ABC):
+    """Trainers of any kind, each with one thread and one trial at a time."""
 
-    Args:
-        splits: The data; each process gets a copy.
-        rules: What ends a trial without looking at others.
-        workers: How many processes.
-        device: As torch writes it: ``cpu``, ``cuda:0``.
-        factory: Builds the networks, if they are the user's own.
-    """
+    _workers: Sequence[Worker]
 
-    def __init__(
-        self,
-        splits: Splits,
-        rules: TrialRules,
-        workers: int,
-        device: str,
-        factory: Factory | None = None,
-    ) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        # Plain pickle copies the tensors; torch's own way would need /dev/shm, which is small in
-        # containers.
-        self._setup = (pickle.dumps(splits), rules, device, factory)
-        self._stopping = False
-        self._workers: list[_Worker] = []
-        try:
-            for _ in range(workers):
-                self._workers.append(self._start())
-        except BaseException:  # A second Ctrl-C, too: whoever has been started must not stay.
-            self.kill()
-            raise
-
-    def __enter__(self) -> LocalTrainers:
+    def __enter__(self) -> Trainers:
         """Returns the trainers, which end with the block."""
         return self
 
@@ -165,12 +133,93 @@ class LocalTrainers:
         """Ends a trial whose result is settled as of ``epoch``; nothing more comes from it."""
         for index, worker in enumerate(self._workers):
             if worker.number == number:
-                self._send(index, _Drop(number, epoch))
+                self._send(index, Drop(number, epoch))
                 worker.number, worker.dropping = None, number
 
     def abandon(self, number: int) -> None:
         """Ends a trial that is another coordinator's by now, leaving its files alone."""
         self.drop(number, 0)
+
+    def stop(self) -> None:
+        """Asks every trainer to stop at its next epoch; `events` then tells of interruptions."""
+        for index in range(len(self._workers)):
+            self._send(index, Stop())
+
+    def busy(self) -> list[int]:
+        """Returns the numbers of the trials in training, or dropped with files yet to settle."""
+        both = [number for worker in self._workers for number in (worker.number, worker.dropping)]
+        return [number for number in both if number is not None]
+
+    def surroundings(self, worker: int) -> Mapping[str, str]:
+        """Returns what a trainer computes with where that may differ from this machine."""
+        del worker
+        return {}
+
+    @abstractmethod
+    def events(self, timeout: float) -> Iterator[Event]:
+        """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Ends every trainer now; what has a checkpoint goes on from it one day."""
+
+    @abstractmethod
+    def _send(self, index: int, order: Order) -> None:
+        """Sends a trainer an order, also one that is dead: `events` then tells of that."""
+
+    def _read(self, index: int, number: int, message: Any) -> Event | None:
+        """Returns what a `Desk`'s message means; None: nothing that the coordinator waits for."""
+        worker = self._workers[index]
+        if isinstance(message, str):
+            return TrainerFault(index, message)
+        if message is None:
+            worker.dropping = None if worker.dropping == number else worker.dropping
+            return None
+        if number != worker.number:
+            return None  # a late word of a trial that was dropped
+        if isinstance(message[0], Epoch):
+            return EpochDone(index, number, *message)
+        worker.number = None
+        return TrialEnded(index, number, *message)
+
+
+@dataclass(kw_only=True)
+class _Process(Worker):
+    process: BaseProcess
+    connection: Connection
+
+
+class LocalTrainers(Trainers):
+    """Processes on this machine.
+
+    Args:
+        splits: The data; each process gets a copy.
+        rules: What ends a trial without looking at others.
+        workers: How many processes.
+        device: As torch writes it: ``cpu``, ``cuda:0``.
+        factory: Builds the networks, if they are the user's own.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        rules: TrialRules,
+        workers: int,
+        device: str,
+        factory: Factory | None = None,
+    ) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        # Plain pickle copies the tensors; torch's own way would need /dev/shm, which is small in
+        # containers.
+        self._setup = (pickle.dumps(splits), rules, device, factory)
+        self._stopping = False
+        self._workers: list[_Process] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(self._start())
+        except BaseException:  # A second Ctrl-C, too: whoever has been started must not stay.
+            self.kill()
+            raise
 
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""
@@ -184,28 +233,14 @@ class LocalTrainers:
             except (EOFError, ConnectionError):
                 yield self._bury(index)
                 continue
-            if isinstance(message, str):
-                yield TrainerFault(index, message)
-            elif message is None:
-                worker.dropping = None if worker.dropping == number else worker.dropping
-            elif number != worker.number:
-                continue  # a late word of a trial that was dropped
-            elif isinstance(message[0], Epoch):
-                yield EpochDone(index, number, *message)
-            else:
-                worker.number = None
-                yield TrialEnded(index, number, *message)
+            event = self._read(index, number, message)
+            if event is not None:
+                yield event
 
     def stop(self) -> None:
         """Asks every trainer to stop at its next epoch; `events` then tells of interruptions."""
         self._stopping = True
-        for index in range(len(self._workers)):
-            self._send(index, _Stop())
-
-    def busy(self) -> list[int]:
-        """Returns the numbers of the trials in training, or dropped with files yet to settle."""
-        both = [number for worker in self._workers for number in (worker.number, worker.dropping)]
-        return [number for number in both if number is not None]
+        super().stop()
 
     def kill(self) -> None:
         """Ends every trainer now; what has a checkpoint goes on from it one day."""
@@ -233,7 +268,7 @@ class LocalTrainers:
         with contextlib.suppress(ConnectionError):
             self._workers[index].connection.send(order)
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _Process:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_trainer_main, args=(theirs, *self._setup), daemon=True, name="trainer"
@@ -250,7 +285,7 @@ class LocalTrainers:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        return _Worker(process, ours)
+        return _Process(process=process, connection=ours)
 
 
 def _trainer_main(
@@ -272,93 +307,7 @@ def _trainer_main(
         except FactoryError as error:
             connection.send((-1, str(error)))
             return
-        _Desk(connection, data, rules, target, factory).serve()
-
-
-class _Desk:
-    """A trainer's end of the pipe: takes orders between batches, sends epochs."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        splits: Splits,
-        rules: TrialRules,
-        device: torch.device,
-        factory: Factory | None,
-    ) -> None:
-        self._connection = connection
-        self._splits, self._rules, self._device, self._factory = splits, rules, device, factory
-        self._number = -1
-        self._worker: TrialWorker | None = None
-        self._dropped: _Drop | None = None
-        self._next: Job | None = None
-        self._stopping = False
-
-    def serve(self) -> None:
-        """Trains one job after another until told to stop."""
-        while True:
-            try:
-                # The end of a trial and the order to drop it may cross; the order counts.
-                while self._next is None and not self._stopping:
-                    self._take(self._connection.recv())
-                    self._settle()
-                if self._next is None:
-                    return
-                job, self._next = self._next, None
-                self._train(job)
-                self._settle()
-            except OSError as error:
-                self._connection.send((self._number, str(error)))
-                return
-
-    def _train(self, job: Job) -> None:
-        self._number, self._dropped = job.number, None
-        settings = (self._splits, self._rules, self._device, self._look, self._factory)
-        worker = TrialWorker(job, *settings)
-        self._worker = worker
-        for epoch in worker.epochs():
-            self._connection.send((job.number, (epoch, worker.losses(epoch))))
-            self._look()
-            if self._dropped or (self._stopping and worker.decision is None):
-                break
-        self._look()
-        if self._dropped:
-            return
-        if worker.decision is None:
-            worker.save()
-            self._connection.send((job.number, (_INTERRUPTED, "")))
-        else:
-            worker.finish()
-            self._connection.send((job.number, (worker.decision, worker.traceback)))
-
-    def _settle(self) -> None:
-        """Leaves a dropped trial's files as they should be, and says so."""
-        if self._dropped is None or self._worker is None:
-            return
-        if self._dropped.epoch > 0:
-            self._worker.drop(self._dropped.epoch)
-        self._connection.send((self._number, None))
-        self._worker = self._dropped = None
-
-    def _look(self) -> Decision | None:
-        """Reads what orders have come; a decision means that the trial ends at once."""
-        while self._connection.poll():
-            self._take(self._connection.recv())
-        return Decision(Outcome.INTERRUPTED, "dropped") if self._dropped else None
-
-    def _take(self, order: Order) -> None:
-        if isinstance(order, _Stop):
-            self._stopping = True
-        elif isinstance(order, Job):
-            self._next = order
-        elif order.number == self._number:
-            self._dropped = order
-        elif self._next is not None and order.number == self._next.number:
-            self._next = None
-            self._connection.send((order.number, None))
-
-
-_INTERRUPTED = Decision(Outcome.INTERRUPTED, "stopped; goes on from its checkpoint")
+        Desk(connection, data, rules, target, factory).serve()
 
 
 def _die_with_parent() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from refusing import Refuse
+
+if TYPE_CHECKING:
+    from postgres import Postgres
+
+pytest_plugins = ["loopback"]
 
 # As trainers do. Where other tests keep the cores busy, threads that wait for one another take
 # eight times as long for matrices as small as these.
@@ -21,3 +28,12 @@ def refuse(
     monkeypatch.delenv("RNN_SEARCH_STORAGE", raising=False)
     monkeypatch.chdir(tmp_path)
     return Refuse(tmp_path, capsys)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; a test that stops it starts it again."""
+    from postgres import serve
+
+    with serve() as server:
+        yield server

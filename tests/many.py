@@ -35,7 +35,7 @@ Rows = Iterator[tuple[Any, dict[str, Any]]]
 
 def write_many(folder: Path, count: int) -> StoredStudy:
     """Writes a study of complete trials with all that ours have; they share one picture's bytes."""
-    config = tiny_config(folder, "many", space={"epochs": EPOCHS}, budget={"trials": count})
+    config = tiny_config(folder, "many", space={"epochs": EPOCHS}, budget={"trials": max(count, 1)})
     database = Database(f"sqlite:///{folder / 'studies.db'}", create=True)
     stored = create_study(database, config, {"data": "f00d", "baselines": {}, "notes": []})
     database.artifacts.mkdir(parents=True)

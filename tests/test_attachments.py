@@ -23,6 +23,7 @@ from search.diagnosis import Finding
 from search.plots import MOST, rate_against_loss
 from search.report import TrialLine
 from search.storage import StoredStudy, Taken, create_study, open_study
+from search.telling import Attached
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 
 COMPLETE = Decision(Outcome.COMPLETE, "trained 3 epochs")
@@ -76,10 +77,19 @@ def take(stored: StoredStudy) -> Taken:
 def train(stored: StoredStudy, attachments: Attachments, *losses: float) -> Taken:
     """Takes a trial and ends it as a coordinator would."""
     taken = take(stored)
-    attachments.attach(taken, COMPLETE, curve(*losses), SLOW)
+    attached = attachments.attach(taken, COMPLETE, curve(*losses), SLOW)
     extra = SLOW.to_attributes()
-    assert stored.finish(taken, COMPLETE, curve(*losses), extra)
+    assert stored.finish(taken, COMPLETE, curve(*losses), extra, attached)
     return taken
+
+
+def leave(stored: StoredStudy, taken: Taken, attached: Attached) -> None:
+    """Attaches to a trial that is not told, as a run of an earlier version did that was killed."""
+    storage = stored.database.storage
+    for name, value in attached.trial.items():
+        storage.set_trial_system_attr(taken.trial_id, name, value)
+    for name, value in attached.study.items():
+        storage.set_study_system_attr(stored.study._study_id, name, value)
 
 
 def pictures(stored: StoredStudy) -> list[Path]:
@@ -100,15 +110,14 @@ def count_attributes(stored: StoredStudy) -> int:
         return int(connection.execute(sa.text(query)).scalar_one())
 
 
-def test_note_and_picture_are_there_before_a_trial_is_told(
+def test_note_and_picture_are_there_when_a_trial_is_told(
     stored: StoredStudy, attachments: Attachments
 ) -> None:
-    """While a trial still runs, the dashboard has its finding in words and its picture."""
-    taken = take(stored)
-    attachments.attach(taken, COMPLETE, curve(0.9, 0.4, 0.5), SLOW)
+    """As soon as a trial is over, the dashboard has its finding in words and its picture."""
+    train(stored, attachments, 0.9, 0.4, 0.5)
     attachments.idle()
     (trial,) = Asked(stored.database).study()["trials"]
-    assert trial["state"] == "Running"
+    assert trial["state"] == "Complete"
     (artifact,) = trial["artifacts"]
     assert artifact["mimetype"] == "image/png"
     note = trial["note"]["body"]
@@ -137,11 +146,11 @@ def test_a_run_killed_before_telling_leaves_nothing_twice(
 ) -> None:
     """A trial that ends a second time, after a resume, has one note and one picture."""
     taken = take(stored)
-    attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW)
+    leave(stored, taken, attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW))
     attachments.idle()
     first = note_of(stored, taken)
     again = Attachments(stored, said.append)
-    again.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW)
+    leave(stored, taken, again.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW))
     again.close()
     assert note_of(stored, taken) == first
     (trial,) = Asked(stored.database).study()["trials"]
@@ -154,12 +163,12 @@ def test_a_note_whose_writing_was_cut_off_is_shown_in_the_end(
 ) -> None:
     """A run killed between a note's text and its version leaves one that the next completes."""
     taken = take(stored)
-    attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW)
+    leave(stored, taken, attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW))
     whole = note_of(stored, taken)
     with stored.database.engine.begin() as connection:
         query = "DELETE FROM study_system_attributes WHERE key LIKE :key"
         assert connection.execute(sa.text(query), {"key": f"dashboard:%{cut}"}).rowcount == 1
-    attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW)
+    leave(stored, taken, attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW))
     (trial,) = Asked(stored.database).study()["trials"]
     assert trial["note"]["body"] == note_of(stored, taken) == whole
     assert trial["note"]["version"] > 0
@@ -168,8 +177,12 @@ def test_a_note_whose_writing_was_cut_off_is_shown_in_the_end(
 def test_another_end_replaces_the_first_note(stored: StoredStudy, attachments: Attachments) -> None:
     """A note that a killed run has left is replaced even if the trial then ends otherwise."""
     taken = take(stored)
-    attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW)
-    attachments.attach(taken, Decision(Outcome.PRUNED, "worse"), curve(0.9), None)
+    leave(stored, taken, attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW))
+    leave(
+        stored,
+        taken,
+        attachments.attach(taken, Decision(Outcome.PRUNED, "worse"), curve(0.9), None),
+    )
     assert "too-slow" not in note_of(stored, taken)
     assert note_of(stored, taken).startswith("**pruned**: worse")
 
@@ -206,7 +219,7 @@ def test_a_trial_without_an_epoch_has_a_note_only(
 ) -> None:
     """A trial that failed at once says why, in plain text whatever stands in it, without one."""
     taken = take(stored)
-    attachments.attach(taken, FAILED, Curve(), None)
+    leave(stored, taken, attachments.attach(taken, FAILED, Curve(), None))
     attachments.close()
     assert note_of(stored, taken) == r"**failed**: ValueError: \<b\>\*no\*\</b\>"
     assert pictures(stored) == []
@@ -221,7 +234,7 @@ def test_what_a_person_wrote_on_a_running_trial_stays(
     path = f"/api/studies/1/{taken.trial_id}/note"
     assert ask(path, "PUT", {"version": 1, "body": "my own"})[0] == 204
     for _ in range(2):
-        attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW)
+        leave(stored, taken, attachments.attach(taken, COMPLETE, curve(0.9, 0.4), SLOW))
         assert note_of(stored, taken).startswith("**too-slow**")
         assert note_of(stored, taken).count("my own") == 1
 
@@ -332,7 +345,8 @@ def test_a_trial_told_by_another_run_is_left_alone(
     """Attaching to a trial that somebody else has told meanwhile changes nothing and raises not."""
     taken = train(stored, attachments, 0.9, 0.4)
     before = note_of(stored, taken)
-    attachments.attach(taken, FAILED, curve(0.7), None)
+    attached = attachments.attach(taken, FAILED, curve(0.7), None)
+    assert not stored.finish(taken, FAILED, curve(0.7), {}, attached)
     assert note_of(stored, taken) == before
 
 

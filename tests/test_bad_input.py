@@ -161,7 +161,7 @@ def test_study_file_of_windows(refuse: Refuse) -> None:
 
 TIMED = "target = 'y'\ntime = 't'"
 TABLES = [
-    ("missing file", "", None, "d.csv does not exist; check the path under [data]"),
+    ("missing file", "", None, "d.csv does not exist; check the path"),
     ("empty", "", "", "d.csv is empty; it needs a header and rows"),
     ("header only", "", "y\n", "d.csv has a header but no rows"),
     ("binary", "", bytes(range(256)), "d.csv is binary, not CSV; export it"),
@@ -251,7 +251,7 @@ def test_parquet(refuse: Refuse, values: list[object], shown: str) -> None:
 
 TS = TS_HEADER + TS_CASES
 SERIES = [
-    ("missing file", "", None, "d.ts does not exist; check the path under [data]"),
+    ("missing file", "", None, "d.ts does not exist; check the path"),
     ("empty", "", "", "d.ts is empty"),
     ("binary", "", bytes(range(256)), "d.ts, line 1: holds a NUL byte"),
     ("no @data", "", TS.replace("@data\n", ""), "comes before @data"),
@@ -332,7 +332,7 @@ def test_long_form(refuse: Refuse, data: str, content: str, says: Said) -> None:
 
 
 TEXTS = [
-    ("missing file", "", None, "d.txt does not exist; correct path in [data]"),
+    ("missing file", "", None, "d.txt does not exist; check the path"),
     ("empty", "", "", "d.txt is empty; give a text"),
     ("Latin-1", "", TEXT.encode() + b"\xe9", ("d.txt is not UTF-8: byte 9000", "iconv")),
     ("NUL", "", TEXT + "\0", "d.txt is binary: character 9000"),

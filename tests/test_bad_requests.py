@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -60,6 +61,38 @@ def test_storage_from_the_environment(refuse: Refuse, monkeypatch: pytest.Monkey
     """A wrong URL in RNN_SEARCH_STORAGE is refused like one on the command line."""
     monkeypatch.setenv("RNN_SEARCH_STORAGE", "postgresql:u:geheim")
     refuse(FILES, FORMS, "run", "s.toml")
+
+
+CLUSTERS = [
+    ("address alone", ("--address", "127.0.0.1:6379"), "--address 127.0.0.1:6379 goes with"),
+    ("GPUs alone", ("--gpus-per-trial", "0.5"), "--gpus-per-trial 0.5 goes with --cluster ray"),
+    ("unknown", ("--cluster", "dask"), "invalid choice: 'dask'"),
+    ("no port", ("--cluster", "ray", "--address", "host"), "--address host: give HOST:PORT"),
+    ("port", ("--cluster", "ray", "--address", "host:0"), "--address host:0: give HOST:PORT"),
+    ("no host", ("--cluster", "ray", "--address", "no-host.invalid:1"), "no Ray answers there"),
+    ("nobody", ("--cluster", "ray", "--address", "127.0.0.1:1"), "(Connection refused)"),
+    ("0 GPUs", ("--cluster", "ray", "--gpus-per-trial", "0"), "'0' is neither a part"),
+    ("1.5 GPUs", ("--cluster", "ray", "--gpus-per-trial", "1.5"), "'1.5' is neither a part"),
+    ("which GPU", ("--cluster", "ray", "--device", "cuda:1"), "--device cuda:1: Ray chooses which"),
+    ("CPU and GPU", ("--cluster", "ray", "--device", "cpu", "--gpus-per-trial", "1"), "contradict"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), cases(CLUSTERS))
+def test_cluster(refuse: Refuse, options: tuple[str, ...], says: Said) -> None:
+    """Options of a cluster that make no sense, or lead nowhere, are refused before anything is."""
+    refuse(FILES, says, "run", "s.toml", *options)
+
+
+def test_cluster_without_ray(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray is not installed, one line says how to install it."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "ray" else find_spec(name, *rest),
+    )
+    says = "--cluster ray needs Ray; install it: pip install 'rnn-search[ray]'"
+    refuse(FILES, says, "run", "s.toml", "--cluster", "ray")
 
 
 @given(

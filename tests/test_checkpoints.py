@@ -30,6 +30,7 @@ from search.checkpoints import (
     save_checkpoint,
     save_losses,
     save_weights,
+    store_file,
     trial_folder,
 )
 
@@ -260,3 +261,16 @@ def test_files_are_copied_without_the_unfinished(tmp_path: Path) -> None:
     assert names(tmp_path / "copy") == {LOSSES, WEIGHTS}
     copy_files(tmp_path / "nowhere", tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_stored_files_are_those_of_a_trial(tmp_path: Path) -> None:
+    """What another machine sends is stored or removed under the names of a trial's files alone."""
+    folder = tmp_path / "00003"
+    store_file(folder, LOSSES, b"as it came")
+    assert (folder / LOSSES).read_bytes() == b"as it came"
+    for name in ("../../.bashrc", "/etc/passwd", "losses.pickle", ""):
+        with pytest.raises(ValueError, match="a trainer sent a file named"):
+            store_file(folder, name, b"malice")
+    store_file(folder, LOSSES, None)
+    store_file(folder, LOSSES, None)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ class ScriptedTrainers:
     def stop(self) -> None:
         """Interrupts every trial at its next event."""
         self.stopping = True
+
+    def surroundings(self, worker: int) -> dict[str, str]:
+        """Returns where this worker computes, for the trials that it trains."""
+        return {"kernels": f"of worker {worker}"}
 
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields one event of each busy worker."""
@@ -284,6 +289,29 @@ def test_trainers_that_never_start(stored: StoredStudy) -> None:
     with pytest.raises(TrainerError, match="do not start"):
         run(stored, other, 1)
     assert states(stored) == [TrialState.RUNNING]
+
+
+def test_trials_say_what_they_were_trained_with(stored: StoredStudy) -> None:
+    """What a trainer says of its own machine goes before what is known of this one."""
+    here = {"kernels": "of this machine", "device": "cpu"}
+    run(stored, ScriptedTrainers(completes), 1, surroundings=here)
+    (trial,) = stored.trials()
+    assert trial.user_attrs["surroundings"] == {"kernels": "of worker 0", "device": "cpu"}
+
+
+def test_trainers_that_leave_when_told_to(stored: StoredStudy) -> None:
+    """Trainers without a trial that end while another still ends its epoch are no fault."""
+
+    class Leaving(ScriptedTrainers):
+        def events(self, timeout: float) -> Iterator[Event]:
+            if self.stopping:
+                yield from (TrainerDied(worker, None, 0) for worker in range(1, 6))
+            yield from super().events(timeout)
+
+    trainers = Leaving(lambda _: itertools.repeat(1.0))
+    ending, observer = run(stored, trainers, 1, interrupted=lambda: trainers.epochs[0] > 2)
+    assert ending is Ending.INTERRUPTED
+    assert observer.endings == [(0, Outcome.INTERRUPTED)]
 
 
 def test_full_disk_ends_the_run(stored: StoredStudy) -> None:

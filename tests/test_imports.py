@@ -56,19 +56,28 @@ ORDER = [
     "worker",
     "follow_ups",
     "sampling",
+    "history",
     "surroundings",
+    "reading",
     "database",
     "leases",
     "forks",
+    "trial_rows",
+    "telling",
     "storage",
-    "code_changes",
+    "copying",
+    "changes",
     "model_files",
     "intervals",
     "forecasts",
     "prediction",
     "objective",
     "",
+    "desk",
     "trainers",
+    "ray_cluster",
+    "ray_actor",
+    "ray_trainers",
     "coordinator",
     "report",
     "notes",
@@ -84,6 +93,7 @@ ORDER = [
     "export",
     "answers",
     "machine",
+    "crews",
     "running",
     "evaluating",
     "lr_range",
@@ -117,6 +127,7 @@ HEAVY = (
     "pandas",
     "numpy",
     "pydantic",
+    "ray",
     "rich",
     "sqlalchemy",
     "tomli_w",
@@ -249,6 +260,13 @@ def test_a_wrong_command_line_imports_nothing_heavy() -> None:
         "try:\n    main(['rnu'])\nexcept SystemExit as end:\n    assert end.code == 2\n"
     )
     assert modules_after(code).isdisjoint(HEAVY)
+
+
+def test_only_a_cluster_imports_ray() -> None:
+    """All that a run takes is imported without Ray, the trainers on a cluster included."""
+    loaded = modules_after("import search.running, search.ray_cluster, search.ray_trainers")
+    assert "torch" in loaded
+    assert "ray" not in loaded
 
 
 def test_trainers_import_neither_optuna_nor_sqlalchemy(tmp_path: Path) -> None:

@@ -236,9 +236,12 @@ def test_kills_of_every_kind(
 def test_fifty_kills_of_two_trainers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Thirty trials survive fifty kills, sleeps past the real lease among them."""
-    write_study(tmp_path, **LONG)
-    killer = Killer(tmp_path, workers=2, lease=LEASE_SECONDS, seed=1)
+    """Thirty trials survive fifty kills, sleeps past the lease among them."""
+    # Long enough to be killed in, although a second coordinator trains while the first one sleeps.
+    write_study(
+        tmp_path, **LONG | {"space": {**OPTIONS["space"], "epochs": {"low": 120, "high": 200}}}
+    )
+    killer = Killer(tmp_path, workers=2, lease=8, seed=1)
     kill_often(killer, kills=50, epochs=15)
     assert sum(killer.hit.values()) >= 50, killer.hit
     assert "Traceback" not in killer.output

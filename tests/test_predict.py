@@ -227,6 +227,23 @@ def test_labels_may_be_left_out(gesture: Made) -> None:
     )
 
 
+@pytest.mark.parametrize("filled", [0, 1])
+def test_labels_may_be_empty(gesture: Made, tmp_path: Path, filled: int) -> None:
+    """A column of labels with empty cells, in a frame or a file, is as good as none for these."""
+    model, frame = search.load(gesture.model), pd.read_csv(gesture.file)
+    whole = model.predict(frame)
+    assert isinstance(whole, pd.DataFrame)
+    known = frame["take"].isin(whole["series"][:filled])
+    frame["kind"] = frame["kind"].where(known)
+    frame.to_csv(tmp_path / "some.csv", index=False)
+    for source in (frame, tmp_path / "some.csv"):
+        said = model.predict(source)
+        assert isinstance(said, pd.DataFrame)
+        if filled:
+            assert said.pop("label").tolist() == [whole["label"][0]] + [""] * (len(whole) - 1)
+        pd.testing.assert_frame_equal(said, whole.drop(columns="label"), check_exact=True)
+
+
 def test_ts_files_are_classified_with_and_without_labels(folder: Path) -> None:
     """A model of .ts files reads .ts files, labelled or not, and says the same of both."""
     head = "@problemName p\n@univariate true\n@classLabel"

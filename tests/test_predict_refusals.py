@@ -160,6 +160,14 @@ def _no_weights(folder: Path) -> None:
     changed(weights=hashlib.sha256(b"\x80\x04pickle").hexdigest())(folder)
 
 
+def _infinite_weights(folder: Path) -> None:
+    network = make_network(hyper(), FORECAST)
+    network.head.weight.data[0, 0] = math.nan
+    weights = save(network.state_dict())
+    (folder / WEIGHTS).write_bytes(weights)
+    changed(weights=hashlib.sha256(weights).hexdigest())(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -172,6 +180,19 @@ def _no_weights(folder: Path) -> None:
             changed(hyperparameters={**hyper(hidden_units=10**8).to_dict()}),
             ("weights of another network",),
         ),
+        *(
+            (changed(hyperparameters=hyper().to_dict() | edit), ("model", says))
+            for edit, says in (
+                ({"hidden_units": 10**30}, "weights of another network"),
+                ({"hidden_layers": 10**7}, "weights of another network"),
+                ({"dropout": 5.0}, "dropout is not between 0 and 1"),
+            )
+        ),
+        (
+            changed(data=FORECAST.model_dump() | {"window": 10**30}),
+            ("damaged: data.forecast.window",),
+        ),
+        (_infinite_weights, ("model.safetensors is damaged: not all weights are finite",)),
         (changed(data=FORECAST.model_dump() | {"scale": [1.0]}), ("scale has 1 entries where 2",)),
         *(
             (changed(data=FORECAST.model_dump() | {"step": step}), ("model.json is damaged", said))

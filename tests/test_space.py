@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from search.space import (
     distributions,
     fit_to_data,
     is_inside,
-    next_starting_point,
     ordered,
     starting_points,
     suggest,
+    untried,
 )
 
 DEFAULT: dict[str, Dimension] = {name: known.default for name, known in HYPERPARAMETERS.items()}
@@ -88,6 +89,13 @@ def test_starting_points_are_in_the_space(space: dict[str, Dimension]) -> None:
         for name, value in point.items():
             assert type(value) is HYPERPARAMETERS[name].kind
             assert is_inside(value, space[name])
+
+
+def next_starting_point(
+    space: dict[str, Dimension], tried: Iterable[dict[str, Value]]
+) -> dict[str, Value] | None:
+    """Returns the first starting point that was not tried."""
+    return next(iter(untried(starting_points(space), tried)), None)
 
 
 @given(spaces())

@@ -16,14 +16,15 @@ from optuna.trial import TrialState
 from tiny import tiny_config
 
 from search import leases, storage
+from search.changes import check_unchanged
 from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import StudyError
 from search.storage import (
     StoredStudy,
     Taken,
-    check_unchanged,
     create_study,
+    is_made,
     list_studies,
     open_study,
 )
@@ -399,6 +400,36 @@ def test_fork_does_not_repeat_starting_points(stored: StoredStudy) -> None:
     assert taken is not None
     assert taken.number == 4
     assert taken.params.learning_rate not in (0.01, 0.1, 0.001)
+
+
+def test_a_fork_that_was_cut_off_is_made_anew(
+    stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork killed before it was whole leaves nothing in the way of the same fork."""
+    fill(stored, *[COMPLETE] * 4)
+    trials = [trial.number for trial in stored.trials()]
+
+    def cut_off(_trials: object, _old: Path, new: Path) -> None:
+        (new / "00000").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("search.storage.copy_trial_files", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            fork(stored, {})
+    (left,) = [one for one in list_studies(stored.database) if one.study_name == "forked"]
+    assert not is_made(left)
+    new, copied = fork(stored, {})
+    assert [number for number, _ in copied] == trials
+    assert all(map(is_made, list_studies(stored.database)))
+    assert [*stored.database.folder.glob("forked-*")] in ([], [new.folder])
+
+
+def test_the_files_of_a_study_stay_in_its_folder(stored: StoredStudy) -> None:
+    """An id that somebody has written into the database leads nowhere else."""
+    stored.remember(id="/../../elsewhere")
+    with pytest.raises(StudyError, match="has the id"):
+        _ = stored.folder
 
 
 def test_fork_can_fix_and_free_a_parameter(stored: StoredStudy) -> None:

@@ -26,13 +26,14 @@ from search.trainers import (
     LocalTrainers,
     TrainerDied,
     TrainerFault,
+    Trainers,
     TrialEnded,
 )
 from search.training import Run
 from search.trial import Epoch, Goal, Outcome
 from search.worker import Job, TrialRules
 
-Make = Callable[[], LocalTrainers]
+Make = Callable[[], Trainers]
 PARAMS = HyperParams(0.01, 16, 3, 1, 4, "gru", "adam", "none", 0.1, 0.0, 0.0)
 LONG = replace(PARAMS, epochs=100_000)
 RULES = TrialRules(Goal(), patience=0, divergence=True)
@@ -49,9 +50,7 @@ def job(folder: Path, number: int = 0, params: HyperParams = PARAMS) -> Job:
     return Job(number, params, seed=number, folder=folder / str(number))
 
 
-def collect(
-    trainers: LocalTrainers, enough: Callable[[list[Event]], bool], what: str
-) -> list[Event]:
+def collect(trainers: Trainers, enough: Callable[[list[Event]], bool], what: str) -> list[Event]:
     """Gathers events until there are enough."""
     events: list[Event] = []
 
@@ -63,7 +62,7 @@ def collect(
     return events
 
 
-def until_end(trainers: LocalTrainers) -> list[Event]:
+def until_end(trainers: Trainers) -> list[Event]:
     """Gathers events up to and with the end of a trial."""
     return collect(trainers, lambda events: any(isinstance(e, TrialEnded) for e in events), "end")
 
@@ -86,14 +85,25 @@ def train_here(one: Job, splits: Splits, epochs: int) -> Run:
 
 
 class TrainersConformance:
-    """The promises of trainers of any kind; a subclass supplies the two fixtures.
+    """The promises of trainers of any kind; a subclass supplies the two fixtures and two methods.
 
     ``make`` makes new trainers with one worker; ``trainers`` may be shared between tests, because
     every test leaves them free.
     """
 
+    exit_code: int | None = None
+    """What is known of the end of a trainer that was killed with -9."""
+
+    def pid(self, trainers: Trainers, worker: int) -> int:
+        """Returns the id of a trainer's process."""
+        raise NotImplementedError
+
+    def wait_for_weights(self, one: Job) -> None:
+        """Waits until a trainer has written the weights of a trial that nobody listens to."""
+        raise NotImplementedError
+
     def test_epochs_equal_a_run_here(
-        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
+        self, trainers: Trainers, splits: Splits, tmp_path: Path
     ) -> None:
         """The epochs come in order, bit for bit those of a Run here, and then the end."""
         one = job(tmp_path)
@@ -107,7 +117,7 @@ class TrainersConformance:
         assert (one.folder / LOSSES).exists()
         assert (one.folder / WEIGHTS).exists()
 
-    def test_worker_is_free_before_and_after(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+    def test_worker_is_free_before_and_after(self, trainers: Trainers, tmp_path: Path) -> None:
         """A worker is free until it is given a trial, and again once the trial has ended."""
         workers = trainers.free()
         trainers.start(workers[0], job(tmp_path))
@@ -117,9 +127,7 @@ class TrainersConformance:
         assert trainers.free() == workers
         assert trainers.busy() == []
 
-    def test_trial_after_trial(
-        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
-    ) -> None:
+    def test_trial_after_trial(self, trainers: Trainers, splits: Splits, tmp_path: Path) -> None:
         """What a worker trained before does not change a bit of what it trains next."""
         worker = trainers.free()[0]
         for number in (4, 5):
@@ -128,7 +136,7 @@ class TrainersConformance:
             losses = [epoch.figures for epoch in epochs_in(until_end(trainers), number)]
             assert losses == [e.figures for e in train_here(one, splits, 3).curve.epochs]
 
-    def test_dropped_trial_is_silent(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+    def test_dropped_trial_is_silent(self, trainers: Trainers, tmp_path: Path) -> None:
         """After drop() the worker takes the next trial and nothing more of the old one arrives."""
         worker = trainers.free()[0]
         trainers.start(worker, job(tmp_path, 0, LONG))
@@ -143,7 +151,7 @@ class TrainersConformance:
         assert events[-1].number == 1
 
     def test_dropped_trial_leaves_its_losses(
-        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
+        self, trainers: Trainers, splits: Splits, tmp_path: Path
     ) -> None:
         """Of a dropped trial the losses stay, up to the epoch that counts, and nothing else."""
         one = job(tmp_path, 0, LONG)
@@ -155,19 +163,19 @@ class TrainersConformance:
         assert saved_losses(one.folder) == losses_here(one, splits, 2)
 
     def test_drop_that_crosses_the_end(
-        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
+        self, trainers: Trainers, splits: Splits, tmp_path: Path
     ) -> None:
         """A trial that had ended by the time it was dropped leaves the files of a dropped one."""
         one = job(tmp_path)
         trainers.start(trainers.free()[0], one)
-        wait_until((one.folder / WEIGHTS).exists, "the trial to end by itself")
+        self.wait_for_weights(one)
         trainers.drop(0, 2)
         events = collect(trainers, lambda _: trainers.busy() == [], "the files to be settled")
         assert events == []
         assert [file.name for file in one.folder.iterdir()] == [LOSSES]
         assert saved_losses(one.folder) == losses_here(one, splits, 2)
 
-    def test_abandoned_trial_keeps_its_files(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+    def test_abandoned_trial_keeps_its_files(self, trainers: Trainers, tmp_path: Path) -> None:
         """abandon() frees the worker and touches nothing: the files are another's by now."""
         one = job(tmp_path, 0, LONG)
         worker = trainers.free()[0]
@@ -223,7 +231,7 @@ class TrainersConformance:
         assert not any(isinstance(event, TrialEnded) for event in events)
 
     def test_failing_trial_is_told_with_its_traceback(
-        self, trainers: LocalTrainers, tmp_path: Path
+        self, trainers: Trainers, tmp_path: Path
     ) -> None:
         """An exception in training fails that trial, with its traceback; the worker works on."""
         worker = trainers.free()[0]
@@ -236,7 +244,7 @@ class TrainersConformance:
         trainers.start(worker, job(tmp_path, 1))
         assert len(epochs_in(until_end(trainers), 1)) == 3
 
-    def test_diverging_trial_says_so(self, trainers: LocalTrainers, tmp_path: Path) -> None:
+    def test_diverging_trial_says_so(self, trainers: Trainers, tmp_path: Path) -> None:
         """A trial whose error grows without bounds ends diverged, with its losses on disk."""
         one = job(tmp_path, 0, replace(PARAMS, learning_rate=1e9, optimizer="sgd"))
         trainers.start(trainers.free()[0], one)
@@ -245,6 +253,38 @@ class TrainersConformance:
         assert ended.decision.outcome is Outcome.DIVERGED
         assert (one.folder / LOSSES).exists()
         assert not (one.folder / WEIGHTS).exists()
+
+    def test_killed_trainer_is_replaced(
+        self, trainers: Trainers, splits: Splits, tmp_path: Path
+    ) -> None:
+        """A killed trainer is reported with its trial; a new one goes on from the checkpoint."""
+        one = job(tmp_path, 0, LONG)
+        worker = trainers.free()[0]
+        trainers.start(worker, one)
+        collect(trainers, lambda _: load_checkpoint(one.folder) is not None, "a checkpoint")
+        os.kill(self.pid(trainers, worker), signal.SIGKILL)
+        died = collect(
+            trainers, lambda events: any(isinstance(e, TrainerDied) for e in events), "a death"
+        )[-1]
+        assert isinstance(died, TrainerDied)
+        assert (died.worker, died.number, died.exit_code) == (worker, 0, self.exit_code)
+        saved = load_checkpoint(one.folder)
+        assert saved is not None
+        again = replace(one, params=replace(LONG, epochs=len(saved["run"]["curve"]) + 1))
+        collect(trainers, lambda _: worker in trainers.free(), "a successor")
+        trainers.start(worker, again)
+        figures = [epoch.figures for epoch in epochs_in(until_end(trainers))]
+        expected = train_here(again, splits, again.params.epochs)
+        assert figures == [epoch.figures for epoch in expected.curve.epochs]
+
+    def test_killed_idle_trainer_is_replaced(self, trainers: Trainers, tmp_path: Path) -> None:
+        """A trainer that dies with nothing to do is reported without a trial, and replaced."""
+        os.kill(self.pid(trainers, 0), signal.SIGKILL)
+        (died,) = collect(trainers, lambda events: len(events) > 0, "a death")
+        assert isinstance(died, TrainerDied)
+        assert (died.worker, died.number, died.exit_code) == (0, None, self.exit_code)
+        trainers.start(0, job(tmp_path))
+        assert len(epochs_in(until_end(trainers))) == 3
 
 
 def pack(splits: Splits, one: Job) -> str:
@@ -290,6 +330,8 @@ def shared(make: Make) -> list[LocalTrainers]:
 class TestLocalTrainers(TrainersConformance):
     """Processes on this machine."""
 
+    exit_code = -signal.SIGKILL
+
     @pytest.fixture
     def trainers(self, shared: list[LocalTrainers], make: Make) -> LocalTrainers:
         """The shared process, or a new one if the test before has failed to leave it free."""
@@ -297,38 +339,16 @@ class TestLocalTrainers(TrainersConformance):
             shared[0] = make()
         return shared[0]
 
-    def test_killed_trainer_is_replaced(
-        self, trainers: LocalTrainers, splits: Splits, tmp_path: Path
-    ) -> None:
-        """A killed trainer is reported with its trial; a new one goes on from the checkpoint."""
-        one = job(tmp_path, 0, LONG)
-        worker = trainers.free()[0]
-        trainers.start(worker, one)
-        collect(trainers, lambda _: load_checkpoint(one.folder) is not None, "a checkpoint")
-        process = trainers._workers[worker].process
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        died = collect(
-            trainers, lambda events: any(isinstance(e, TrainerDied) for e in events), "a death"
-        )[-1]
-        assert died == TrainerDied(worker, 0, -signal.SIGKILL)
-        saved = load_checkpoint(one.folder)
-        assert saved is not None
-        again = replace(one, params=replace(LONG, epochs=len(saved["run"]["curve"]) + 1))
-        assert worker in trainers.free()
-        trainers.start(worker, again)
-        figures = [epoch.figures for epoch in epochs_in(until_end(trainers))]
-        expected = train_here(again, splits, again.params.epochs)
-        assert figures == [epoch.figures for epoch in expected.curve.epochs]
+    def pid(self, trainers: Trainers, worker: int) -> int:
+        """Returns the id of a trainer's process."""
+        assert isinstance(trainers, LocalTrainers)
+        pid = trainers._workers[worker].process.pid
+        assert pid is not None
+        return pid
 
-    def test_killed_idle_trainer_is_replaced(self, trainers: LocalTrainers, tmp_path: Path) -> None:
-        """A trainer that dies with nothing to do is reported without a trial, and replaced."""
-        process = trainers._workers[0].process
-        process.kill()
-        (died,) = collect(trainers, lambda events: len(events) > 0, "a death")
-        assert died == TrainerDied(0, None, -signal.SIGKILL)
-        trainers.start(0, job(tmp_path))
-        assert len(epochs_in(until_end(trainers))) == 3
+    def wait_for_weights(self, one: Job) -> None:
+        """A trainer writes them where they stay."""
+        wait_until((one.folder / WEIGHTS).exists, "the trial to end by itself")
 
     def test_signals_of_a_terminal_are_blocked(self, splits: Splits, tmp_path: Path) -> None:
         """Ctrl-C, SIGTERM and SIGHUP end no trainer, not even the first one while it starts."""

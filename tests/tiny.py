@@ -169,7 +169,12 @@ def wait_for_end(pids: Iterable[int]) -> None:
 
 def trials_of(folder: Path, name: str = "tiny") -> list[optuna.trial.FrozenTrial]:
     """Returns the trials of a study in the folder's storage, read by Optuna alone."""
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'studies' / 'studies.db'}")
+    return trials_at(f"sqlite:///{folder / 'studies' / 'studies.db'}", name)
+
+
+def trials_at(url: str, name: str = "tiny") -> list[optuna.trial.FrozenTrial]:
+    """Returns the trials of a study at a URL, read by Optuna alone."""
+    storage = optuna.storages.RDBStorage(url.replace("postgresql://", "postgresql+psycopg://"))
     try:
         return optuna.load_study(study_name=name, storage=storage).trials
     finally:
@@ -195,7 +200,12 @@ def record(trials: Iterable[optuna.trial.FrozenTrial]) -> list[dict[str, Any]]:
 
 def files_of(folder: Path, name: str = "tiny") -> dict[str, bytes]:
     """Returns the files of a study's trials, by their path within the study's folder."""
-    (place,) = (folder / "studies" / "studies.trials").glob(f"{name}-*")
+    return files_in(folder / "studies" / "studies.trials", name)
+
+
+def files_in(home: Path, name: str = "tiny") -> dict[str, bytes]:
+    """Returns the files of a study's trials below the folder of a database's studies."""
+    (place,) = home.glob(f"{name}-*")
     return {
         str(file.relative_to(place)): file.read_bytes()
         for file in sorted(place.rglob("*"))

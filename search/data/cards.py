@@ -19,7 +19,7 @@ Missing = Literal["error", "interpolate", "drop"]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 Floats = tuple[FiniteFloat, ...]
 Spreads = tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Card(BaseModel):

@@ -136,7 +136,11 @@ def read_unlabelled(
             frame = read_table(source, words)
         else:
             frame = take_table(source, name, words)
-        if data.label not in frame.columns:
+        if data.label in frame.columns:
+            # What is to be classified may have a class already, or an empty cell for it.
+            frame = frame.copy()
+            frame[data.label] = frame[data.label].astype(object).fillna("")
+        else:
             data = data.model_copy(update={"label": None})
         found = _from_table(frame, data, channels, name, form)
     _require_finite(found)
@@ -331,7 +335,7 @@ def _repaired(
         step, channel = np.argwhere(absent)[0]
         raise DataError(
             f"{place}: channel {channels[channel]} has no value at step {step + 1}; fill it in, "
-            'or set missing = "interpolate" or missing = "drop" under [data]'
+            'or set missing = "interpolate" or missing = "drop" under [data] of the study'
         )
     if how == "drop":
         kept = series[~absent.any(axis=1)]

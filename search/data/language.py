@@ -274,7 +274,7 @@ def _read(path: Path, characters: int | None) -> str:
         with path.open("rb") as file:
             raw = file.read(limit)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; correct path in [data]") from None
+        raise DataError(f"{path} does not exist; check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder; give one text file (cat *.txt makes one)") from None
     except OSError as error:

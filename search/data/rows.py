@@ -194,7 +194,9 @@ def _refuse_duplicates(stamps: Stamps, codes: Ints, rows: NDArray[Any], data: Fo
         return
     at = int(np.argmax(twice))
     first, second = sorted((int(rows[at]), int(rows[at + 1])))
-    remedy = "remove one" if data.series else 'remove one, or name the series: series = "COLUMN"'
+    remedy = "remove one"
+    if not data.series:
+        remedy += ', or name the series: series = "COLUMN" in the study'
     if isinstance(stamps.instants, pd.DatetimeIndex):
         remedy += "; if a clock was put back, write times with their offset from UTC"
     raise DataError(

@@ -243,7 +243,7 @@ def _missing_message(frame: pd.DataFrame) -> str:
     places = f"row {rows[0]}" if len(rows) == 1 else f"{len(rows)} rows, first in row {rows[0]}"
     return (
         f"column '{column}' has no value in {places}; fill it in, or set "
-        'missing = "interpolate" or missing = "drop" under [data]'
+        'missing = "interpolate" or missing = "drop" under [data] of the study'
     )
 
 
@@ -265,7 +265,7 @@ def _content(path: Path) -> bytes:
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; check the path under [data]") from None
+        raise DataError(f"{path} does not exist; check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder; give one CSV or Parquet file") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

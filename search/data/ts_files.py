@@ -108,7 +108,7 @@ def read_ts(path: Path, *, labelled: bool = True) -> TsFile:
                 else:
                     in_data = _directive(text, header)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; check the path under [data]") from None
+        raise DataError(f"{path} does not exist; check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder; give a .ts file") from None
     except OSError as error:

@@ -1,0 +1,69 @@
+"""What has changed since a study was begun: refused, or noted if it is the user's own code."""
+
+from __future__ import annotations
+
+from search.config import StudyConfig
+from search.errors import StudyError
+from search.factories import Factory
+from search.space import differences
+from search.storage import StoredStudy
+
+FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ", "[model] folder: ")
+"""What may differ on resume: how long, how much is kept, where the same data and code lie."""
+
+
+def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None:
+    """Refuses to go on with a study that is not the same any more.
+
+    Args:
+        stored: The study.
+        config: What is asked for now, fitted to the data.
+        data: Fingerprint of the data now.
+
+    Raises:
+        StudyError: Something differs that decides what trials give; names it, and the remedy.
+    """
+    changes = [
+        change
+        for change in differences(stored.config.resolved(), config.resolved())
+        if not change.startswith(FREE_TO_CHANGE)
+    ]
+    if stored.attributes["data"] != data:
+        changes.append(f"the data (fingerprint {stored.attributes['data']} → {data})")
+    if changes:
+        # What its trials reached is worth nothing on other data, or by another figure.
+        same = stored.attributes["data"] == data and stored.config.metric == config.metric
+        fork = "give another name, or take its trials along with --fork NEWNAME"
+        remedy = fork if same else "or give another name"
+        raise StudyError(
+            f"the study '{config.name}' was begun otherwise: {'; '.join(changes)}; change it back, "
+            f"{remedy}"
+        )
+
+
+def note_source(stored: StoredStudy, factory: Factory | None) -> list[str]:
+    """Says whether the study's code has changed since its last run, and notes it in the study.
+
+    Other code is no reason to refuse, unlike other data: a comment may have changed. But who reads
+    the study has to know of it, so it stays among its notes.
+    """
+    if factory is None or stored.attributes.get("factory") == factory.source:
+        return []
+    before, trials = stored.attributes.get("factory"), len(stored.trials())
+    if not trials:
+        stored.remember(factory=factory.source)
+        return []
+    note = (
+        f"the source of {factory.name} changed after trial {trials - 1} ({before} → "
+        f"{factory.source}); if it computes otherwise now, trials before and after do not compare: "
+        "give the study another name then"
+    )
+    stored.remember(factory=factory.source, notes=[*stored.attributes["notes"], note])
+    return [note]
+
+
+def source_of(stored: StoredStudy, number: int) -> str | None:
+    """Returns the fingerprint of the code that a trial was trained with, if it is known."""
+    surroundings = stored.trials()[number].user_attrs.get("surroundings", {})
+    found: str | None = surroundings.get("factory")
+    return found

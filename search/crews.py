@@ -1,0 +1,113 @@
+"""Which trainers a run gets: processes on this machine, or actors on a Ray cluster."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from search.data.splits import Splits
+from search.errors import ConfigError
+from search.factories import Factory
+from search.machine import choose_workers
+from search.trainers import LocalTrainers, Trainers
+from search.worker import TrialRules
+
+if TYPE_CHECKING:
+    from search.ray_cluster import Cluster
+
+
+class Hire(Protocol):
+    """Starts trainers; the parameters are those of `LocalTrainers`."""
+
+    def __call__(
+        self,
+        splits: Splits,
+        rules: TrialRules,
+        workers: int,
+        device: str,
+        factory: Factory | None = None,
+    ) -> Trainers:
+        """Returns them."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Trainers that a run may start.
+
+    Attributes:
+        workers: How many.
+        device: What each trains on, as torch writes it.
+        hire: Starts them.
+        place: Where they are, for people; empty: this machine.
+    """
+
+    workers: int
+    device: str
+    hire: Hire = LocalTrainers
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class ClusterRequest:
+    """What was asked for of a cluster; None: not said.
+
+    Attributes:
+        address: ``HOST:PORT`` of its head; None: a Ray on this machine, for this run.
+        gpus_per_trial: The part of a GPU that each trial takes.
+        workers: How many trainers.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: It makes no sense.
+    """
+
+    address: str | None
+    gpus_per_trial: float | None
+    workers: int | None
+    device: str
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"--device {self.device}: Ray chooses which; use auto, cpu or cuda")
+        if self.device == "cpu" and self.gpus_per_trial is not None:
+            raise ConfigError("--gpus-per-trial and --device cpu contradict each other")
+
+
+@contextmanager
+def open_crew(wanted: ClusterRequest) -> Iterator[Crew]:
+    """Connects to a cluster for the time of a block.
+
+    Raises:
+        ConfigError: There is no such cluster, or it has not what is asked for.
+        TrainerError: Ray does not start here.
+    """
+    from search.ray_cluster import open_cluster
+    from search.ray_trainers import RayTrainers
+
+    with open_cluster(wanted.address, choose_workers(wanted.workers)) as cluster:
+        part = _part_of_a_gpu(wanted, cluster)
+        room = cluster.room(part)
+        if room == 0 and (part or wanted.workers is None):
+            raise ConfigError(
+                f"the cluster {cluster.address} has no room for a trial: {cluster.cpus} CPUs, "
+                f"{cluster.gpus:g} GPUs; a trial takes 1 CPU and {part:g} GPU"
+            )
+        workers = wanted.workers or room
+        hire = functools.partial(RayTrainers, cluster=cluster, gpus_per_trial=part)
+        place = f" of the Ray cluster {cluster.address}"
+        if workers > room:
+            place += f", which has room for {room} of them now"
+        yield Crew(workers, "cuda" if part else "cpu", hire, place)
+
+
+def _part_of_a_gpu(wanted: ClusterRequest, cluster: Cluster) -> float:
+    """Returns what part of a GPU a trial takes: 0 if it trains on a CPU."""
+    asked = wanted.device == "cuda" or wanted.gpus_per_trial is not None
+    if asked and cluster.gpus == 0:
+        raise ConfigError(f"the cluster {cluster.address} has no GPU; use --device cpu")
+    if wanted.device == "cpu" or cluster.gpus == 0:
+        return 0.0
+    return wanted.gpus_per_trial or 1.0

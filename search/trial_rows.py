@@ -1,0 +1,195 @@
+"""The rows of a trial, written in one transaction each time: begun, reported, ended.
+
+Optuna writes a trial attribute by attribute, each in a transaction of its own that reads the trial
+first. Here the rows are the same, in Optuna's own tables, and a trial is either begun or told whole
+or not at all. What is written twice, after an answer that was lost, is as if written once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+
+_trials = models.TrialModel.__table__
+_studies = models.StudyModel.__table__
+_params = models.TrialParamModel.__table__
+_values = models.TrialValueModel.__table__
+_reported = models.TrialIntermediateValueModel.__table__
+_users = models.TrialUserAttributeModel.__table__
+_systems = models.TrialSystemAttributeModel.__table__
+_study_systems = models.StudySystemAttributeModel.__table__
+_insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def begin(
+    connection: sa.Connection,
+    study_id: int,
+    number: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    attributes: Mapping[str, Any],
+) -> FrozenTrial | None:
+    """Creates a trial in training, with all its parameters.
+
+    Args:
+        connection: In a transaction; roll it back if there is no trial.
+        study_id: Optuna's id of the study.
+        number: The number that the trial must get, because its parameters were drawn for it.
+        params: The value of every parameter.
+        distributions: What each was drawn from.
+        attributes: Further attributes of the trial.
+
+    Returns:
+        The trial as it is in the database; None if the study has meanwhile got other trials.
+    """
+    # As Optuna does it, so that its own calls elsewhere wait for this transaction.
+    study = sa.select(_studies.c.study_id).where(_studies.c.study_id == study_id)
+    connection.execute(study.with_for_update())
+    now = datetime.datetime.now()
+    row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING}
+    created = sa.insert(_trials).values(**row, datetime_start=_stored(now))
+    (trial_id,) = connection.execute(created).inserted_primary_key or (0,)
+    earlier = sa.select(sa.func.count()).where(
+        _trials.c.study_id == study_id, _trials.c.trial_id < trial_id
+    )
+    if connection.execute(earlier).scalar_one() != number:
+        return None
+    _write_params(connection, trial_id, params, distributions)
+    _write_attributes(connection, _users, "trial_id", trial_id, attributes)
+    kinds, drawn, users = dict(distributions), dict(params), dict(attributes)
+    return FrozenTrial(
+        number, TrialState.RUNNING, None, now, None, drawn, kinds, users, {}, {}, trial_id
+    )
+
+
+def _write_params(
+    connection: sa.Connection,
+    trial_id: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> None:
+    drawn = [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": distributions[name].to_internal_repr(value),
+            "distribution_json": distribution_to_json(distributions[name]),
+        }
+        for name, value in params.items()
+    ]
+    if drawn:
+        connection.execute(sa.insert(_params), drawn)
+
+
+def report(connection: sa.Connection, trial_id: int, step: int, value: float) -> None:
+    """Stores an intermediate value, in place of an earlier one; nothing if the trial is over."""
+    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+    row = {
+        "trial_id": trial_id,
+        "step": step,
+        "intermediate_value": stored,
+        "intermediate_value_type": kind,
+    }
+    literals = [sa.literal(one, _reported.c[name].type) for name, one in row.items()]
+    in_training = sa.select(*literals).where(
+        sa.exists().where(_trials.c.trial_id == trial_id, _trials.c.state == TrialState.RUNNING)
+    )
+    statement = _insert[connection.dialect.name](_reported).from_select(list(row), in_training)
+    connection.execute(_replacing(statement, _reported, ("trial_id", "step")))
+
+
+def is_over(connection: sa.Connection, trial_id: int) -> bool:
+    """Returns whether a trial has ended; until the transaction's end nobody else can tell it."""
+    state = sa.select(_trials.c.state).where(_trials.c.trial_id == trial_id).with_for_update()
+    return bool(connection.execute(state).scalar_one().is_finished())
+
+
+def end(
+    connection: sa.Connection,
+    trial_id: int,
+    state: TrialState,
+    value: float | None,
+    users: Mapping[str, Any],
+    systems: Mapping[str, Any],
+) -> None:
+    """Tells a trial's end with all its attributes.
+
+    Args:
+        connection: In a transaction; the trial is not over, see `is_over`.
+        trial_id: Optuna's id.
+        state: How it ended.
+        value: Of a complete trial; the others have what `Study.tell` gives them.
+        users: Its attributes.
+        systems: Its attributes among Optuna's own, constraints for one.
+    """
+    _write_attributes(connection, _users, "trial_id", trial_id, users)
+    _write_attributes(connection, _systems, "trial_id", trial_id, systems)
+    if state == TrialState.PRUNED:
+        value = _last_reported(connection, trial_id)
+    if value is not None:
+        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+        row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
+        statement = _insert[connection.dialect.name](_values).values(row)
+        connection.execute(_replacing(statement, _values, ("trial_id", "objective")))
+    connection.execute(
+        sa.update(_trials)
+        .where(_trials.c.trial_id == trial_id)
+        .values(state=state, datetime_complete=_stored(datetime.datetime.now()))
+    )
+
+
+def write_study_attributes(
+    connection: sa.Connection, study_id: int, attributes: Mapping[str, Any]
+) -> None:
+    """Sets attributes of a study among Optuna's own, where optuna-dashboard keeps its notes."""
+    _write_attributes(connection, _study_systems, "study_id", study_id, attributes)
+
+
+def _write_attributes(
+    connection: sa.Connection, table: sa.Table, whose: str, one: int, attributes: Mapping[str, Any]
+) -> None:
+    rows = [
+        {whose: one, "key": key, "value_json": json.dumps(value)}
+        for key, value in attributes.items()
+    ]
+    if rows:
+        statement = _insert[connection.dialect.name](table).values(rows)
+        connection.execute(_replacing(statement, table, (whose, "key")))
+
+
+def _replacing(statement: Any, table: sa.Table, key: tuple[str, str]) -> Any:
+    """Lets an insertion replace the row that has the same key."""
+    rest = [
+        column.name for column in table.columns if not column.primary_key and column.name not in key
+    ]
+    new = {name: statement.excluded[name] for name in rest}
+    return statement.on_conflict_do_update(index_elements=list(key), set_=new)
+
+
+def _last_reported(connection: sa.Connection, trial_id: int) -> float | None:
+    """Returns the value that a pruned trial gets: its last one, unless that is not a number."""
+    query = (
+        sa.select(_reported.c.intermediate_value, _reported.c.intermediate_value_type)
+        .where(_reported.c.trial_id == trial_id)
+        .order_by(_reported.c.step.desc())
+        .limit(1)
+    )
+    last = connection.execute(query).first()
+    if last is None:
+        return None
+    value = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value(*last)
+    return None if math.isnan(value) else float(value)
+
+
+def _stored(local: datetime.datetime) -> datetime.datetime:
+    """Returns the time of Greenwich, without a zone as Optuna stores it."""
+    return local.astimezone(datetime.UTC).replace(tzinfo=None)

@@ -1,0 +1,430 @@
+"""`backup` and `copy`: a study elsewhere, equal in every field, goes on to the same end."""
+
+from __future__ import annotations
+
+import errno
+import math
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from asked import Asked
+from disks import small_disk
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.trial import TrialState
+from tiny import (
+    PATIENCE,
+    epochs_reported,
+    files_in,
+    files_of,
+    interrupt_when,
+    read_json,
+    record,
+    rnn_search,
+    start,
+    tiny_config,
+    trials_at,
+    trials_of,
+    wait_for_end,
+    wait_until,
+    write_study,
+)
+
+from search import copying
+from search.checkpoints import CHECKPOINT, trial_folder
+from search.copying import back_up, copy_study
+from search.database import Database
+from search.errors import StorageError, StudyError
+from search.leases import Leases
+from search.storage import StoredStudy, create_study, list_studies, open_study
+
+if TYPE_CHECKING:
+    from postgres import Postgres
+
+ATTRIBUTES = {"data": "f00d", "baselines": {"ridge": {"loss": 0.5}}, "notes": ["ünï\x00"]}
+LONG: dict[str, Any] = {
+    "rows": 400,
+    "space": {
+        "epochs": {"low": 6, "high": 10},
+        "hidden_units": {"low": 4, "high": 8},
+        "batch_size": [8, 16],
+    },
+    "keep": 2,
+    "budget": {"trials": 6},
+}
+"""Trials that outlive a checkpoint."""
+New = Callable[[], Database]
+
+
+@pytest.fixture(params=["sqlite to postgresql", "postgresql to sqlite", "sqlite to sqlite"])
+def ends(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Database, Database]]:
+    """Two databases: where a study is, and where it goes; the second has a study already."""
+    monkeypatch.chdir(tmp_path)
+    databases = []
+    for number, kind in enumerate(request.param.split(" to ")):
+        if kind == "sqlite":
+            url = f"sqlite:///{tmp_path / str(number) / 'x.db'}"
+        else:
+            postgres: Postgres = request.getfixturevalue("postgres")
+            url = postgres.url(postgres.new_database())
+        databases.append(Database(url, create=True))
+    other = optuna.create_study(storage=databases[1].storage, study_name="another")
+    other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    yield databases[0], databases[1]
+    for database in databases:
+        database.engine.dispose()
+
+
+def fill(database: Database, folder: Path) -> StoredStudy:
+    """Makes a study with a trial of every kind, notes, an attachment and a checkpoint."""
+    stored = create_study(database, tiny_config(folder), ATTRIBUTES)
+    study = stored.study
+    floats = optuna.distributions.FloatDistribution(1e-4, 1.0, log=True)
+    kinds = optuna.distributions.CategoricalDistribution(["gru", 3, None, True])
+    common: dict[str, Any] = {
+        "params": {"learning_rate": 0.1 + 0.2, "cell": "gru"},
+        "distributions": {"learning_rate": floats, "cell": kinds},
+        "user_attrs": {"reason": "é 漢 \x00", "curve": [0.1, None], "nan": math.nan},
+    }
+    losses = {1: math.nan, 2: math.inf, 3: -math.inf, 4: 5e-324, 5: 0.1 + 0.2, 6: -1.7e308}
+    for state, value in (
+        (TrialState.COMPLETE, 0.1 + 0.2),
+        (TrialState.COMPLETE, math.inf),
+        (TrialState.COMPLETE, -math.inf),
+        (TrialState.PRUNED, None),
+        (TrialState.FAIL, None),
+    ):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state, value=value, intermediate_values=losses, **common
+            )
+        )
+    study.enqueue_trial({"learning_rate": 0.25}, user_attrs={"by": "hand"})
+    running = optuna.Trial(study, database.storage.create_new_trial(study._study_id))
+    running.suggest_float("learning_rate", 1e-4, 1.0, log=True)
+    running.set_constraint("diverged", 1.0)
+    running.report(0.5, 1)
+    database.artifacts.mkdir(parents=True)
+    store = FileSystemArtifactStore(database.artifacts)
+    file = folder / "notes.txt"
+    file.write_text("by hand")
+    for whose in (running, study):
+        upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=whose)
+    link = f"![x](/artifacts/{study._study_id}/{running._trial_id}/pic)"
+    for name, text in (("note_str:0", link), ("note_ver", 1)):
+        key = f"dashboard:{running._trial_id}:{name}"
+        database.storage.set_study_system_attr(study._study_id, key, text)
+    checkpoint = trial_folder(stored.folder, running.number) / CHECKPOINT
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"state")
+    (checkpoint.parent / f"{CHECKPOINT}.7.part").write_bytes(b"half")
+    return stored
+
+
+def fields(trial: optuna.trial.FrozenTrial) -> dict[str, str]:
+    """Returns every field of a trial but its id, written so that nan equals nan."""
+    kept = {name: value for name, value in vars(trial).items() if name != "_trial_id"}
+    return {name: written(value) for name, value in kept.items()}
+
+
+def written(value: Any) -> str:
+    """Writes a value; a mapping in the order of its keys, as databases keep none."""
+    return repr(sorted(value.items()) if isinstance(value, dict) else value)
+
+
+def test_every_field_is_kept(ends: tuple[Database, Database], tmp_path: Path) -> None:
+    """Numbers, states, values, nan, infinity, times, attributes and constraints are the same."""
+    source, target = ends
+    stored = fill(source, tmp_path)
+    copied = copy_study(stored, target)
+    assert (copied.trials, copied.unfinished, copied.in_training) == (7, 2, 0)
+    copy = open_study(target, "tiny")
+    before, after = stored.trials(), copy.trials()
+    assert [fields(trial) for trial in after] == [fields(trial) for trial in before]
+    assert [trial.number for trial in after] == list(range(7))
+    assert written(copy.study.user_attrs) == written(stored.study.user_attrs)
+    assert copy.study.directions == stored.study.directions
+    assert [trial._trial_id for trial in after] != [trial._trial_id for trial in before]
+
+
+def test_what_is_attached_comes_along(ends: tuple[Database, Database], tmp_path: Path) -> None:
+    """Notes, what links in them lead to, attachments and checkpoints are the copy's own."""
+    source, target = ends
+    stored = fill(source, tmp_path)
+    copy_study(stored, target)
+    copy = open_study(target, "tiny")
+    shown = Asked(target).study(copy.study._study_id)
+    trial = next(one for one in shown["trials"] if one["number"] == 6)
+    assert trial["note"]["body"] == (
+        f"![x](/artifacts/{copy.study._study_id}/{trial['trial_id']}/pic)"
+    )
+    for attached in (trial["artifacts"][0], shown["artifacts"][0]):
+        assert attached["filename"] == "notes.txt"
+        assert (target.artifacts / attached["artifact_id"]).read_text() == "by hand"
+    assert files_in(target.folder) == {f"00006/{CHECKPOINT}": b"state"}
+
+
+def test_the_original_stays(ends: tuple[Database, Database], tmp_path: Path) -> None:
+    """Copying changes nothing in the source, and nothing of other studies in the target."""
+    source, target = ends
+    stored = fill(source, tmp_path)
+    before = [fields(trial) for trial in stored.trials()]
+    others = [
+        fields(trial)
+        for trial in optuna.load_study(study_name="another", storage=target.storage).trials
+    ]
+    copy_study(stored, target)
+    again = Database(source.url.render_as_string(hide_password=False), create=False)
+    assert [fields(trial) for trial in open_study(again, "tiny").trials()] == before
+    assert [study.study_name for study in list_studies(target)] == ["another", "tiny"]
+    fresh = Database(target.url.render_as_string(hide_password=False), create=False)
+    study = optuna.load_study(study_name="another", storage=fresh.storage)
+    assert [fields(trial) for trial in study.trials] == others
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    assert len(study.trials) == 4
+
+
+def test_a_copy_is_made_once(ends: tuple[Database, Database], tmp_path: Path) -> None:
+    """A study whose name is taken in the target is refused, and the target stays as it is."""
+    source, target = ends
+    stored = fill(source, tmp_path)
+    copy_study(stored, target)
+    files = files_in(target.folder)
+    open_study(target, "tiny").study.set_user_attr("mine", 1)
+    with pytest.raises(StudyError, match="has a study 'tiny' already"):
+        copy_study(stored, target)
+    assert files_in(target.folder) == files
+    assert len(open_study(target, "tiny").trials()) == 7
+    assert open_study(target, "tiny").study.user_attrs["mine"] == 1
+
+
+def test_half_a_copy_is_none(
+    ends: tuple[Database, Database], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy whose files the disk does not take leaves no study; the next try is whole."""
+    source, target = ends
+    stored = fill(source, tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "pic")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "_copy_artifacts", full)
+        with pytest.raises(StorageError, match="pic: No space left on device; nothing was copied"):
+            copy_study(stored, target)
+    assert [study.study_name for study in list_studies(target)] == ["another"]
+    assert copy_study(stored, target).trials == 7
+
+
+def test_trials_in_training_are_said(ends: tuple[Database, Database], tmp_path: Path) -> None:
+    """A trial that a coordinator holds is free in the copy, and the copy's maker is told of it."""
+    source, target = ends
+    stored = fill(source, tmp_path)
+    leases = Leases(source, stored.study._study_id)
+    leases.prepare()
+    leases.take(stored.trials()[6]._trial_id)
+    copied = copy_study(stored, target)
+    assert copied.in_training == 1
+    assert "2 of them unfinished, 1 of these in training now" in str(copied)
+    assert open_study(target, "tiny").held() == set()
+
+
+def test_databases_of_one_name(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where both databases keep their files in one folder, each study has files of its own."""
+    monkeypatch.chdir(tmp_path)
+    name = postgres.new_database()
+    source = Database(f"sqlite:///studies/{name}.db", create=True)
+    target = Database(postgres.url(name), create=True)
+    stored = fill(source, tmp_path)
+    copied = copy_study(stored, target)
+    copy = open_study(target, "tiny")
+    assert copied.folder == copy.folder != stored.folder
+    for one in (stored, copy):
+        assert (trial_folder(one.folder, 6) / CHECKPOINT).read_bytes() == b"state"
+    target.engine.dispose()
+
+
+def test_backup_is_the_whole_study(tmp_path: Path) -> None:
+    """A backup holds the one study, equal in every field, in a file and a folder beside it."""
+    source = Database(f"sqlite:///{tmp_path / 'a' / 'x.db'}", create=True)
+    stored = fill(source, tmp_path)
+    optuna.create_study(storage=source.storage, study_name="another")
+    copied = back_up(stored, tmp_path / "b" / "mine.db")
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["mine.db", "mine.trials"]
+    database = Database(copied.storage, create=False)
+    assert [study.study_name for study in list_studies(database)] == ["tiny"]
+    copy = open_study(database, "tiny")
+    assert [fields(trial) for trial in copy.trials()] == [fields(t) for t in stored.trials()]
+    assert files_in(database.folder) == {f"00006/{CHECKPOINT}": b"state"}
+    assert len(list(database.artifacts.iterdir())) == 2
+
+
+def test_backups_in_the_way_of_each_other(tmp_path: Path) -> None:
+    """What a killed backup has left is no hindrance; one that is under way is."""
+    stored = fill(Database(f"sqlite:///{tmp_path / 'a' / 'x.db'}", create=True), tmp_path)
+    file = tmp_path / "mine.db"
+    left = tmp_path / ".mine.db.part" / "mine.trials"
+    left.mkdir(parents=True)
+    (left.parent / "mine.db").write_bytes(b"half")
+    with copying._staging(file), pytest.raises(StudyError, match="is under way"):
+        back_up(stored, file)
+    assert back_up(stored, file).trials == 7
+    assert not left.parent.exists()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The study that was never copied: what it promises to reproduce, and its files."""
+
+    trials: list[dict[str, Any]]
+    files: dict[str, bytes]
+    epochs: int
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """The study, run in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_study(folder, **LONG)
+    done = rnn_search(folder, "run", "tiny.toml", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    return Reference(record(trials_of(folder)), files_of(folder), epochs_reported(folder))
+
+
+def half_way(
+    folder: Path, reference: Reference
+) -> tuple[subprocess.Popen[str], Callable[[], bool]]:
+    """Starts a run and returns it, and when it is in the middle of a trial."""
+    write_study(folder, **LONG)
+    run = start(folder, "run", "tiny.toml", "--workers", 1)
+    return run, lambda: epochs_reported(folder) >= 0.5 * reference.epochs
+
+
+def test_there_and_back_again(reference: Reference, tmp_path: Path, postgres: Postgres) -> None:
+    """Killed, copied to PostgreSQL, gone on with, killed, copied back: the end is the same."""
+    run, moment = half_way(tmp_path, reference)
+    wait_for_end(interrupt_when(run, moment, signal.SIGKILL))
+    run.wait()
+    name = postgres.new_database()
+    url = postgres.url(name)
+    done = rnn_search(tmp_path, "copy", "tiny", "--to", url, "--json")
+    assert done.returncode == 0, done.stderr
+    assert read_json(done.stdout)["unfinished"] == 1
+    known = sum(len(trial.intermediate_values) for trial in trials_at(url))
+    again = start(tmp_path, "resume", "tiny", "--storage", url, "--workers", 1)
+
+    def further() -> bool:
+        with postgres.connect(name) as connection:
+            query = "SELECT count(*) FROM trial_intermediate_values"
+            (row,) = connection.execute(query).fetchall()
+        return int(row[0]) >= known + 5
+
+    wait_for_end(interrupt_when(again, further, signal.SIGKILL))
+    again.wait()
+    back = f"sqlite:///{tmp_path / 'back.db'}"
+    done = rnn_search(tmp_path, "copy", "tiny", "--storage", url, "--to", back)
+    assert done.returncode == 0, done.stderr
+    done = rnn_search(tmp_path, "resume", "tiny", "--storage", back, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert record(trials_at(back)) == reference.trials
+    assert files_in(tmp_path / "back.trials") == reference.files
+
+
+def test_backup_of_a_running_study(reference: Reference, tmp_path: Path) -> None:
+    """A backup made while a study runs goes on to the same end, and so does the study."""
+    run, moment = half_way(tmp_path, reference)
+    wait_until(lambda: moment() or run.poll() is not None, "the middle of the study")
+    source = Database(f"sqlite:///{tmp_path / 'studies' / 'studies.db'}", create=False)
+    copied = back_up(open_study(source, "tiny"), tmp_path / "safe" / "mine.db")
+    assert run.poll() is None, "the study ended before its backup"
+    assert (copied.unfinished, copied.in_training) == (1, 1)
+    assert run.wait(PATIENCE) == 0
+    url = f"sqlite:///{tmp_path / 'safe' / 'mine.db'}"
+    shown = rnn_search(tmp_path, "show", "tiny", "--storage", url, "--json")
+    finished = read_json(shown.stdout)["trials"]
+    assert 0 < finished["complete"] < len(reference.trials)
+    done = rnn_search(tmp_path, "resume", "tiny", "--storage", url, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    for trials, files in (
+        (trials_of(tmp_path), files_of(tmp_path)),
+        (trials_at(url), files_in(tmp_path / "safe" / "mine.trials")),
+    ):
+        assert record(trials) == reference.trials
+        assert files == reference.files
+
+
+def test_backup_of_postgresql(tmp_path: Path, postgres: Postgres) -> None:
+    """A study on PostgreSQL is backed up to a SQLite file that goes on without the server."""
+    write_study(tmp_path, budget={"trials": 2})
+    url = postgres.url(postgres.new_database())
+    done = rnn_search(tmp_path, "run", "tiny.toml", "--storage", url)
+    assert done.returncode == 0, done.stderr
+    done = rnn_search(tmp_path, "backup", "tiny", "mine.db", "--storage", url)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("  ")]
+    arguments = line.split()[1:]
+    assert arguments == ["resume", "tiny", "--storage", "sqlite:///mine.db"]
+    done = rnn_search(tmp_path, *arguments, "--trials", 3)
+    assert done.returncode == 0, done.stderr
+    first = trials_at(url)
+    after = trials_at(f"sqlite:///{tmp_path / 'mine.db'}")
+    assert [fields(trial) for trial in after[:2]] == [fields(trial) for trial in first]
+    assert [trial.state for trial in after] == [TrialState.COMPLETE] * 3
+
+
+def test_backup_on_a_full_disk(tmp_path: Path) -> None:
+    """A backup that does not fit says so in one line, exits with 1, and leaves nothing."""
+    write_study(tmp_path, budget={"trials": 2})
+    assert rnn_search(tmp_path, "run", "tiny.toml").returncode == 0
+    (tmp_path / "small").mkdir()
+    with small_disk(tmp_path / "small", kilobytes=64):
+        done = rnn_search(tmp_path, "backup", "tiny", "small/mine.db")
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "full" in done.stderr or "space" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list((tmp_path / "small").iterdir()) == []
+    assert rnn_search(tmp_path, "backup", "tiny", "small/mine.db").returncode == 0
+
+
+REFUSED: list[tuple[object, ...]] = [
+    ("unknown study", "backup tny b.db", "no study 'tny' in"),
+    ("file", "backup tiny taken.db", "taken.db is there already; give the backup another name"),
+    ("folder", "backup tiny taken.sqlite", "taken.trials is there already"),
+    ("same", "copy tiny --to sqlite:///studies/studies.db", "has a study 'tiny' already"),
+    ("URL", "copy tiny --to postgresql//u:geheim@h/d", "is no URL"),
+    ("folder as target", "copy tiny --to sqlite:///studies", "studies is a folder"),
+    ("no target", "copy tiny", "the following arguments are required: --to"),
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED]
+)
+def test_what_makes_no_sense_is_refused(copied_from: Path, line: str, says: str) -> None:
+    """One line, exit code 2, and nothing is made or changed."""
+    before = sorted(str(path) for path in copied_from.rglob("*"))
+    done = rnn_search(copied_from, *line.split())
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "geheim" not in done.stderr
+    assert sorted(str(path) for path in copied_from.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def copied_from(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small study, and names that are taken."""
+    folder = tmp_path_factory.mktemp("refused")
+    fill(Database(f"sqlite:///{folder / 'studies' / 'studies.db'}", create=True), folder)
+    (folder / "taken.db").touch()
+    (folder / "taken.trials").mkdir()
+    return folder

@@ -1,0 +1,197 @@
+"""A study of ten thousand trials opens, resumes and proposes, and is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from many import write_many
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from tiny import tiny_config
+
+from search import reading
+from search.config import StudyConfig
+from search.database import Database
+from search.sampling import BEST, Shortlist, StudySampler
+from search.space import distributions
+from search.storage import StoredStudy, open_study
+from search.trial import Curve, Decision, Epoch, Goal, Outcome, derive_seed
+
+COMPLETE = Decision(Outcome.COMPLETE, "trained 2 epochs")
+
+
+def again(stored: StoredStudy) -> StoredStudy:
+    """Opens the study once more, as another process would."""
+    url = stored.database.url.render_as_string()
+    return open_study(Database(url, create=False), stored.config.name)
+
+
+def train(stored: StoredStudy, losses: tuple[float, ...] = (0.5, 0.4)) -> int:
+    """Takes a trial, reports, and tells it."""
+    taken = stored.take(1_000_000)
+    assert taken is not None
+    curve = Curve()
+    for index, loss in enumerate(losses, start=1):
+        curve = curve.then(Epoch(index, loss, {"loss": loss}, 0.01, 0.1))
+        stored.report(taken, curve.epochs[-1])
+    assert stored.finish(taken, COMPLETE, curve, {})
+    return taken.number
+
+
+def read_by(call: Callable[[], object]) -> list[int]:
+    """Returns the ids of the trials that a call reads from the database, each as often as it is."""
+    read: list[int] = []
+    original = reading._assemble
+
+    def noting(connection: Any, wanted: Any, found: Any) -> list[FrozenTrial]:
+        read.extend(row.trial_id for row in found)
+        return original(connection, wanted, found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_assemble", noting)
+        call()
+    return read
+
+
+@pytest.mark.slow
+def test_ten_thousand_trials(tmp_path: Path) -> None:
+    """A study of 10 000 trials opens, gives back what was unfinished, proposes, and goes on."""
+    written = write_many(tmp_path, 10_000)
+    stored = again(written)
+    assert len(stored.trials()) == 10_000
+    left = stored.take(20_000)
+    assert left is not None
+    assert left.number == 10_000
+    stored.report(left, Epoch(1, 0.5, {"loss": 0.5}, 0.01, 0.1))
+    stored.release(left)
+    resumed = again(written)
+    taken = resumed.take(20_000)
+    assert taken is not None
+    assert (taken.number, taken.params, taken.reported) == (10_000, left.params, 1)
+    curve = Curve((Epoch(1, 0.5, {"loss": 0.5}, 0.01, 0.1),))
+    assert resumed.finish(taken, COMPLETE, curve, {})
+    for number in range(10_001, 10_006):
+        assert train(resumed) == number
+    assert resumed.reached() is None
+    last = again(written).trials()[-6:]
+    assert [trial.state for trial in last] == [TrialState.COMPLETE] * 6
+    assert len({tuple(trial.params.items()) for trial in last}) == 6
+
+
+def test_a_study_is_read_once(tmp_path: Path) -> None:
+    """After it was opened, a trial reads none of the trials that are over."""
+    stored = again(write_many(tmp_path, 30))
+    assert read_by(lambda: (stored.news(), stored.trials())) == list(range(1, 31))
+    calls = (lambda: train(stored), stored.reached, stored.stagnated, stored.trials, stored.news)
+    assert set(read_by(lambda: [call() for call in calls])) == {31}
+
+
+def test_what_is_read_is_what_optuna_reads(tmp_path: Path) -> None:
+    """Every field of every trial is read as Optuna itself reads it, whatever its state."""
+    stored = again(write_many(tmp_path, 3))
+    storage, one = stored.database.storage, stored.study._study_id
+    stored.study.enqueue_trial({"learning_rate": 0.5}, user_attrs={"whose": "mine"})
+    train(stored)
+    half = stored.take(100)
+    assert half is not None
+    for step, value in enumerate((float("nan"), float("inf"), -float("inf"), 0.25)):
+        storage.set_trial_intermediate_value(half.trial_id, step, value)
+    storage.set_trial_system_attr(half.trial_id, "constraints:x", 1.0)
+    empty = storage.create_new_trial(one)
+    storage.set_trial_state_values(empty, TrialState.COMPLETE, [float("inf")])
+    storage.create_new_trial(one)
+    plain = RDBStorage(stored.database.url.render_as_string())
+    ours, theirs = again(stored).trials(), plain.get_all_trials(one)
+    assert [_fields(trial) for trial in ours] == [_fields(trial) for trial in theirs]
+    assert len(ours) == 7
+
+
+def _fields(trial: FrozenTrial) -> dict[str, Any]:
+    """Returns all fields; what is not a number is equal to itself there."""
+    kept = dict(vars(trial))
+    return kept | {"intermediate_values": repr(sorted(trial.intermediate_values.items()))}
+
+
+@pytest.mark.parametrize("wanted", [(None, set(), 2), (None, {1, 3}, 2), (("R",), {1}, 0)])
+def test_a_part_is_the_part_that_optuna_reads(
+    tmp_path: Path, wanted: tuple[Any, set[int], int]
+) -> None:
+    """Of all trials, those asked for by state, by id or as later ones are read, and no others."""
+    stored = again(write_many(tmp_path, 5))
+    assert stored.take(100) is not None
+    states = None if wanted[0] is None else (TrialState.RUNNING, TrialState.COMPLETE)
+    plain = RDBStorage(stored.database.url.render_as_string())
+    ours = stored.database.storage._backend._get_trials(1, states, *wanted[1:])
+    theirs = plain._get_trials(1, states, *wanted[1:])
+    assert ours == theirs
+    assert 0 < len(ours) <= 6
+    with pytest.raises(KeyError):
+        stored.database.storage._backend._get_trials(2, None, set(), -1)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> StudyConfig:
+    """A study over the default space."""
+    return tiny_config(tmp_path, space={})
+
+
+def finished(study: optuna.Study, config: StudyConfig, count: int) -> list[FrozenTrial]:
+    """Adds trials of every kind to a study, and returns them."""
+    sampler, kinds = optuna.samplers.RandomSampler(seed=0), distributions(config.space)
+    for number in range(count):
+        state = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL][number % 5 % 3]
+        # The sampler wants a study and a trial, and looks at neither.
+        params = {n: sampler.sample_independent(study, None, n, d) for n, d in kinds.items()}  # type: ignore[arg-type]
+        loss = number * 0.618034 % 1
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                value=loss if state == TrialState.COMPLETE else None,
+                params=params,
+                distributions=kinds,
+                system_attrs={"constraints:diverged": 1.0} if number % 7 == 4 else {},
+                intermediate_values=dict.fromkeys(range(1, 2 + number % 3), loss),
+            )
+        )
+    return study.get_trials()
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_short_studies_are_proposed_for_as_by_optuna(config: StudyConfig, direction: str) -> None:
+    """With fewer trials than are fitted, a proposal is what Optuna's TPE makes of all of them."""
+    study = optuna.create_study(direction=direction)
+    trials = finished(study, config, 120)
+    sampler = StudySampler(config)
+    shortlist = Shortlist(Goal("loss", direction == "minimize"), [])
+    shortlist.add(reversed(trials))
+    ours, attributes = sampler.propose(study, 120, trials, shortlist)
+    theirs = optuna.samplers.TPESampler(seed=derive_seed(config.seed, "proposal", 120))
+    trial = optuna.Trial(study, study._storage.create_new_trial(study._study_id))
+    frozen = study.get_trials()[-1]
+    assert ours == theirs.sample_relative(study, frozen, distributions(config.space))
+    assert attributes == {}
+    assert trial.number == 120
+
+
+def test_long_studies_are_proposed_for_from_the_best_and_the_latest(
+    config: StudyConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is fitted is the trials that Optuna takes for good and the latest, in whatever order."""
+    monkeypatch.setattr("search.sampling.LATEST", 20)
+    study = optuna.create_study()
+    trials = finished(study, config, 200)
+    one, other = Shortlist(Goal(), []), Shortlist(Goal(), [])
+    one.add(trials)
+    for trial in reversed(trials):
+        other.add([trial])
+    taught = [trial for trial in trials if trial.state != TrialState.FAIL]
+    good, _ = optuna.samplers._tpe.sampler._split_trials(study, taught, BEST)
+    expected = {trial.number for trial in [*good, *taught[-20:]]}
+    assert [trial.number for trial in one.trials()] == sorted(expected)
+    assert one.trials() == other.trials()
+    assert one.good() == optuna.samplers._tpe.sampler.default_gamma(len(taught))
