@@ -139,7 +139,7 @@ def test_dates_without_a_calendar_go_on_by_their_median() -> None:
         ("B", dates("2024-01-01", 5, "D"), "B"),
         ("BME", dates("2021-04-30", 1, "D"), "BME"),
         ("W-SUN", dates("2020-01-01", 5, "W-WED"), "W-WED"),
-        ("W-SUN", dates("2020-01-01", 1, "D"), "1W-WED"),
+        ("W-SUN", dates("2020-01-01", 1, "D"), "W-WED"),
         ("MS", dates("2020-01-15", 1, "D"), "M-15"),
         ("QS-OCT", dates("2020-02-29", 1, "D"), "QE-NOV"),
         ("M-15", dates("2020-01-15", 1, "D"), "M-15"),

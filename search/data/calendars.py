@@ -108,7 +108,7 @@ def anchored(last: pd.Timestamp, step: str) -> str:
     if months:
         return _on_one_day(pd.DatetimeIndex([last]), months, business=False) or step
     if isinstance(offset, pd.offsets.Week):
-        return f"{offset.n}W-{last.day_name()[:3].upper()}"
+        return str(offset_of(f"{offset.n}W-{last.day_name()[:3].upper()}").freqstr)
     return step
 
 

@@ -28,6 +28,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from search.data.calendars import months_of, offset_of
+
 Floats = NDArray[np.float64]
 
 LEAST = 12
@@ -48,8 +50,10 @@ AROUND = 6
 """Noise may make a peak of its own this part of a season beside the true one."""
 
 DAY = 86400  # seconds
-CALENDAR = {"M": 12, "BM": 12, "Q": 4, "BQ": 4, "W": 52, "D": 7, "B": 5}
+CALENDAR = {"W": 52, "D": 7, "B": 5}
 """Steps of a year, or of a week, by the beginning of pandas' name for the step."""
+YEAR = {1: 12, 3: 4}
+"""Steps of a year, by their months."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,10 @@ def likely_seasons(step: str | float | None) -> tuple[int, ...]:
     """
     if isinstance(step, str):
         name = step.split("-")[0]
-        known = CALENDAR.get(name.removesuffix("S").removesuffix("E"))
+        known = CALENDAR.get(name) or YEAR.get(months_of(step))
         if known is not None:
             return (known,)
-        offset = pd.tseries.frequencies.to_offset(name)
+        offset = offset_of(step)
         if not isinstance(offset, pd.offsets.Tick):
             return ()
         step = pd.Timedelta(offset).total_seconds()
