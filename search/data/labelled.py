@@ -200,7 +200,7 @@ def _from_table(
     if data.label is not None:
         _require_one_label(frame, data.series, data.label, groups, path)
     times = None if data.time is None else parse_times(frame[data.time], path, form)
-    order = _order(frame, groups, times, data.time, path)
+    order = _order(frame, groups, times, data.time or "", path)
     values = np.column_stack([numbers(frame, name, path) for name in features])[order]
     ends = np.cumsum(np.bincount(groups))
     labels = [""] * len(frame) if data.label is None else frame[data.label].tolist()
@@ -241,11 +241,7 @@ def _require_one_label(
 
 
 def _order(
-    frame: pd.DataFrame,
-    groups: NDArray[np.int64],
-    stamps: Stamps | None,
-    column: str | None,
-    path: Path,
+    frame: pd.DataFrame, groups: NDArray[np.int64], stamps: Stamps | None, column: str, path: Path
 ) -> NDArray[np.int64]:
     """Returns (L,) the rows, series by series, each ordered by time or as in the file."""
     if stamps is None:
