@@ -123,7 +123,7 @@ class Classifier(Model):
         data = ClassifyData.model_validate(
             {"task": "classify", "path": name, "missing": card.missing, **keys}
         )
-        read = read_unlabelled(source, data, card.channels, name, card.time_format)
+        read = read_unlabelled(source, data, card.channels, card.time_format)
         for label, place in zip(read.labels, read.places, strict=True):
             if label and label not in card.classes:
                 raise DataError(

@@ -105,7 +105,7 @@ def test_names_for_a_model_are_read_as_written(tmp_path: Path) -> None:
     path.write_text("id,kind,x\n007,01,1\n7,02,2\n")
     data = ClassifyData.model_validate(columns | {"path": path})
     for source in (path, pd.read_csv(path, dtype=str)):
-        got = read_unlabelled(source, data, ("x",), path)
+        got = read_unlabelled(source, data, ("x",), None)
         assert (got.labels, got.places) == (["01", "02"], ["series '007'", "series '7'"])
 
 

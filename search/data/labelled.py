@@ -103,24 +103,20 @@ def _require_finite(read: Labelled) -> None:
 
 
 def read_unlabelled(
-    source: Path | pd.DataFrame,
-    data: ClassifyData,
-    channels: tuple[str, ...],
-    name: Path,
-    form: str | None = None,
+    source: Path | pd.DataFrame, data: ClassifyData, channels: tuple[str, ...], form: str | None
 ) -> Labelled:
     """Reads series whose classes nobody need know; the labels are then all "".
 
     Args:
         source: A ``.ts`` file, a table's file, or a table.
-        data: Which columns are what; ``path`` is not used.
+        data: Which columns are what; ``path`` is what to call the source in messages.
         channels: The channels that there must be.
-        name: What to call the source in messages.
         form: How the times of the study were read, see `search.data.timeline.parse_times`.
 
     Raises:
         DataError: It cannot be used.
     """
+    name = data.path or Path("the data")
     if isinstance(source, Path) and data.series is None:
         read = read_ts(source, labelled=False)
         places = [f"line {line}" for line in read.lines]
