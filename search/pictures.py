@@ -19,6 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # Letters that the font lacks are drawn as boxes; a person need not be told.
 warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
@@ -33,6 +34,8 @@ DECADES = 1.0
 """Positive values that span as many decades are drawn on a logarithmic axis."""
 MARKERS = 60
 """Curves of more points are drawn without markers."""
+LONGEST_TITLE = 200
+"""Characters of a title that are looked at: more than ever have room on one line."""
 LEGEND: dict[str, Any] = {
     "frameon": False,
     "fontsize": 9,
@@ -40,8 +43,6 @@ LEGEND: dict[str, Any] = {
     "handlelength": 1.8,
     "columnspacing": 1.2,
 }
-TITLE = 78
-"""Characters that fit on a picture's first line."""
 
 
 def curve_picture(
@@ -106,8 +107,7 @@ class _CurveCanvas:
             broken: The first that had no finite loss; None: there is none.
             title: At the top.
         """
-        words = " ".join(title.split())
-        self.title.set_text(words if len(words) <= TITLE else f"{words[: TITLE - 1]}…")
+        set_title(self.title, title)
         self.line.set_visible(best_epoch is not None)
         self.line.set_xdata([best_epoch or 1] * 2)
         said = (
@@ -170,6 +170,19 @@ def to_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def set_title(text: Text, title: str) -> None:
+    """Sets as much of a title as has room on one line across its figure."""
+    words = " ".join(title.split())[:LONGEST_TITLE]
+    text.set_text(words)
+    figure = text.get_figure(root=True)
+    assert figure is not None
+    room = 0.97 * figure.bbox.width
+    kept = len(words)
+    while kept and text.get_window_extent().width > room:
+        kept = int(0.95 * kept)
+        text.set_text(f"{words[:kept]}…")
+
+
 def undecorate(axes: Axes) -> None:
     """Leaves of the frame what can be read off: the lower and the left side."""
     from matplotlib.ticker import NullLocator
@@ -230,14 +243,14 @@ def _margins(low: float, high: float, log: bool) -> tuple[float, float]:
 def log_ticks(low: float, high: float) -> list[float]:
     """Returns powers of ten between two numbers; where these are few, round numbers between too."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    powers = range(first, last + 1, max(1, (last - first) // 7))
-    inside: list[float] = []
-    for steps in ((1,), (1, 2, 5), range(1, 10)):
+    powers = range(first, last + 1, max(1, -(-(last - first) // 10)))
+    # 1, 2, 3 to 9 would be printed over one another: 8 and 9 are a twentieth of a decade apart.
+    for steps, enough in (((1,), 4), ((1, 2, 5), 3), ((1, 1.5, 2, 3, 5, 7), 3)):
         ticks = [float(f"{step}e{power}") for power in powers for step in steps]
         inside = [tick for tick in ticks if low <= tick <= high]
-        if len(inside) >= 4:
+        if len(inside) >= enough:
             return inside
-    return inside if len(inside) > 2 else linear_ticks(low, high)
+    return linear_ticks(low, high)
 
 
 def linear_ticks(low: float, high: float) -> list[float]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.dimensions import CELLS
 from search.lr_range import HIGHEST, LOWEST, Sweep
-from search.pictures import INK, LEGEND, PALE, new_figure, scale, to_png, undecorate
+from search.pictures import INK, LEGEND, PALE, new_figure, scale, set_title, to_png, undecorate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STROKES = dict(zip(CELLS, (("#e08a1e", ":"), ("#0b3c7d", "-"), ("#4f9d69", "--")), strict=True))
 """Colour and dashes of each cell; either alone tells them apart."""
-WIDTH, HEIGHT = 420, 300
+WIDTH, HEIGHT = 470, 300
 """Pixels of a panel."""
+NARROWEST = 700
+"""Pixels of a picture, for title, legend and key have their own lines across all of it."""
+ABOVE, BELOW = 56, 24
+"""Pixels of title and legend, and of the key."""
 KEY = "grey: suggested range; dotted: 0.01; dash-dotted: best prediction without inputs"
 HEADROOM = 0.5
 """How far above its start a loss is shown, in shares of how far it fell."""
@@ -39,8 +43,9 @@ def range_picture(
     optimizers = list(dict.fromkeys(one.optimizer for one in sweeps))
     columns = min(2, len(optimizers))
     rows = -(-len(optimizers) // columns)
-    figure = new_figure(WIDTH * columns, HEIGHT * rows + 60)
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    height = HEIGHT * rows + ABOVE + BELOW
+    figure = new_figure(max(NARROWEST, WIDTH * columns), height)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     shown = [value for one in sweeps for value in _within(one)]
     for panel, optimizer in zip(panels, optimizers, strict=False):
         _prepare(panel, optimizer, suggested, constant)
@@ -48,15 +53,20 @@ def range_picture(
             if one.optimizer == optimizer:
                 _draw(panel, one)
         scale(panel, "x", [LOWEST, HIGHEST], log=True)
+        panel.tick_params(axis="x", labelsize=8)
         scale(panel, "y", [*shown, constant], log=False)
-    for panel in list(panels)[len(optimizers) :]:
+    for panel in panels[len(optimizers) :]:
         panel.set_visible(False)
     figure.axes[0].set_ylabel("training loss, smoothed", fontsize=9)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="upper right", **{**LEGEND, "ncols": 5})
-    figure.text(0.015, 0.985, f"Range test of {title}", color=INK, va="top", parse_math=False)
-    figure.text(0.015, 0.01, KEY, color=INK, fontsize=8)
-    figure.tight_layout(rect=(0, 0.03, 1, 1 - 34 / (HEIGHT * rows + 60)))
+    known = zip(*figure.axes[0].get_legend_handles_labels(), strict=True)
+    handles = zip(*sorted(known, key=lambda pair: pair[1] not in CELLS), strict=True)
+    words: dict[str, Any] = {"color": INK, "parse_math": False}
+    line = figure.text(0.015, 1 - 6 / height, "", va="top", **words)
+    set_title(line, f"Range test of {title}")
+    second = 0.005, 1 - 26 / height
+    figure.legend(*handles, loc="upper left", bbox_to_anchor=second, **{**LEGEND, "ncols": 5})
+    figure.text(0.015, 6 / height, KEY, fontsize=8, **words)
+    figure.tight_layout(rect=(0, BELOW / height, 1, 1 - ABOVE / height))
     return to_png(figure)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from legible import figure_of, require_legible
 from networks import hyper, series, sine, text
 from refusing import Files, Refuse, csv, forecast
 from tiny import rnn_search, write_study
 
+from search import range_picture as module
 from search.data.splits import Splits
 from search.dimensions import CELLS, HYPERPARAMETERS, Fixed
 from search.lr_range import (
@@ -30,6 +33,7 @@ from search.lr_range import (
     sweep,
     sweeps,
 )
+from search.range_picture import range_picture
 
 CPU = torch.device("cpu")
 RATES = schedule(200)
@@ -174,6 +178,16 @@ def test_everything_else_is_as_in_the_first_trial() -> None:
     assert pairs == [("rnn", "adam"), ("rnn", "sgd"), ("gru", "adam"), ("gru", "sgd")]
     params = hyper(cell="rnn", optimizer="adam", hidden_units=3, hidden_layers=1, batch_size=32)
     assert found[0] == sweep(params, sine(), 0, CPU)
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+@pytest.mark.parametrize("optimizers", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["9.odd-name_x", "$M$" * 33, "i" * 100])
+def test_the_picture_is_legible(cells: int, optimizers: int, name: str) -> None:
+    """Title, legend, ticks and key lie apart and inside, however few or many the tests are."""
+    names = ("adam", "sgd", "rmsprop", "adagrad")[:optimizers]
+    tests = [replace(made(), cell=c, optimizer=o) for c in CELLS[:cells] for o in names]
+    require_legible(figure_of(module, lambda: range_picture(tests, (0.001, 0.3), 3.8, name)))
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from PIL import Image
@@ -104,7 +105,16 @@ def test_findings_differ_without_colour() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high"),
-    [(1e-4, 1.0), (0.02, 0.3), (0.29, 0.95), (1.5, 1.6), (1.5, 30.0), (1e-30, 1e30)],
+    [
+        (1e-4, 1.0),
+        (0.02, 0.3),
+        (0.06, 0.98),
+        (0.11, 0.95),
+        (0.29, 0.95),
+        (1.5, 1.6),
+        (1.5, 30.0),
+        (1e-30, 1e30),
+    ],
 )
 def test_ticks_are_few_and_round(low: float, high: float) -> None:
     """Every axis has three to twelve ticks inside it; over decades these are powers of ten."""
@@ -113,6 +123,15 @@ def test_ticks_are_few_and_round(low: float, high: float) -> None:
         assert all(low <= tick <= high for tick in ticks)
     if high / low > 1e3:
         assert all(math.log10(tick) == round(math.log10(tick)) for tick in log_ticks(low, high))
+
+
+@pytest.mark.parametrize("start", [0.06, 0.11, 0.3])
+@pytest.mark.parametrize("decades", [0.9, 1.05, 1.2, 2.0, 3.9, 8.0, 13.0, 40.0])
+def test_ticks_do_not_touch(start: float, decades: float) -> None:
+    """In the smallest panel, 160 pixels high, a logarithmic axis leaves 12 for each label."""
+    ticks = log_ticks(start, start * 10**decades)
+    steps = [math.log10(b / a) for a, b in pairwise(ticks)]
+    assert min(steps) / decades * 160 >= 12
 
 
 def test_every_finding_has_its_style() -> None:
