@@ -116,6 +116,8 @@ def guarded(app: WSGIApplication, hosts: Iterable[str] | None) -> WSGIApplicatio
         host = environ.get("HTTP_HOST", "").lower()
         origin = environ.get("HTTP_ORIGIN")
         stranger = names is not None and _without_port(host) not in names
+        # Browsers send an Origin with what changes something; this they send with everything.
+        stranger = stranger or environ.get("HTTP_SEC_FETCH_SITE", "").lower() == "cross-site"
         if stranger or (origin is not None and origin.lower().partition("://")[2] != host):
             start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
             return [b"The dashboard answers to its own pages only, under its own address.\n"]

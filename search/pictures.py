@@ -34,6 +34,8 @@ DECADES = 1.0
 """Positive values that span as many decades are drawn on a logarithmic axis."""
 MARKERS = 60
 """Curves of more points are drawn without markers."""
+LARGEST_LOSS = 30.0
+"""Losses above so many times the median are drawn at the upper edge, or nothing could be seen."""
 LONGEST_TITLE = 200
 """Characters of a title that are looked at: more than ever have room on one line."""
 LEGEND: dict[str, Any] = {
@@ -238,6 +240,20 @@ def _margins(low: float, high: float, log: bool) -> tuple[float, float]:
         return float(10 ** max(ends[0] - margin, -300)), float(10 ** min(ends[1] + margin, 300))
     margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
     return low - margin, high + margin
+
+
+def upper_edge(losses: Sequence[float | None], diverged: Sequence[bool]) -> float:
+    """Returns the largest loss to be drawn as it is; what is above, or None, lies at this edge.
+
+    Args:
+        losses: The loss of every trial.
+        diverged: Whether it diverged: such trials may have any loss.
+    """
+    known = [loss for loss in losses if loss is not None and loss > 0]
+    pairs = zip(losses, diverged, strict=True)
+    judged = [loss for loss, broken in pairs if loss is not None and loss > 0 and not broken]
+    edge = LARGEST_LOSS * float(np.median(judged or [min(known, default=1.0)]))
+    return min(edge, max(known)) if len(known) == len(losses) else edge
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from search.pictures import upper_edge
 from search.report import TrialLine
 from search.trial import Goal, Outcome
 
@@ -36,20 +37,40 @@ def rate_against_loss(lines: Iterable[TrialLine], goal: Goal) -> str:
     """Draws the searched figure of every trial over its learning rate, by outcome.
 
     Args:
-        lines: The trials; those without a finite figure are left out.
+        lines: The trials; those without a finite figure lie at the edge of the plot if they
+            diverged, as in a report, and are left out otherwise.
         goal: Which figure.
     """
-    seen: dict[str, list[TrialLine]] = {outcome: [] for outcome in KINDS}
-    for line in lines:
-        value = line.figures.get(goal.metric)
-        if line.outcome in seen and value is not None and math.isfinite(value):
-            seen[line.outcome].append(line)
-    traces = [_points(outcome, thinned(found), goal) for outcome, found in seen.items() if found]
+    shown = [line for line in lines if line.outcome in KINDS and _has_place(line, goal)]
+    edge = _edge(shown, goal)
+    by_outcome = {outcome: [one for one in shown if one.outcome == outcome] for outcome in KINDS}
+    traces = [
+        _points(outcome, thinned(found), goal, edge)
+        for outcome, found in by_outcome.items()
+        if found
+    ]
     values = [value for trace in traces for value in trace["y"]]
     name = goal.metric.replace("_", " ")
     layout = _layout(f"learning rate against {name}", "learning rate", name, values)
     layout["xaxis"] |= LOG
     return json.dumps({"data": traces, "layout": layout})
+
+
+def _figure(line: TrialLine, goal: Goal) -> float | None:
+    value = line.figures.get(goal.metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _has_place(line: TrialLine, goal: Goal) -> bool:
+    return line.outcome == Outcome.DIVERGED or _figure(line, goal) is not None
+
+
+def _edge(shown: Sequence[TrialLine], goal: Goal) -> float:
+    """Returns the worst figure that is drawn as it is; shares of what is right have 0."""
+    if not goal.minimize:
+        return 0.0
+    diverged = [line.outcome == Outcome.DIVERGED for line in shown]
+    return upper_edge([_figure(line, goal) for line in shown], diverged)
 
 
 def best_curves(ranking: Sequence[TrialLine]) -> str:
@@ -71,7 +92,8 @@ def best_curves(ranking: Sequence[TrialLine]) -> str:
         if line.curve.get("valid")
     ]
     values = [value for trace in traces for value in trace["y"] if value is not None]
-    title = f"validation loss of the best {len(traces)} trials"
+    which = "best trial" if len(traces) == 1 else f"best {len(traces)} trials"
+    title = f"validation loss of the {which}"
     return json.dumps({"data": traces, "layout": _layout(title, "epoch", "loss", values)})
 
 
@@ -81,22 +103,31 @@ def thinned(lines: Sequence[TrialLine]) -> Sequence[TrialLine]:
     return lines[:: max(1, step)]
 
 
-def _points(outcome: str, lines: Sequence[TrialLine], goal: Goal) -> dict[str, Any]:
+def _points(outcome: str, lines: Sequence[TrialLine], goal: Goal, edge: float) -> dict[str, Any]:
     colour, symbol = KINDS[Outcome(outcome)]
+    figures = [_figure(line, goal) for line in lines]
+    heights = [edge if y is None or goal.better(edge, y) else y for y in figures]
+    said = [
+        "" if y == height else ", off the scale" for y, height in zip(figures, heights, strict=True)
+    ]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": outcome,
         "x": [_short(line.params["learning_rate"]) for line in lines],
-        "y": [_short(line.figures[goal.metric]) for line in lines],
-        "text": [f"#{line.number}" for line in lines],
+        "y": [_short(height) for height in heights],
+        "text": [f"#{line.number}{words}" for line, words in zip(lines, said, strict=True)],
         "marker": {"color": colour, "symbol": symbol, "size": 7},
     }
 
 
 def _layout(title: str, x: str, y: str, values: Sequence[float]) -> dict[str, Any]:
-    """Returns titles and axes; the vertical one is logarithmic where that shows more."""
-    log = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    """Returns titles and axes; the vertical one is logarithmic where that shows more.
+
+    About a single value plotly puts a linear axis that reaches one below it, and one above.
+    """
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    log = low > 0 and not low < high <= 10 * low
     return {
         "title": {"text": title},
         "xaxis": {"title": {"text": x}},

@@ -12,6 +12,7 @@ from search.pictures import INK, LEGEND, PALE, new_figure, scale, set_title, to_
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STROKES = dict(zip(CELLS, (("#e08a1e", ":"), ("#0b3c7d", "-"), ("#4f9d69", "--")), strict=True))
 """Colour and dashes of each cell; either alone tells them apart."""
@@ -58,6 +59,13 @@ def range_picture(
     for panel in panels[len(optimizers) :]:
         panel.set_visible(False)
     figure.axes[0].set_ylabel("training loss, smoothed", fontsize=9)
+    _explain(figure, title, height)
+    figure.tight_layout(rect=(0, BELOW / height, 1, 1 - ABOVE / height))
+    return to_png(figure)
+
+
+def _explain(figure: Figure, title: str, height: int) -> None:
+    """Puts title and legend above the panels, and the key below them."""
     known = zip(*figure.axes[0].get_legend_handles_labels(), strict=True)
     handles = zip(*sorted(known, key=lambda pair: pair[1] not in CELLS), strict=True)
     words: dict[str, Any] = {"color": INK, "parse_math": False}
@@ -66,8 +74,6 @@ def range_picture(
     second = 0.005, 1 - 26 / height
     figure.legend(*handles, loc="upper left", bbox_to_anchor=second, **{**LEGEND, "ncols": 5})
     figure.text(0.015, 6 / height, KEY, fontsize=8, **words)
-    figure.tight_layout(rect=(0, BELOW / height, 1, 1 - ABOVE / height))
-    return to_png(figure)
 
 
 def _prepare(

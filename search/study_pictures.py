@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from search.entries import Clock, Entry, time_unit
 from search.pictures import (
     INK,
@@ -22,6 +20,7 @@ from search.pictures import (
     scale,
     to_png,
     undecorate,
+    upper_edge,
 )
 from search.space import LEARNING_RATES
 from search.trial import Goal, Outcome
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 WIDTH, DENSITY = 880, 1.75
 """Of every picture in a report: page pixels, and how many of the picture make one of these."""
-LARGEST_LOSS = 30.0
-"""Losses above so many times the median are drawn at the upper edge, or nothing could be seen."""
 BIN = 3
 """Parts of a decade of learning rates; the best of each makes the line through the points."""
 ON_TOP: dict[str, Any] = {
@@ -85,7 +82,8 @@ def rate_picture(
     axes = figure.add_axes((0.08, 0.11, 0.9, 0.76))
     undecorate(axes)
     shown = [e for e in entries if e.loss is not None or e.line.outcome == Outcome.DIVERGED]
-    top = _upper_edge(shown)
+    broken = [e.line.outcome == Outcome.DIVERGED for e in shown]
+    top = upper_edge([e.loss for e in shown], broken)
     losses = [top if e.loss is None else min(max(e.loss, 1e-12), top) for e in shown]
     rates = [e.line.params["learning_rate"] for e in shown]
     scale(axes, "y", [*losses, *([constant] if constant else [])], log=True)
@@ -102,15 +100,6 @@ def rate_picture(
             axes.annotate(said, (rate, loss), (11, -4), textcoords="offset points", **ON_TOP)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), **{**LEGEND, "ncols": 5})
     return to_png(figure)
-
-
-def _upper_edge(shown: Sequence[Entry]) -> float:
-    """Returns the largest loss to be drawn as it is: diverged trials may have any."""
-    known = [e.loss for e in shown if e.loss is not None and e.loss > 0]
-    judged = [e.loss for e in shown if e.loss in known and e.line.outcome != Outcome.DIVERGED]
-    usual = float(np.median(judged or [min(known, default=1.0)]))
-    edge = LARGEST_LOSS * usual
-    return min(edge, max(known)) if len(known) == len(shown) else edge
 
 
 def _reference_lines(axes: Axes, constant: float | None) -> None:

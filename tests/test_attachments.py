@@ -20,7 +20,7 @@ from search import attachments as module
 from search.attachments import Attachments
 from search.database import Database
 from search.diagnosis import Finding
-from search.plots import MOST, rate_against_loss
+from search.plots import MOST, best_curves, rate_against_loss
 from search.report import TrialLine
 from search.storage import StoredStudy, Taken, create_study, open_study
 from search.telling import Attached
@@ -378,3 +378,41 @@ def test_plots_stay_small() -> None:
     (trace,) = json.loads(plot)["data"]
     assert MOST / 2 < len(trace["y"]) <= MOST
     assert len(plot) < 40 * MOST
+
+
+def line(number: int, outcome: str, **figures: float) -> TrialLine:
+    """Returns a trial with this outcome and these figures."""
+    curve = {"valid": [figures["loss"]]} if figures else {}
+    params = {"learning_rate": 0.01}
+    return TrialLine(number, outcome, None, params, 1, 1, dict(figures), "", 1.0, curve=curve)
+
+
+def test_diverged_trials_are_in_the_plot() -> None:
+    """Those without a loss, or with one far above the others, lie at the upper edge and say so."""
+    lines = [
+        line(0, "complete", loss=0.5),
+        *(line(number, "diverged") for number in (1, 2)),
+        line(3, "diverged", loss=1e30),
+        line(4, "failed"),
+    ]
+    kept, diverged = json.loads(rate_against_loss(lines, Goal()))["data"]
+    assert (kept["y"], kept["text"]) == ([0.5], ["#0"])
+    assert diverged["y"] == [15.0] * 3
+    assert diverged["text"] == [f"#{number}, off the scale" for number in (1, 2, 3)]
+
+
+def test_diverged_trials_are_worst_where_large_is_good() -> None:
+    """Where accuracy is searched for, a diverged trial lies at the lower edge."""
+    lines = [line(0, "complete", loss=0.5, accuracy=0.9), line(1, "diverged")]
+    plot = json.loads(rate_against_loss(lines, Goal("accuracy", minimize=False)))
+    assert [trace["y"] for trace in plot["data"]] == [[0.9], [0.0]]
+    assert "type" not in plot["layout"]["yaxis"]
+
+
+def test_a_plot_of_one_point() -> None:
+    """One value has a logarithmic axis, which does not reach below 0; the title is singular."""
+    one = line(0, "complete", loss=0.5)
+    for plot in (rate_against_loss([one], Goal()), best_curves([one])):
+        assert json.loads(plot)["layout"]["yaxis"]["type"] == "log"
+    title = json.loads(best_curves([one]))["layout"]["title"]["text"]
+    assert title == "validation loss of the best trial"

@@ -212,6 +212,8 @@ def test_the_password_is_nowhere_to_be_seen(start: Start, tmp_path: Path) -> Non
         ("DELETE", {"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:9999"}),
         ("DELETE", {"host": "127.0.0.1:8080", "origin": "null"}),
         ("GET", {"host": "localhost:8080", "origin": "http://127.0.0.1:8080"}),
+        ("GET", {"host": "127.0.0.1:8080", "sec_fetch_site": "cross-site"}),
+        ("DELETE", {"host": "127.0.0.1:8080", "sec_fetch_site": "cross-site"}),
     ],
 )
 def test_foreign_pages_are_not_heeded(
@@ -229,6 +231,8 @@ def test_its_own_pages_are_heeded(stored: StoredStudy) -> None:
     """The dashboard's own page may do what it does: write a note, delete a study."""
     ask = Asked(stored.database, OPEN)
     own = {"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:8080"}
+    own["sec_fetch_site"] = "same-origin"
+    assert ask("/api/studies/1", host="127.0.0.1:8080", **{"sec_fetch_site": "none"})[0] == 200
     note = {"version": 1, "body": "mine"}
     assert ask("/api/studies/1/note", "PUT", note, **own)[0] == 204
     assert ask("/api/studies/1", "DELETE", {"remove_associated_artifacts": False}, **own)[0] == 204
