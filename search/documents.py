@@ -47,12 +47,12 @@ class Table:
             raise ValueError("a row of a table has too few cells or too many")
 
     def is_numeric(self, column: int) -> bool:
-        """True if every cell of a column is a number with a unit, or empty."""
+        """True if every cell of a column is a number with a unit, a dash, or empty."""
         cells = [row[column] for row in self.rows if row[column]]
         return bool(cells) and all(NUMBER.match(cell) for cell in cells)
 
 
-NUMBER = re.compile(r"[-#≈]?[0-9.]+(e[-+]?[0-9]+)?( |$|/)")
+NUMBER = re.compile(r"[-#≈]?[0-9.]+(e[-+]?[0-9]+)?( |$|/)|-$")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ OUTCOMES = (
     Outcome.INTERRUPTED,
     "waiting",
 )
+NOT_COUNTED = "-"
+"""The time of trials that is not known: it is stored when a trial is over."""
 TOLD = 10
 """Failures that are told one by one."""
 
@@ -39,6 +41,10 @@ def cost(material: Material) -> Section:
     rows.append(_row("together", entries, whole))
     headings = ["outcome", "trials", "epochs", "training time", "share of the time"]
     blocks: list[Block] = [Table(headings, rows, frozenset({len(rows) - 1}))]
+    untimed = sum(entry.begun is not None and entry.ended is None for entry in entries)
+    if untimed:
+        said = "1 trial that is" if untimed == 1 else f"{untimed} trials that are"
+        blocks.append(Paragraph(f"Not counted: the time of {said} not over."))
     pruned = _of(entries, Outcome.PRUNED)
     wanted = sum(int(entry.line.params.get("epochs", 0)) for entry in pruned)
     trained = sum(entry.line.epochs for entry in pruned)
@@ -62,10 +68,11 @@ def _of(entries: Sequence[Entry], outcome: str) -> list[Entry]:
 
 
 def _row(name: str, entries: Sequence[Entry], whole: float) -> list[str]:
-    seconds = sum(entry.line.seconds or 0.0 for entry in entries)
-    share = f"{100 * seconds / whole:.0f} %" if whole > 0 else ""
+    known = [entry.line.seconds for entry in entries if entry.line.seconds is not None]
+    time = duration(sum(known)) if known else NOT_COUNTED
+    share = f"{100 * sum(known) / whole:.0f} %" if known and whole > 0 else ""
     epochs = sum(entry.line.epochs for entry in entries)
-    return [name.replace("-", " "), str(len(entries)), str(epochs), duration(seconds), share]
+    return [name.replace("-", " "), str(len(entries)), str(epochs), time, share]
 
 
 def _failures(failed: Sequence[Entry]) -> list[Block]:
@@ -91,11 +98,13 @@ def again(material: Material, stored: StoredStudy) -> Section:
         "",
         "# with this study",
         f"export RNN_SEARCH_STORAGE={shlex.quote(str(stored.database))}",
-        f"rnn-search evaluate {config.name}",
     ]
-    if material.answer is not None:
+    if material.answer is None:
+        commands.append(f"rnn-search show {config.name}")
+    else:
         number = material.answer.number
         commands += [
+            f"rnn-search evaluate {config.name}",
             f"rnn-search replay {config.name} {number}",
             f"rnn-search export {config.name} model --trial {number}",
         ]

@@ -101,9 +101,11 @@ def _no_answer(material: Material) -> str:
         "out_of_memory": "most ran out of memory: search smaller networks or batches",
         "failed": "most failed: the reasons are below",
         "pruned": "most were worse than their peers",
+        "interrupted": "most were interrupted and go on with rnn-search resume "
+        f"{material.summary.name}",
     }
     numbers = {name: counts[name] for name in ("diverged", "out_of_memory", "failed")}
-    numbers["pruned"] = plainly
+    numbers |= {"pruned": plainly, "interrupted": counts["interrupted"]}
     most = max(numbers, key=lambda name: numbers[name])
     return said + (f" Of these {remedies[most]}." if numbers[most] else "")
 
@@ -258,7 +260,8 @@ def rates(material: Material) -> Section:
     title = "Loss against learning rate"
     drawn = [e for e in material.entries if "learning_rate" in e.line.params and _was_judged(e)]
     if not drawn:
-        return Section(title, [Paragraph("No trial has a loss yet, so there is nothing to draw.")])
+        said = f"{_none_over(material) or 'No trial has a loss'}, so there is nothing to draw."
+        return Section(title, [Paragraph(said)])
     said = (
         "Each point is a trial. On the left the rate is too small to get anywhere in the epochs "
         "there were, on the right so large that training jumps or diverges; losses off the scale "
@@ -271,6 +274,14 @@ def rates(material: Material) -> Section:
     return Section(title, [Picture("rate.png", png, about), Paragraph(said)])
 
 
+def _none_over(material: Material) -> str:
+    """Says, if no trial is over, how far they are: their losses count when they are."""
+    if not material.entries or any(entry.ended is not None for entry in material.entries):
+        return ""
+    trained = sum(entry.line.epochs for entry in material.entries)
+    return f"No trial is over yet ({trained} epoch{'s' * (trained != 1)} trained so far)"
+
+
 def _was_judged(entry: Entry) -> bool:
     if entry.ended is None or entry.line.outcome == Outcome.FAILED:
         return False
@@ -281,19 +292,22 @@ def curves(material: Material) -> Section:
     """Training and validation curves, and what they say."""
     title = "Curves of the best and of each finding"
     chosen = choose_examples(material.entries, material.marked)
-    if not chosen:
-        return Section(title, [Paragraph("No trial has finished an epoch, so there is no curve.")])
-    about = "Training and validation loss by epoch of " + ", ".join(
-        f"#{entry.line.number} ({name})" for name, entry in chosen
-    )
+    if chosen:
+        about = "Training and validation loss by epoch of " + ", ".join(
+            f"#{entry.line.number} ({name})" for name, entry in chosen
+        )
+        png = curves_picture(chosen, material.goal.metric)
+        shown: Block = Picture("curves.png", png, f"{about}.")
+    else:
+        why = _none_over(material) or "No trial has finished an epoch"
+        shown = Paragraph(f"{why}, so there is no curve.")
     examples = {name: entry.line.number for name, entry in chosen}
     rows = [
         [name, str(count), f"#{examples[name]}" if name in examples else "", ADVICE[name][0]]
         for name, count in _count_findings(material.entries).items()
     ]
-    picture = Picture("curves.png", curves_picture(chosen, material.goal.metric), f"{about}.")
     table = Table(["finding", "trials", "example", "what to do"], rows)
-    return Section(title, [picture, *([table] if rows else []), *_follow_ups(material)])
+    return Section(title, [shown, *([table] if rows else []), *_follow_ups(material)])
 
 
 def _follow_ups(material: Material) -> list[Block]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from search.entries import Clock, Entry, time_unit
 from search.pictures import (
     INK,
@@ -27,6 +29,7 @@ from search.trial import Goal, Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 WIDTH, DENSITY = 880, 1.75
 """Of every picture in a report: page pixels, and how many of the picture make one of these."""
@@ -38,6 +41,14 @@ ON_TOP: dict[str, Any] = {
     "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.6, "pad": 1},
 }
 """How words on top of points and lines stay readable."""
+BENEATH: dict[str, Any] = {
+    "color": INK,
+    "zorder": 0.5,
+    "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1},
+}
+"""How words beneath points, but on top of lines that are for reference, stay readable."""
+LABEL, RADIUS = (0.17, 0.05), 0.012
+"""Width and height of such words, and the radius of a point, as shares of the axes."""
 CROWD = 300
 """More points than this are drawn small."""
 FEWEST_POINTS = 12
@@ -90,7 +101,7 @@ def rate_picture(
     scale(axes, "x", [*rates, *LEARNING_RATES], log=True)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("validation loss at the best epoch")
-    _reference_lines(axes, constant)
+    _reference_lines(axes, constant, rates, losses)
     _scatter(axes, shown, rates, losses)
     _envelope(axes, [(r, e.loss) for e, r in zip(shown, rates, strict=True) if _is_inside(e, top)])
     for entry, rate, loss in zip(shown, rates, losses, strict=True):
@@ -102,21 +113,47 @@ def rate_picture(
     return to_png(figure)
 
 
-def _reference_lines(axes: Axes, constant: float | None) -> None:
+def _reference_lines(
+    axes: Axes, constant: float | None, rates: Sequence[float], losses: Sequence[float]
+) -> None:
     axes.axvline(0.01, color=PALE, linewidth=0.9, linestyle="--", zorder=0)
-    axes.text(0.01, 0.99, " 0.01", color=INK, va="top", transform=axes.get_xaxis_transform())
+    across = axes.get_xaxis_transform()
+    beside: dict[str, Any] = {"textcoords": "offset points", "va": "top", **BENEATH}
+    axes.annotate("0.01", (0.01, 0.985), (4, 0), across, **beside)
     if constant:
         axes.axhline(constant, color=PALE, linewidth=0.9, linestyle=":", zorder=0)
+        ends = axes.transData + axes.transAxes.inverted()
+        points = ends.transform([*zip([*rates, 0.01], [*losses, constant], strict=True)])
+        side, level = _emptiest(points[:-1], *points[-1])
         axes.text(
-            0.995,
+            0.995 if side == "right" else 0.005,
             constant,
             "ignoring the inputs",
             fontsize=9,
-            ha="right",
-            va="bottom",
+            ha=side,
+            va=level,
             transform=axes.get_yaxis_transform(),
-            **ON_TOP,
+            **BENEATH,
         )
+
+
+def _emptiest(points: NDArray[np.float64], marked: float, height: float) -> tuple[str, str]:
+    """Returns the end of a line, and the side of it, where a label hides the fewest points.
+
+    Args:
+        points: Across and up, as shares of the axes.
+        marked: Where an upright line stands that is not to be written over.
+        height: Of the line.
+    """
+    wide, high = LABEL
+    found = {}
+    for side, left in (("right", 1 - wide), ("left", 0.0)):
+        for level, low in (("bottom", height), ("top", height - high)):
+            corner = left - RADIUS, low - RADIUS
+            inside = (points >= corner) & (points <= (left + wide, low + high + RADIUS))
+            beyond = low < 0 or low + high > 1.03 or left <= marked <= left + wide
+            found[side, level] = (beyond, int(inside.all(axis=1).sum()))
+    return min(found, key=lambda place: found[place])
 
 
 def _scatter(

@@ -9,11 +9,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
+from legible import figure_of, require_legible
 from PIL import Image
 
-from search.diagnosis import ADVICE
+from search import study_pictures
+from search.diagnosis import ADVICE, Finding
+from search.entries import Entry
 from search.pictures import TRAINING, VALIDATION, curve_picture, linear_ticks, log_ticks
-from search.study_pictures import STYLES
+from search.report import TrialLine
+from search.study_pictures import STYLES, rate_picture
+from search.trial import Outcome
 
 FALLING = [1 / epoch for epoch in range(1, 31)]
 SLOWER = [1.2 / epoch + 0.02 for epoch in range(1, 31)]
@@ -132,6 +137,37 @@ def test_ticks_do_not_touch(start: float, decades: float) -> None:
     ticks = log_ticks(start, start * 10**decades)
     steps = [math.log10(b / a) for a, b in pairwise(ticks)]
     assert min(steps) / decades * 160 >= 12
+
+
+def entry(number: int, rate: float, loss: float | None) -> Entry:
+    """Returns a trial that is over; without a loss it diverged."""
+    outcome = Outcome.DIVERGED if loss is None else Outcome.COMPLETE
+    params = {"learning_rate": rate}
+    finding = Finding("diverging", {}, "lower the learning rate", 1 / 3)
+    line = TrialLine(number, outcome, loss, params, 1, 1, {}, "", 1.0, finding=finding)
+    return Entry(line, loss, (loss,), 0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("ends", [(0.001,), (0.1,), (0.001, 0.1)])
+@pytest.mark.parametrize("constant", [0.3, 1.0, 9.9])
+def test_no_label_hides_a_point(ends: Sequence[float], constant: float) -> None:
+    """Points at the ends of the line of the constant prediction are seen as if it were not."""
+    around = [constant * factor for factor in (0.93, 1.0, 1.07)]
+    places = [(0.01, 10.0), (0.01, 0.1), *((rate, loss) for rate in ends for loss in around)]
+    trials = [entry(number, *place) for number, place in enumerate(places)]
+    red = STYLES["diverging"].colour
+    pictures = [read(rate_picture(trials, {}, known)) for known in (None, constant)]
+    bare, drawn = (holds(picture, red, 40) for picture in pictures)
+    assert drawn > 0.97 * bare > 0
+
+
+@pytest.mark.parametrize("losses", [(None,), (0.06, 0.9, None), (0.5,), (1.9, 0.3)])
+def test_words_on_the_rates_are_legible(losses: Sequence[float | None]) -> None:
+    """Ticks, legend and labels lie apart, wherever the losses and the constant prediction are."""
+    trials = [entry(n, 0.02 * (n + 1), loss) for n, loss in enumerate(losses)]
+    for constant in (0.05, 0.4, 1.0, 2.0):
+        figure = figure_of(study_pictures, lambda c=constant: rate_picture(trials, {}, c))  # type: ignore[misc]
+        require_legible(figure)
 
 
 def test_every_finding_has_its_style() -> None:

@@ -8,16 +8,18 @@ import re
 import shutil
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from made import made_study, made_trial, many_trials
+from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from refusing import require_refusal
 from tiny import files_of, read_json, rnn_search, tiny_config, write_study
 
 from search.cli import main
-from search.config import make_config
+from search.config import StudyConfig, make_config
 from search.database import Database
 from search.evaluation import LOOKS
 from search.reporting import HTML, MARKDOWN, report
@@ -196,6 +198,50 @@ def test_no_complete_trial(
     assert f"No trial of 3 has completed, so there is no answer. Of these {said}" in text
     assert written.to_json()["answer"] is None
     assert f"| {str(outcome).replace('-', ' ')} | 3 |" in text
+    assert "rnn-search show tiny" in text
+    assert "rnn-search evaluate" not in text
+
+
+def test_findings_without_a_curve_are_counted(tmp_path: Path) -> None:
+    """Where every trial diverged in its first epoch there is no curve, but there are findings."""
+    config = tiny_config(tmp_path)
+    trials = [made_trial(config, number, Outcome.DIVERGED, ()) for number in range(3)]
+    report(made_study(tmp_path, trials), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert "No trial has finished an epoch, so there is no curve." in text
+    assert "| diverging | 3 |" in text
+
+
+def interrupted(config: StudyConfig, number: int, valid: Sequence[float]) -> FrozenTrial:
+    """Returns a trial whose run was killed after these epochs: only its values are stored."""
+    trial = made_trial(config, number, Outcome.PRUNED, valid)
+    trial.state, trial.datetime_complete, trial.user_attrs = TrialState.RUNNING, None, {}
+    return trial
+
+
+def test_only_interrupted_trials(tmp_path: Path) -> None:
+    """Where no trial is over, that is said, with the epochs there are; their time is not 0 s."""
+    config = tiny_config(tmp_path)
+    trials = [interrupted(config, 0, [0.5, 0.4]), interrupted(config, 1, [0.7])]
+    report(made_study(tmp_path, trials), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    far = "No trial is over yet (3 epochs trained so far), so there is "
+    assert f"{far}nothing to draw." in text
+    assert f"{far}no curve." in text
+    assert "most were interrupted and go on with rnn-search resume tiny." in text
+    assert re.search(r"^\| interrupted \| 2 \| 3 \| \\?- \|  \|$", text, re.MULTILINE)
+    assert "Not counted: the time of 2 trials that are not over." in text
+
+
+def test_time_of_interrupted_trials_is_not_counted(tmp_path: Path) -> None:
+    """Beside trials that are over, an interrupted one has neither a time nor a share of it."""
+    config = tiny_config(tmp_path)
+    trials = [made_trial(config, 0), interrupted(config, 1, [0.7])]
+    report(made_study(tmp_path, trials), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert "| complete | 1 | 3 | 2 s | 100 % |" in text
+    assert re.search(r"^\| interrupted \| 1 \| 1 \| \\?- \|  \|$", text, re.MULTILINE)
+    assert "Not counted: the time of 1 trial that is not over." in text
 
 
 def test_no_trial(tmp_path: Path) -> None:
