@@ -284,7 +284,7 @@ def _rest(train: list[float], per_epoch: int) -> list[float]:
 
 
 def _is_good(values: list[float], start: float) -> bool:
-    """Whether the lowest value is below `FAR_FROM_GOOD` of the start; also if these are negative."""
+    """Whether the lowest value is below `FAR_FROM_GOOD` of the start; both may be negative."""
     return start - min(values) > (1 - FAR_FROM_GOOD) * abs(start)
 
 
