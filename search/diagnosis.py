@@ -9,6 +9,7 @@ convergence, overfitting. How good the advice is was measured: see `studies/LOG.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -107,12 +108,12 @@ def diagnose(
         The finding; NaN and infinity are ``diverging``.
 
     Raises:
-        ValueError: There is no training loss, or ``batches_per_epoch`` is below 1.
+        ValueError: There is no training loss, or ``batches_per_epoch`` is no number from 1 on.
     """
     if len(train_losses) == 0:
         raise ValueError("train_losses is empty: give the training loss of every batch or epoch")
-    if batches_per_epoch is not None and batches_per_epoch < 1:
-        raise ValueError(f"batches_per_epoch must be at least 1, not {batches_per_epoch}")
+    if batches_per_epoch is not None:
+        batches_per_epoch = _count(batches_per_epoch)
     train = [float(loss) for loss in train_losses]
     valid = [float(loss) for loss in (() if valid_losses is None else valid_losses)]
     broken = _first_not_finite(train) or _first_not_finite(valid)
@@ -174,24 +175,32 @@ def _judge(train: list[float], valid: list[float], known: list[float], per_epoch
         return _finding("undecided", losses=len(train))
     start = max(train[0], *known) if known else train[0]
     return (
-        _judge_flat(valid, start)
-        or _judge_height(points, start)
+        _judge_flat(points, valid, start)
+        or _judge_height(points, _rest(train, per_epoch), start)
         or _judge_fall(points, valid, start)
         or _judge_jumps(points, valid, start)
         or _judge_end(points, valid, known)
     )
 
 
-def _judge_flat(valid: list[float], start: float) -> Finding | None:
-    """Finds validation error that does not move: it has no noise, so nothing else does either."""
-    if len(valid) < 2 or _ratio(min(valid), abs(start)) < FAR_FROM_GOOD:
+def _judge_flat(points: list[float], valid: list[float], start: float) -> Finding | None:
+    """Finds validation error that does not move: it has no noise, so nothing else does either.
+
+    Unless training error has fallen far: that is not slow, but learned by heart.
+    """
+    if len(valid) < 2 or _is_good(valid, start) or _is_good(points, start):
         return None
     reach = _reach(valid)
     return _finding("too-slow", validation_reach=reach) if reach < NOTHING_VALID else None
 
 
-def _judge_height(points: list[float], start: float) -> Finding | None:
-    """Finds training error that leaps far above the start, to stay there or to come back."""
+def _judge_height(points: list[float], rest: list[float], start: float) -> Finding | None:
+    """Finds training error that leaps far above the start, to stay there or to come back.
+
+    Of the batches of an epoch that has not ended, ``rest``, all must be up there: one may be noise.
+    """
+    if rest and min(rest) - start > LEAP * abs(start):
+        return _finding("diverging", above_start=_ratio(min(rest) - start, abs(start)))
     leap = _ratio(max(points) - start, abs(start))
     if leap <= LEAP:
         return None
@@ -205,7 +214,7 @@ def _judge_fall(points: list[float], valid: list[float], start: float) -> Findin
 
     What has fallen far in the first epoch already, and by little since, is not slow but done.
     """
-    if _ratio(min(valid or points), abs(start)) < FAR_FROM_GOOD:
+    if _is_good(valid or points, start):
         return None
     rises = _rises(valid if len(valid) > 1 else points)
     reach, steady = _reach(points), rises < STEADY and points[-1] <= points[0]
@@ -218,14 +227,20 @@ def _judge_jumps(points: list[float], valid: list[float], start: float) -> Findi
     """Finds error that goes up and down.
 
     Near its best, validation error goes up and down for all manner of reasons, overfitting among
-    them; so it must be far from good as well.
+    them; so it must be far from good as well. While training error goes on falling, what validation
+    error rises from its best to its end is overfitting, and no jump.
     """
     if len(valid) < 2:
         rises = _rises(points)
         return _finding("jumping", rises=rises) if rises > JUMPY_TRAINING else None
-    rises, good = _rises(valid), _ratio(min(valid), abs(start))
-    if rises > JUMPY_VALIDATION and good > FAR_FROM_GOOD:
-        return _finding("jumping", rises=rises, best_to_start=good)
+    if _is_good(valid, start) or _reach(valid) < NOTHING_VALID:
+        return None
+    best = min(valid)
+    rises = _rises(valid)
+    if points[-1] < _at_share(points, valid.index(best), len(valid)):
+        rises -= _ratio(valid[-1] - best, max(valid) - best)
+    if rises > JUMPY_VALIDATION:
+        return _finding("jumping", rises=rises, best_to_start=_ratio(best, abs(start)))
     return None
 
 
@@ -262,6 +277,17 @@ def _points(train: list[float], per_epoch: int) -> list[float]:
     return [math.fsum(train[a:b]) / (b - a) for a, b in pairwise(ends)]
 
 
+def _rest(train: list[float], per_epoch: int) -> list[float]:
+    """Returns the losses of an epoch that has not ended, of which `_points` says nothing."""
+    whole = len(train) // per_epoch
+    return train[whole * per_epoch :] if per_epoch > 1 and whole >= 2 else []
+
+
+def _is_good(values: list[float], start: float) -> bool:
+    """Whether the lowest value is below `FAR_FROM_GOOD` of the start; both may be negative."""
+    return start - min(values) > (1 - FAR_FROM_GOOD) * abs(start)
+
+
 def _reach(values: list[float]) -> float:
     """Returns the range of the values as a share of the first."""
     return _ratio(max(values) - min(values), abs(values[0]))
@@ -282,6 +308,16 @@ def _finding(name: str, **evidence: float) -> Finding:
     advice, factor = ADVICE[name]
     figures = {key: float(f"{value:.4g}") for key, value in evidence.items()}
     return Finding(name, figures, advice, factor)
+
+
+def _count(batches: int) -> int:
+    try:
+        count = operator.index(batches)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"batches_per_epoch must be a whole number from 1 on, not {batches!r}")
+    return count
 
 
 def _first_not_finite(values: Sequence[float]) -> int:

@@ -58,6 +58,12 @@ def test_the_lesson_of_the_large_rate() -> None:
         (FALLING, [2.0, 1.6, 1.2, 0.8, 0.4, 0.3], "still-falling"),
         ([2.0, 0.5, 0.3, 0.3, 0.3, 0.3], [2.0, 0.5, 0.3, 0.3, 0.3, 0.3], "plateau"),
         (FALLING, [2.0, 1.0, 0.5, 0.3, 0.25, 0.26], "healthy"),
+        ([1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1], [1, 0.8, 0.7, 0.65, 0.7, 0.8, 0.9], "overfitting"),
+        (FALLING, [3.0**power for power in range(6)], "overfitting"),
+        ([2.0, 1.0, 0.8, 1.0, 1.3, 1.6], [2.0, 1.5, 1.2, 1.4, 1.7, 2.0], "jumping"),
+        (FALLING, [1.0, 1.001, 1.0, 1.001, 1.0, 1.001], "overfitting"),
+        ([8.4181 - 10, 8.4177 - 10, 8.4177 - 10, 8.4173 - 10, 8.4169 - 10], None, "too-slow"),
+        ([-1.0, -2.0, -3.0, -3.5, -4.0], None, "still-falling"),
         ([1.0, 0.5], None, "undecided"),
     ],
 )
@@ -91,12 +97,21 @@ def test_the_noise_of_batches_is_no_jumping() -> None:
     assert search.diagnose(train, FALLING).name == "healthy"
 
 
+@pytest.mark.parametrize("valid", [None, [0.9, 0.7]])
+def test_an_epoch_that_has_not_ended(valid: list[float] | None) -> None:
+    """Batches after the last whole epoch count if all of them are far above the start."""
+    train = [1 - 0.02 * batch for batch in range(20)]
+    assert search.diagnose([*train, 1e3, 1e6, 1e9], valid, 10).name == "diverging"
+    assert search.diagnose([*train, 1e3, 0.6, 0.6], valid, 10).name == "still-falling"
+
+
 def test_no_losses() -> None:
     """Without a loss there is nothing to judge, which is said; so is an epoch of no batches."""
     with pytest.raises(ValueError, match="train_losses is empty"):
         search.diagnose([])
-    with pytest.raises(ValueError, match="batches_per_epoch must be at least 1, not 0"):
-        search.diagnose([1.0], batches_per_epoch=0)
+    for count in (0, -1, 2.0, math.nan, "2"):
+        with pytest.raises(ValueError, match="batches_per_epoch must be a whole number from 1 on"):
+            search.diagnose([1.0], batches_per_epoch=count)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])

@@ -39,7 +39,7 @@ from search.cli import main
 from search.leases import LEASE_SECONDS
 
 KINDS = ("coordinator", "trainer", "group", "sleep")
-"""What a kill hits; ``sleep``: the coordinator is stopped until another has taken its trials."""
+"""What a kill hits; ``sleep``: the coordinator is stopped until its leases have lapsed."""
 OPTIONS: dict[str, Any] = {
     "rows": 500,
     "space": {
@@ -153,10 +153,14 @@ class Killer:
         sleeper.send_signal(signal.SIGSTOP)
         self.run = self.begin()
 
-        def taken() -> bool:
-            return not before & set(leased(self.folder, sleeper.pid)) or self.ended
+        patience = time.monotonic() + self.lease + 30  # Others may be busy with their own trials.
 
-        wait_until(taken, "another coordinator takes a sleeper's trials")
+        def lost() -> bool:
+            taken = not before & set(leased(self.folder, sleeper.pid))
+            lapsed = not leased(self.folder, sleeper.pid, later_than=time.time())
+            return self.ended or (lapsed and (taken or time.monotonic() > patience))
+
+        wait_until(lost, "a sleeper's leases lapse")
         sleeper.send_signal(signal.SIGCONT)
         time.sleep(self.chance.uniform(0, 2))
         self.started |= set(children_of(sleeper.pid))
@@ -165,9 +169,10 @@ class Killer:
         return True
 
 
-def leased(folder: Path, pid: int) -> list[int]:
-    """Returns the ids of the trials that a coordinator has in the table of leases."""
-    return ask(folder, "SELECT trial_id FROM rnn_search_leases WHERE pid = ?", pid)
+def leased(folder: Path, pid: int, later_than: float = 0.0) -> list[int]:
+    """Returns the ids of the trials that a coordinator has leases of which end after a time."""
+    query = "SELECT trial_id FROM rnn_search_leases WHERE pid = ? AND expires > ?"
+    return ask(folder, query, pid, later_than)
 
 
 def deaths(folder: Path) -> int:
@@ -239,7 +244,7 @@ def test_fifty_kills_of_two_trainers(
     """Thirty trials survive fifty kills, sleeps past the lease among them."""
     # Long enough to be killed in, although a second coordinator trains while the first one sleeps.
     write_study(
-        tmp_path, **LONG | {"space": {**OPTIONS["space"], "epochs": {"low": 120, "high": 200}}}
+        tmp_path, **LONG | {"space": {**OPTIONS["space"], "epochs": {"low": 100, "high": 160}}}
     )
     killer = Killer(tmp_path, workers=2, lease=8, seed=1)
     kill_often(killer, kills=50, epochs=15)
