@@ -52,7 +52,10 @@ def rate_against_loss(lines: Iterable[TrialLine], goal: Goal) -> str:
     values = [value for trace in traces for value in trace["y"]]
     name = goal.metric.replace("_", " ")
     layout = _layout(f"learning rate against {name}", "learning rate", name, values)
-    layout["xaxis"] |= LOG
+    rates = [rate for trace in traces for rate in trace["x"]]
+    # Within a decade 1, 2 and 5 may be one tick, or none; plotly has its own then.
+    layout["xaxis"] |= LOG if _spans_decades(rates) else {"type": "log"}
+    layout["showlegend"] = True  # by itself plotly hides the name of a single outcome
     return json.dumps({"data": traces, "layout": layout})
 
 
@@ -93,7 +96,7 @@ def best_curves(ranking: Sequence[TrialLine]) -> str:
     ]
     values = [value for trace in traces for value in trace["y"] if value is not None]
     which = "best trial" if len(traces) == 1 else f"best {len(traces)} trials"
-    title = f"validation loss of the {which}"
+    title = f"validation loss of the {which}" if traces else "no trial is complete yet"
     return json.dumps({"data": traces, "layout": _layout(title, "epoch", "loss", values)})
 
 
@@ -126,14 +129,19 @@ def _layout(title: str, x: str, y: str, values: Sequence[float]) -> dict[str, An
 
     About a single value plotly puts a linear axis that reaches one below it, and one above.
     """
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    log = low > 0 and not low < high <= 10 * low
+    log = min(values, default=0.0) > 0 and _spans_decades(values)
     return {
-        "title": {"text": title},
+        "title": {"text": title, "x": 0.02},  # in the middle, buttons lie on it
         "xaxis": {"title": {"text": x}},
         "yaxis": {"title": {"text": y}, **(LOG if log else {})},
         "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
     }
+
+
+def _spans_decades(values: Sequence[float]) -> bool:
+    """True if values differ by more than a decade, or not at all: plotly shows two then."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    return not low < high <= 10 * low
 
 
 def _short(value: float) -> float:

@@ -416,3 +416,4 @@ def test_a_plot_of_one_point() -> None:
         assert json.loads(plot)["layout"]["yaxis"]["type"] == "log"
     title = json.loads(best_curves([one]))["layout"]["title"]["text"]
     assert title == "validation loss of the best trial"
+    assert json.loads(best_curves([]))["layout"]["title"]["text"] == "no trial is complete yet"
