@@ -253,7 +253,7 @@ def upper_edge(losses: Sequence[float | None], diverged: Sequence[bool]) -> floa
     pairs = zip(losses, diverged, strict=True)
     judged = [loss for loss, broken in pairs if loss is not None and loss > 0 and not broken]
     edge = LARGEST_LOSS * float(np.median(judged or [min(known, default=1.0)]))
-    return min(edge, max(known)) if len(known) == len(losses) else edge
+    return min(edge, max(known)) if known and len(known) == len(losses) else edge
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -92,22 +92,6 @@ def again(material: Material, stored: StoredStudy) -> Section:
     """Everything needed to do it again."""
     config, attributes = stored.config, stored.attributes
     file = f"{config.name}.toml"
-    commands = [
-        "# from nothing, in an empty folder",
-        f"rnn-search run {file} --workers 1",
-        "",
-        "# with this study",
-        f"export RNN_SEARCH_STORAGE={shlex.quote(str(stored.database))}",
-    ]
-    if material.answer is None:
-        commands.append(f"rnn-search show {config.name}")
-    else:
-        number = material.answer.number
-        commands += [
-            f"rnn-search evaluate {config.name}",
-            f"rnn-search replay {config.name} {number}",
-            f"rnn-search export {config.name} model --trial {number}",
-        ]
     facts = [
         ["seed", str(config.seed)],
         ["fingerprint of the data", str(attributes["data"])],
@@ -124,12 +108,32 @@ def again(material: Material, stored: StoredStudy) -> Section:
     return Section(
         "Do it again",
         [
-            Code("\n".join(commands), "sh"),
+            Code("\n".join(_commands(material, stored, file)), "sh"),
             Paragraph(said),
             Code(tomli_w.dumps(config.resolved()), "toml"),
             Table(["what", "value"], facts),
         ],
     )
+
+
+def _commands(material: Material, stored: StoredStudy, file: str) -> list[str]:
+    """Returns what to type: from nothing, and with the study as it is."""
+    name, line = stored.config.name, material.answer
+    commands = [
+        "# from nothing, in an empty folder",
+        f"rnn-search run {file} --workers 1",
+        "",
+        "# with this study",
+        f"export RNN_SEARCH_STORAGE={shlex.quote(str(stored.database))}",
+    ]
+    if line is None:  # `evaluate` refuses a study without a complete trial
+        return [*commands, f"rnn-search show {name}"]
+    return [
+        *commands,
+        f"rnn-search evaluate {name}",
+        f"rnn-search replay {name} {line.number}",
+        f"rnn-search export {name} model --trial {line.number}",
+    ]
 
 
 def _surroundings(stored: StoredStudy) -> list[list[str]]:
