@@ -85,13 +85,14 @@ class Killer:
         self.chance = random.Random(seed)
         self.hit = dict.fromkeys(KINDS, 0)
         self.started: set[int] = set()
+        self.runs: list[subprocess.Popen[bytes]] = []
         self.run = self.begin()
 
     def begin(self) -> subprocess.Popen[bytes]:
         """Starts a run, which goes on with the study if there is one."""
         arguments = ["run", "tiny.toml", "--workers", str(self.workers)]
         with (self.folder / "output.txt").open("ab") as output:
-            return subprocess.Popen(
+            run = subprocess.Popen(
                 [sys.executable, "-c", WITH_LEASE, str(self.lease), *arguments],
                 cwd=self.folder,
                 env=environment(),
@@ -99,6 +100,8 @@ class Killer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.runs.append(run)
+        return run
 
     def kill(self, kind: str, epochs: int) -> bool:
         """Kills once, after some epochs more; returns False if the study ended before that."""
@@ -109,6 +112,13 @@ class Killer:
             return False
         self.hit[kind] += 1
         return True
+
+    def close(self) -> None:
+        """Ends all that is left of the runs, after a failure."""
+        for run in self.runs:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+                run.wait()
 
     @property
     def ended(self) -> bool:
@@ -194,10 +204,11 @@ def ask(folder: Path, query: str, *values: object) -> list[Any]:
 def kill_often(killer: Killer, kills: int, epochs: int, kinds: Sequence[str] = KINDS) -> None:
     """Kills so many times, each kind once in a round, or until the study has ended."""
     left: list[str] = []
-    while sum(killer.hit.values()) < kills and not killer.ended:
-        left = left or killer.chance.sample(kinds, len(kinds))
-        killer.kill(left.pop(), epochs)
-    killer.finish()
+    with closing(killer):
+        while sum(killer.hit.values()) < kills and not killer.ended:
+            left = left or killer.chance.sample(kinds, len(kinds))
+            killer.kill(left.pop(), epochs)
+        killer.finish()
 
 
 def check_whole(folder: Path, trials: int) -> None:

@@ -103,7 +103,12 @@ LAYERS: list[tuple[str, str, Said]] = [
     ),
     ("mixes_examples", layer(f"{LAST} + inputs.mean()"), "depends on the others in its batch"),
     ("always_drops", layer(f"nn.functional.dropout({LAST})"), "the same input different answers"),
-    ("other_random", f"import random\n{layer(f'{LAST} + random.random()')}", "number from torch"),
+    # Seeded: two random numbers might be too close for their networks to differ.
+    (
+        "other_random",
+        f"import random\nrandom.seed(0)\n{layer(f'{LAST} + random.random()')}",
+        "number from torch",
+    ),
     (
         "own_state",
         f"{layer()}\n    def get_extra_state(self): return 1",

@@ -262,7 +262,7 @@ def test_a_traceback_has_no_password(tmp_path: Path, postgres: Postgres, name: s
     script = (
         "import sys; from search import cli, storage\n"
         "def fail(*_): raise ZeroDivisionError\n"
-        "storage.StoredStudy._next = fail\n"
+        "storage.StoredStudy._take = fail\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     arguments = ["run", "tiny.toml", "--storage", postgres.url(name)]
