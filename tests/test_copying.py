@@ -309,6 +309,7 @@ def half_way(
     return run, lambda: epochs_reported(folder) >= 0.5 * reference.epochs
 
 
+@pytest.mark.slow
 def test_there_and_back_again(reference: Reference, tmp_path: Path, postgres: Postgres) -> None:
     """Killed, copied to PostgreSQL, gone on with, killed, copied back: the end is the same."""
     run, moment = half_way(tmp_path, reference)
@@ -339,6 +340,7 @@ def test_there_and_back_again(reference: Reference, tmp_path: Path, postgres: Po
     assert files_in(tmp_path / "back.trials") == reference.files
 
 
+@pytest.mark.slow
 def test_backup_of_a_running_study(reference: Reference, tmp_path: Path) -> None:
     """A backup made while a study runs goes on to the same end, and so does the study."""
     run, moment = half_way(tmp_path, reference)
@@ -362,6 +364,7 @@ def test_backup_of_a_running_study(reference: Reference, tmp_path: Path) -> None
         assert files == reference.files
 
 
+@pytest.mark.slow
 def test_backup_of_postgresql(tmp_path: Path, postgres: Postgres) -> None:
     """A study on PostgreSQL is backed up to a SQLite file that goes on without the server."""
     write_study(tmp_path, budget={"trials": 2})

@@ -38,6 +38,8 @@ from search.space import HyperParams
 from search.storage import open_study
 from search.training import outputs_of
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 5
 """From five on, the order in which torch's sums add depends on the place in a batch."""
 TEXT = "the quick brown fox jumps. " * 40

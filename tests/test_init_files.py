@@ -15,6 +15,8 @@ from tiny import read_json, rnn_search, trials_of
 
 from search.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 def carried(path: str) -> Path:
     """Returns a file in an installed package, which need not be imported."""
@@ -140,7 +142,6 @@ def test_real_files_that_are_none(
     assert not list(here.iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sunspots", "grunfeld", "epil", "ItalyPowerDemand", "hamlet"])
 def test_run_works_at_once(tmp_path: Path, name: str) -> None:
     """What is written can be run as it is, for each task, and its trials train."""

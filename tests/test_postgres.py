@@ -31,6 +31,8 @@ from tiny import (
 from search.database import Database
 from search.errors import StudyError
 
+pytestmark = pytest.mark.slow
+
 Told = list[dict[str, Any]]
 
 
@@ -113,7 +115,6 @@ def test_a_restart_during_a_call(
     require_the_whole(url, tmp_path, run, reference)
 
 
-@pytest.mark.slow
 def test_down_for_a_minute(
     reference: Told, tmp_path: Path, postgres: Postgres, name: str, rows: Rows
 ) -> None:
@@ -132,7 +133,6 @@ def test_down_for_a_minute(
     assert "trying again" in output_of(tmp_path)
 
 
-@pytest.mark.slow
 def test_down_for_good(
     reference: Told, tmp_path: Path, postgres: Postgres, name: str, rows: Rows
 ) -> None:
@@ -208,7 +208,6 @@ def test_processes_that_create_it_at_once(postgres: Postgres, name: str) -> None
     assert [process.returncode for process in crew] == [0] * 4
 
 
-@pytest.mark.slow
 def test_four_coordinators(tmp_path: Path, postgres: Postgres, name: str, rows: Rows) -> None:
     """Four runs begun at once on an empty database, two of them killed, train exactly 60 trials."""
     write_study(tmp_path, budget={"trials": 60})

@@ -34,7 +34,7 @@ from search.trainers import TrainerDied, TrainerFault, Trainers, TrialEnded
 from search.trial import Outcome
 from search.worker import Job
 
-pytestmark = [pytest.mark.loopback, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.loopback, pytest.mark.slow, pytest.mark.timeout(600)]
 __all__ = ["home", "nodes", "splits"]
 """Fixtures of other files."""
 
@@ -127,7 +127,6 @@ def test_fault_of_the_program_stops_it(splits: Splits, cluster: Cluster) -> None
             until_end(trainers)
 
 
-@pytest.mark.slow
 def test_trial_of_a_killed_node_goes_on_elsewhere(
     splits: Splits, cluster: Cluster, nodes: Any, tmp_path: Path
 ) -> None:
@@ -150,7 +149,6 @@ def test_trial_of_a_killed_node_goes_on_elsewhere(
     assert figures == [epoch.figures for epoch in expected.curve.epochs]
 
 
-@pytest.mark.slow
 def test_trial_takes_an_idle_actor_if_its_own_has_no_room(
     splits: Splits, cluster: Cluster, nodes: Any, tmp_path: Path
 ) -> None:
