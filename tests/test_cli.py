@@ -291,6 +291,7 @@ def test_no_more_workers_than_trials(tmp_path: Path) -> None:
     assert "1 of 3 trials done, 2 workers on" in run.stdout, run.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_are_exact(tmp_path: Path) -> None:
     """Two runs of one study at the same time train exactly its total, each trial once."""
     write_study(tmp_path, budget={"trials": 20})

@@ -384,6 +384,7 @@ def test_backup_of_postgresql(tmp_path: Path, postgres: Postgres) -> None:
     assert [trial.state for trial in after] == [TrialState.COMPLETE] * 3
 
 
+@pytest.mark.slow
 def test_backup_on_a_full_disk(tmp_path: Path) -> None:
     """A backup that does not fit says so in one line, exits with 1, and leaves nothing."""
     write_study(tmp_path, budget={"trials": 2})

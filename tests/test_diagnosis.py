@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search
-from search.diagnosis import ADVICE, Finding, constant_of, diagnose_trial, read_finding
+from search.diagnosis import ADVICE, PARTS, Finding, constant_of, diagnose_trial, read_finding
 from search.trial import Curve, Epoch, Outcome
 
 losses_ = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=40)
@@ -140,7 +140,7 @@ def test_the_unit_of_the_loss(
 
 
 @given(
-    st.lists(st.integers(1, 100), min_size=3, max_size=12),
+    st.lists(st.integers(1, 100), min_size=3, max_size=PARTS - 1),
     st.sampled_from([0.0, 2.0**10, -(2.0**10)]),
 )
 def test_what_is_added_to_the_loss(steps: list[int], offset: float) -> None:

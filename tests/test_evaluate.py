@@ -127,6 +127,7 @@ def test_the_search_is_left_as_it_was(copy: Path, capsys: pytest.CaptureFixture[
     assert read_json(capsys.readouterr().out)["trials"]["total"] == 6
 
 
+@pytest.mark.slow
 def test_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     """After Ctrl-C (130) an evaluation goes on from its checkpoints to the bits of a whole one."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -90,6 +90,7 @@ def test_a_lock_of_half_a_minute(reference: Told, tmp_path: Path) -> None:
     assert record(trials_of(tmp_path)) == reference
 
 
+@pytest.mark.slow
 def test_a_full_disk(reference: Told, tmp_path: Path) -> None:
     """A disk that fills up ends a run; with room again, what was finished stays finished."""
     write_study(tmp_path, **LONG)
@@ -200,6 +201,7 @@ def test_a_damaged_file(
     assert database_of(tmp_path).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_an_older_schema(trained: Path, tmp_path: Path) -> None:
     """A database of an older Optuna is refused with the remedy, which mends it."""
     write_study(tmp_path, budget={"trials": 3})
@@ -244,6 +246,7 @@ def test_results_are_on_disk_before_they_are_told(
     assert forced == [("studies.db-wal", True)]
 
 
+@pytest.mark.slow
 def test_the_umask_is_heeded(trained: Path, tmp_path: Path) -> None:
     """Every file and folder that a study makes has the permissions that the user's umask leaves."""
     write_study(tmp_path, budget={"trials": 2})
