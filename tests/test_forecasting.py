@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def windows_in_units(splits: ForecastSplits, name: str) -> tuple[np.ndarray, np.
 
 def sunspots() -> Path:
     """Returns the file that statsmodels carries."""
-    package = pytest.importorskip("statsmodels.datasets.sunspots")
+    package = importlib.import_module("statsmodels.datasets.sunspots")
     return Path(package.__file__).with_name("sunspots.csv")
 
 
