@@ -1,12 +1,12 @@
 """Attaches what optuna-dashboard shows of ours: notes, pictures and plots of a study.
 
 A trial's note and the record of its picture are stored together with its end: both or neither. The
-picture itself is drawn when the trainers are busy
-again, and if a run is killed before, by the next one. What a person has written stays.
+picture itself is drawn when the trainers are busy again, and if a run is killed before, by the next
+one. What a person has written stays.
 
 Notes are attributes of the study, under the names that optuna-dashboard gives them. They are
-written here one by one, because its `save_note` reads the notes of all trials each time: 0.15 s at
-2 000 trials, and over a second once for the packages that it loads.
+written here, because its `save_note` reads the notes of all trials each time: 0.15 s at 2 000
+trials, and over a second once for the packages that it loads.
 """
 
 from __future__ import annotations
