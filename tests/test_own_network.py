@@ -357,7 +357,9 @@ def test_objective(copy: Path) -> None:
     with pytest.raises(FactoryError, match="add --trust-code"):
         search.Objective("tiny.toml")
     objective = search.Objective("tiny.toml", trust_code=True)
-    loaded = optuna.create_study(direction=objective.direction)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    loaded = optuna.create_study(direction=objective.direction, sampler=sampler)
+    loaded.enqueue_trial({"learning_rate": 0.01})
     loaded.optimize(objective, n_trials=1)
     assert loaded.best_params.keys() >= {"attention", "kernel_size"}
 
