@@ -20,7 +20,7 @@ from typing import Any
 
 import optuna
 import torch
-from curves import TASKS, load_example, train
+from random_curves import TASKS, load_example, train
 from optuna.trial import TrialState
 
 from search.config import StudyConfig
