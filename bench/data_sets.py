@@ -166,8 +166,8 @@ def write(name: str, folder: Path) -> dict[str, Any]:
     """Writes a set's file, if it has one, and returns the ``[data]`` of a study on it."""
     chosen = DATA_SETS[name]
     data: dict[str, Any] = {"task": chosen.task, **chosen.settings}
+    folder.mkdir(parents=True, exist_ok=True)
     if chosen.file is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / chosen.file
         path.write_text(chosen.content(), encoding="utf-8")
         data["path"] = str(path.resolve())
