@@ -65,14 +65,14 @@ def _co2() -> str:
     lines = [
         f"{index},{total / count:.3f}" if count else f"{index},"
         for index, (total, count) in enumerate(zip(sums, counts, strict=True))
-    ][:340]
+    ][:215]
     return "\n".join(["month,co2", *lines, ""])
 
 
 def _elnino() -> str:
     """Returns the monthly temperatures of the sea, one row a month."""
     lines = _carried("statsmodels", "datasets/elnino/elnino.csv").splitlines()[1:]
-    values = [value for line in lines for value in line.split(",")[1:]][:340]
+    values = [value for line in lines for value in line.split(",")[1:]][:215]
     rows = [f"{index},{value}" for index, value in enumerate(values)]
     return "\n".join(["month,temperature", *rows, ""])
 
@@ -85,7 +85,7 @@ def _power() -> str:
     return "".join(lines[: start + 240])
 
 
-def _recall(count: int = 240, steps: int = 20) -> str:
+def _recall(count: int = 240, steps: int = 14) -> str:
     """Returns series of noise whose class is what the first two steps say: a task of memory.
 
     The first two steps are each 1 or -1 on the first channel, which makes four classes; then
@@ -115,10 +115,10 @@ def _help() -> str:
     """Returns the start of Python's language help, reference text of a dry kind."""
     from pydoc_data import topics
 
-    return "\n".join(topics.topics[name] for name in sorted(topics.topics))[:6_000]
+    return "\n".join(topics.topics[name] for name in sorted(topics.topics))[:4_200]
 
 
-TEXT = {"sequence_length": 32, "split": (0.8, 0.1, 0.1)}
+TEXT = {"sequence_length": 24, "split": (0.8, 0.1, 0.1)}
 
 DATA_SETS: Mapping[str, DataSet] = {
     "sunspots": DataSet("forecast", "yearly sunspot numbers", {"source": "example:sunspots"}),
@@ -137,7 +137,9 @@ DATA_SETS: Mapping[str, DataSet] = {
         _elnino,
     ),
     "vowels": DataSet(
-        "classify", "two vowels spoken by 9 men", {"source": "example:japanese-vowels"}
+        "classify",
+        "two vowels spoken by 9 men",
+        {"source": "example:japanese-vowels", "valid": 0.5},
     ),
     "power": DataSet(
         "classify",
@@ -148,17 +150,17 @@ DATA_SETS: Mapping[str, DataSet] = {
     ),
     "recall": DataSet(
         "classify",
-        "what the first two of 20 steps said, made from a seed",
+        "what the first two of 14 steps said, made from a seed",
         {},
         "recall.ts",
         _recall,
     ),
     "shakespeare": DataSet(
         "language",
-        "the first 6 000 characters of Shakespeare's plays",
-        {"source": "example:shakespeare", "characters": 6_000, **TEXT},
+        "the first 4 200 characters of Shakespeare's plays",
+        {"source": "example:shakespeare", "characters": 4_200, **TEXT},
     ),
-    "help": DataSet("language", "6 000 characters of Python's help", TEXT, "help.txt", _help),
+    "help": DataSet("language", "4 200 characters of Python's help", TEXT, "help.txt", _help),
 }
 
 
@@ -166,8 +168,8 @@ def write(name: str, folder: Path) -> dict[str, Any]:
     """Writes a set's file, if it has one, and returns the ``[data]`` of a study on it."""
     chosen = DATA_SETS[name]
     data: dict[str, Any] = {"task": chosen.task, **chosen.settings}
+    folder.mkdir(parents=True, exist_ok=True)
     if chosen.file is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / chosen.file
         path.write_text(chosen.content(), encoding="utf-8")
         data["path"] = str(path.resolve())
