@@ -1,10 +1,10 @@
 """The command line of the race.
 
-    python -m bench.race short            two data sets, one seed, 45 s: about a quarter of an hour
-    python -m bench.race long             all of it, 180 s each; goes on where it was stopped
-    python -m bench.race tables           what is in the store, as Markdown and pictures
-    python -m bench.race throughput       trials a second on a fixed list, and what is not training
-    python -m bench.race landscape        which data sets can decide anything
+python -m bench.race short            two data sets, one seed, 45 s: about a quarter of an hour
+python -m bench.race long             all of it, 180 s each; goes on where it was stopped
+python -m bench.race tables           what is in the store, as Markdown and pictures
+python -m bench.race throughput       trials a second on a fixed list, and what is not training
+python -m bench.race landscape        which data sets can decide anything
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def keys(sets: Sequence[str], names: Sequence[str], seeds: int, seconds: float) 
     for seed in range(seeds):
         turn = seed % max(1, len(names))
         for data in sets:
-            found += [
-                Key(data, name, seed, seconds) for name in [*names[turn:], *names[:turn]]
-            ]
+            found += [Key(data, name, seed, seconds) for name in [*names[turn:], *names[:turn]]]
     return found
 
 
@@ -61,7 +59,9 @@ def race(wanted: Sequence[Key], store: Store, folder: Path, calm: float) -> list
         if obstacle is not None:
             complaints[f"{key.contestant} has not run on {key.data}: {obstacle}"] = None
             continue
-        print(f"{place}/{len(left)} {key.data}, {key.contestant}, seed {key.seed}", end="", flush=True)
+        print(
+            f"{place}/{len(left)} {key.data}, {key.contestant}, seed {key.seed}", end="", flush=True
+        )
         try:
             result = run_race(contestant, prepare(key.data, folder), key)
         except RaceError as error:

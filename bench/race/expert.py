@@ -52,7 +52,7 @@ def epochs(params: Mapping[str, Any], data: Exported) -> Iterator[float]:
             outputs, state = model(inputs, lengths, state)
             state = _detached(state) if facts.streams else None
             optimizer.zero_grad(set_to_none=True)
-            loss_of(outputs, targets, facts.task).backward()
+            loss_of(outputs, targets, facts.task).backward()  # type: ignore[no-untyped-call]
             if clip > 0:
                 torch.nn.utils.clip_grad_norm_(weights, clip, foreach=True)
             optimizer.step()
@@ -154,7 +154,7 @@ def _shuffled(part: Examples, size: int, streams: int) -> Iterator[Batch]:
         order = torch.arange(size)[None] * each + torch.arange(each)[:, None] + offset
         batches = list(order % count)
     else:
-        batches = list(torch.randperm(count).split(size))
+        batches = list(torch.split(torch.randperm(count), size))
     for rows in batches:
         lengths = None if part.lengths is None else part.lengths[rows]
         steps = part.inputs.shape[1] if lengths is None else int(lengths.max())

@@ -14,8 +14,8 @@ from typing import Any
 import optuna
 import torch
 
-from bench.race.exported import read
 from bench.race.expert import epochs
+from bench.race.exported import read
 from bench.race.network import suggest
 from bench.race.prepare import prepare
 from bench.race.progress import quartiles

@@ -1,4 +1,4 @@
-"""The picture of a data set: the best loss so far against the time since the process was started."""
+"""The picture of a data set: best loss so far against the time since the process was started."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
     seeds = sorted({len(results) for results in by_contestant.values()})
     count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    axes.set_title(f"{data}: median and quartiles of {count} seed{'s' * (seeds[-1] > 1)}", loc="left")
+    axes.set_title(
+        f"{data}: median and quartiles of {count} seed{'s' * (seeds[-1] > 1)}", loc="left"
+    )
     axes.set_xlabel("seconds since the process was started")
     axes.set_ylabel("best validation loss so far")
     axes.legend(frameon=False)

@@ -53,7 +53,7 @@ def epochs(params: Mapping[str, Any], data: Exported) -> Iterator[float]:
         for inputs, targets, lengths in _batches(train_loader):
             optimizer.zero_grad()
             outputs, _ = model(inputs, lengths)
-            loss_of(outputs, targets, facts.task).backward()
+            loss_of(outputs, targets, facts.task).backward()  # type: ignore[no-untyped-call]
             if params["gradient_clipping"] > 0:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), params["gradient_clipping"])
             optimizer.step()

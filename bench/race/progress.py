@@ -54,9 +54,7 @@ def times_to_final(ours: Sequence[Improvements], theirs: Sequence[Improvements])
     A race of theirs that came to nothing is reached at once; infinite: never.
     """
     ends = [best_at(curve, math.inf) for curve in theirs]
-    return [
-        0.0 if math.isinf(end) else time_to(curve, end) for curve, end in product(ours, ends)
-    ]
+    return [0.0 if math.isinf(end) else time_to(curve, end) for curve, end in product(ours, ends)]
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -67,21 +67,12 @@ class Place:
 
     def start(self, verb: str, options: Mapping[str, object]) -> subprocess.Popen[bytes]:
         """Starts it, on the first two cores, with its clock and its threads."""
-        threads = str(self.contestant.threads)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(self.folder),  # Ray and Keras keep files there.
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-        }
-        cores = sorted(os.sched_getaffinity(0))[:CORES]
-        command = ["taskset", "-c", ",".join(map(str, cores)), *self.command(verb, options)]
+        home = {"HOME": str(self.folder)}  # Ray and Keras keep files there.
         with (self.folder / "output.txt").open("ab") as output:
             return subprocess.Popen(
-                command,
+                on_two_cores(self.command(verb, options)),
                 cwd=self.folder,
-                env={**environment, STARTED: repr(time.time())},
+                env=environment(self.contestant.threads, home),
                 stdin=subprocess.DEVNULL,
                 stdout=output if verb == "search" else subprocess.PIPE,
                 stderr=output,
@@ -92,6 +83,25 @@ class Place:
         """Returns the end of what it printed."""
         text = (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
         return text[-2000:]
+
+
+def on_two_cores(command: Sequence[str]) -> list[str]:
+    """Returns the command, bound to the first two cores that this process may use."""
+    cores = sorted(os.sched_getaffinity(0))[:CORES]
+    return ["taskset", "-c", ",".join(map(str, cores)), *command]
+
+
+def environment(threads: int, more: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment of a process that begins now, each part of it so many threads."""
+    count = str(threads)
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        STARTED: repr(time.time()),
+        **more,
+    }
 
 
 def run_race(contestant: Contestant, data: Path, key: Key, times: int = 3) -> Result:

@@ -1,4 +1,4 @@
-"""Results → tables in Markdown: losses at moments, what the goals ask for, claims and retrainings."""
+"""Results → tables in Markdown: losses at moments, the goals, claims and retrainings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bench.race.store import Result
 
 MOMENTS = (10.0, 20.0, 60.0, 180.0)
 OURS = "ours"
+NONE = "-"
 Grouped = dict[str, dict[str, list[Result]]]
 """By data set and contestant."""
 
@@ -56,7 +57,7 @@ def claim_table(by_contestant: dict[str, list[Result]]) -> str:
     for name, results in by_contestant.items():
         found = [one for one in results if one.improvements and one.retrained]
         if not found:
-            rows.append([name, "–", "–", "–"])
+            rows.append([name, NONE, NONE, NONE])
             continue
         claimed = [one.improvements[-1][1] for one in found]
         again = [quartiles(one.retrained)[1] for one in found]
@@ -116,7 +117,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _number(value: float) -> str:
-    return "–" if math.isinf(value) else f"{value:.4g}"
+    return NONE if math.isinf(value) else f"{value:.4g}"
 
 
 def _seconds(value: float, never: float = math.inf) -> str:

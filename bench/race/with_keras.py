@@ -39,20 +39,20 @@ class AsTrial:
 
     def suggest_float(self, name: str, low: float, high: float, log: bool = False) -> float:
         """Returns a number."""
-        return self.hyper.Float(name, low, high, sampling="log" if log else "linear")
+        return float(self.hyper.Float(name, low, high, sampling="log" if log else "linear"))
 
     def suggest_int(self, name: str, low: int, high: int, log: bool = False) -> int:
         """Returns a whole number; Hyperband itself decides on the epochs."""
         if name == "epochs":
             return MOST_EPOCHS
-        return self.hyper.Int(name, low, high, sampling="log" if log else "linear")
+        return int(self.hyper.Int(name, low, high, sampling="log" if log else "linear"))
 
     def suggest_categorical(self, name: str, values: tuple[Any, ...]) -> Any:
         """Returns one of several values."""
         return self.hyper.Choice(name, list(values))
 
 
-class Model(keras_tuner.HyperModel):
+class Model(keras_tuner.HyperModel):  # type: ignore[misc]
     """Builds and fits a network.
 
     Args:
@@ -72,7 +72,7 @@ class Model(keras_tuner.HyperModel):
         return fit(suggest(AsTrial(hp), self.data.facts.batch_sizes), model, self.data, **options)
 
 
-class Tuner(keras_tuner.Hyperband):
+class Tuner(keras_tuner.Hyperband):  # type: ignore[misc]
     """Hyperband that writes a line for every trial that ends.
 
     Args:
@@ -90,7 +90,7 @@ class Tuner(keras_tuner.Hyperband):
         self._race_lines.write(trial.score, trial.hyperparameters.values)
 
 
-class CarriedLoss(keras.callbacks.Callback):
+class CarriedLoss(keras.callbacks.Callback):  # type: ignore[misc]
     """Sets ``val_loss`` of a text, whose state is carried from chunk to chunk, as the race has it.
 
     Args:
@@ -109,12 +109,13 @@ class CarriedLoss(keras.callbacks.Callback):
     @torch.no_grad()
     def _loss(self) -> float:
         valid, streams = self.data.valid, self.data.facts.streams
-        states: list[Any] = [None] * len(self.model.layers)
+        layers: list[Any] = self.model.layers
+        states: list[Any] = [None] * len(layers)
         total, count = 0.0, 0
         for first in range(0, len(valid.targets), streams):
             values = valid.inputs[first : first + streams]
             targets = valid.targets[first : first + streams]
-            for at, layer in enumerate(self.model.layers):
+            for at, layer in enumerate(layers):
                 if isinstance(layer, tuple(LAYERS.values())):
                     values, *states[at] = layer(values, initial_state=states[at], training=False)
                 else:
