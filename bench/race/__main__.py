@@ -10,6 +10,7 @@ python -m bench.race landscape        which data sets can decide anything
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -116,6 +117,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of a race (long: 180, short: 45)")
     parser.add_argument("--store", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument("--count", type=int, default=20, help="throughput, landscape: trials")
+    parser.add_argument(
+        "--params", type=json.loads, default={}, help='throughput: {"epochs": 36}, in every trial'
+    )
     parser.add_argument("--calm", type=float, default=1.0, help="long: others' largest share")
     args = parser.parse_args()
     if (os.cpu_count() or 1) < CORES:
@@ -135,7 +139,7 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
     elif args.verb == "throughput":
         from bench.race.throughput import show_throughput
 
-        show_throughput(folder, sets, args.count)
+        show_throughput(folder, sets, args.count, args.params)
     else:
         store = Store(folder / "short" if short else args.store)
         wanted = keys(sets, args.contestants, args.seeds or (1 if short else 5), seconds)

@@ -31,37 +31,45 @@ def enqueue(study: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:
 
 
 def run(study: str, url: str) -> None:
-    """Trains them with two workers and prints the seconds of all trials and of their training."""
+    """Trains them with two workers and prints what the time went on, in seconds.
+
+    ``trials``: from the first epoch's begin to the last trial's end; ``working``: the same of each
+    worker, summed, so that one with nothing left to do does not count; ``training``: training and
+    validation, summed over both.
+    """
     from search.cli import main
     from search.display import Progress
-    from search.storage import StoredStudy
 
-    noted = {"training": 0.0, "first": 0.0, "last": 0.0}
-    started, advanced, finish = Progress.started, Progress.advanced, StoredStudy.finish
-
-    def note_start(self: Any, *arguments: Any) -> None:
-        noted["first"] = noted["first"] or time.monotonic()
-        started(self, *arguments)
+    begun: dict[int, float] = {}
+    ended: dict[int, float] = {}
+    training = 0.0
+    advanced, end = Progress.advanced, Progress.ended
 
     def note_epoch(self: Any, worker: int, taken: Any, epoch: Any) -> None:
-        noted["training"] += epoch.seconds
+        nonlocal training
+        training += epoch.seconds
+        # A worker's first epoch comes after its imports.
+        begun.setdefault(worker, time.monotonic() - epoch.seconds)
         advanced(self, worker, taken, epoch)
 
-    def note_end(self: Any, *arguments: Any) -> bool:
-        told = finish(self, *arguments)
-        noted["last"] = time.monotonic()
-        return told
+    def note_end(self: Any, worker: int, *arguments: Any) -> None:
+        ended[worker] = time.monotonic()
+        end(self, worker, *arguments)
 
     with (
-        mock.patch.object(Progress, "started", note_start),
         mock.patch.object(Progress, "advanced", note_epoch),
-        mock.patch.object(StoredStudy, "finish", note_end),
+        mock.patch.object(Progress, "ended", note_end),
         redirect_stdout(sys.stderr),
     ):
         code = main(["run", study, "--storage", url, "--workers", "2"])
     if code:
         sys.exit(code)
-    print(json.dumps({**noted, "trials": noted["last"] - noted["first"]}))
+    found = {
+        "trials": max(ended.values()) - min(begun.values()),
+        "working": sum(ended[worker] - begun[worker] for worker in ended),
+        "training": training,
+    }
+    print(json.dumps(found))
 
 
 def plain(data: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:

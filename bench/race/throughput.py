@@ -19,7 +19,6 @@ import tomli_w
 
 from bench.race.exported import read
 from bench.race.network import suggest
-from bench.race.ours import WORKERS
 from bench.race.prepare import prepare
 from bench.race.runner import ROOT, environment, on_two_cores
 
@@ -32,18 +31,20 @@ class Throughput:
 
     Attributes:
         whole: Seconds from the start of the process to its end.
-        trials: Seconds from the start of the first trial to the end of the last.
+        trials: Seconds from the begin of the first trial's training to the end of the last trial.
+        working: Seconds from each worker's first to its last, summed; of ours only.
         training: Seconds of training and validation, summed over the workers; of ours only.
     """
 
     whole: float
     trials: float
+    working: float = 0.0
     training: float = 0.0
 
     @property
     def idle(self) -> float:
         """The share of the workers' time that is not training, imports aside."""
-        return 1 - self.training / (WORKERS * self.trials)
+        return 1 - self.training / self.working
 
 
 def configurations(data: Path, count: int, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def of_ours(data: Path, points: Sequence[Mapping[str, Any]], folder: Path) -> Th
     _run("bench.race.accounted", ["enqueue", str(file), url, json.dumps(points)], 1)
     whole, output = _run("bench.race.accounted", ["run", str(file), url], 1)
     found = json.loads(output.splitlines()[-1])
-    return Throughput(whole, found["trials"], found["training"])
+    return Throughput(whole, found["trials"], found["working"], found["training"])
 
 
 def of_plain(data: Path, points: Sequence[Mapping[str, Any]], folder: Path) -> Throughput:
@@ -74,25 +75,28 @@ def of_plain(data: Path, points: Sequence[Mapping[str, Any]], folder: Path) -> T
     return Throughput(whole, json.loads(output.splitlines()[-1])["trials"])
 
 
-def show_throughput(folder: Path, sets: Sequence[str], count: int) -> None:
+def show_throughput(
+    folder: Path, sets: Sequence[str], count: int, changes: Mapping[str, Any]
+) -> None:
     """Measures each set, ours and plain in turn, and prints a table.
 
     Args:
         folder: For data and studies.
         sets: Names of data sets.
         count: How many configurations.
+        changes: Hyperparameters that are the same in all of them.
     """
-    print("| | ours, trials a s | plain, trials a s | ratio | imports included | not training |")
-    print("|---|--:|--:|--:|--:|--:|")
+    head = "ours, trials a s | plain, trials a s | ratio | imports included | s a trial"
+    print(f"| | {head} | not training |\n|---|--:|--:|--:|--:|--:|--:|")
     for name in sets:
         data = prepare(name, folder)
-        points = configurations(data, count, {})
+        points = configurations(data, count, changes)
         mine = of_ours(data, points, _made(folder / f"{name}-ours"))
         other = of_plain(data, points, _made(folder / f"{name}-plain"))
         ratio, whole = other.trials / mine.trials, other.whole / mine.whole
         print(
             f"| {name} | {count / mine.trials:.2f} | {count / other.trials:.2f} | {ratio:.1f} | "
-            f"{whole:.1f} | {mine.idle:.1%} |",
+            f"{whole:.1f} | {mine.training / count:.2f} | {mine.idle:.1%} |",
             flush=True,
         )
 

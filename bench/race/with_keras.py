@@ -116,7 +116,7 @@ class CarriedLoss(keras.callbacks.Callback):  # type: ignore[misc]
             values = valid.inputs[first : first + streams]
             targets = valid.targets[first : first + streams]
             for at, layer in enumerate(layers):
-                if isinstance(layer, tuple(LAYERS.values())):
+                if type(layer) in LAYERS.values():
                     values, *states[at] = layer(values, initial_state=states[at], training=False)
                 else:
                     values = layer(values, training=False)
