@@ -253,13 +253,16 @@ def test_a_contestant_that_fails_leaves_no_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["ours", "expert", "optuna"])
 def test_a_race(name: str, tmp_path: Path) -> None:
     """A contestant finds something, in time, and retrains it with three other seeds."""
-    seconds = 40.0
-    found = run_race(
-        CONTESTANTS[name], prepare("elnino", tmp_path), Key("elnino", name, 0, seconds)
-    )
+    path = prepare("elnino", tmp_path)
+    # On a busy machine it takes long until the first trial has ended.
+    for seconds in (15.0, 60.0, 200.0):
+        found = run_race(CONTESTANTS[name], path, Key("elnino", name, 0, seconds))
+        if found.improvements:
+            break
     assert found.trials >= len(found.improvements) > 0
     times, losses = zip(*found.improvements, strict=True)
     assert list(times) == sorted(times)
