@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 CORES = 2
 GRACE = 5.0
 """Seconds after the end of a race in which a contestant may end by itself."""
+LOOK = 1.0
+"""Seconds between two looks at what a contestant's processes have computed."""
 PATIENCE = 30.0
 """Seconds between the request to end and the end of a process that does not heed it."""
 RETRAINING = 600.0
@@ -118,10 +120,11 @@ def run_race(contestant: Contestant, data: Path, key: Key, times: int = 3) -> Re
     """
     with tempfile.TemporaryDirectory(prefix="race-") as folder:
         place = Place(contestant, data.absolute(), Path(folder))
-        before = _processor_times()
+        busy, begun = _busy(), time.monotonic()
         process = place.start("search", {"seconds": key.seconds, "seed": key.seed})
-        in_time = _end(process, key.seconds)
-        others = _share_of_others(before, _processor_times())
+        in_time, own = _wait(process, key.seconds)
+        whole = (time.monotonic() - begun) * (psutil.cpu_count() or 1)
+        others = max(0.0, (_busy() - busy - own) / whole)
         lines = read_lines(place.folder / FILE, key.seconds)
         better = improvements(lines)
         if in_time and process.returncode != 0:
@@ -133,22 +136,27 @@ def run_race(contestant: Contestant, data: Path, key: Key, times: int = 3) -> Re
             sum(line["ended"] for line in lines),
             params,
             tuple(_retrain(place, params, key.seed, times)) if params else (),
-            others,
+            round(others, 3),
             surroundings(),
         )
 
 
-def _end(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bool, float]:
     """Waits for the end of a race, or brings it about, also if the runner is interrupted.
 
     Returns:
-        True if the process ended by itself.
+        True if the process ended by itself; and the processor time, in seconds, of it and all that
+        descends from it, as they were last seen.
     """
+    used: dict[int, float] = {}
+    last = time.monotonic() + seconds + GRACE
     try:
-        process.wait(seconds + GRACE)
-        return True
-    except subprocess.TimeoutExpired:
-        return False
+        while time.monotonic() < last:
+            used |= _processor_times(process.pid)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK)
+                return True, sum(used.values())
+        return False, sum(used.values())
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
@@ -157,6 +165,24 @@ def _end(process: subprocess.Popen[bytes], seconds: float) -> bool:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def _processor_times(pid: int) -> dict[int, float]:
+    """Returns the seconds that a process and its descendants have computed so far, by number."""
+    found = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for one in [parent, *parent.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = one.cpu_times()
+                found[one.pid] = times.user + times.system
+    return found
+
+
+def _busy() -> float:
+    """Returns the seconds that all cores together have worked since the machine was started."""
+    cores = psutil.cpu_times()
+    return float(sum(cores) - cores.idle - cores.iowait - cores.guest - cores.guest_nice)
 
 
 def _retrain(place: Place, params: Any, seed: int, times: int) -> Sequence[float]:
@@ -172,24 +198,6 @@ def _retrain(place: Place, params: Any, seed: int, times: int) -> Sequence[float
         raise RaceError(f"{place.contestant.name}, retraining:\n{place.said()}")
     losses: list[float] = json.loads(output.splitlines()[-1])
     return losses
-
-
-def _processor_times() -> tuple[float, float, float]:
-    """Returns the wall clock, the seconds that all cores worked, and those that our children did.
-
-    Children count once they have ended and were waited for, by us or by their own parents.
-    """
-    cores = psutil.cpu_times()
-    ours = resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy = sum(cores) - cores.idle - cores.iowait - cores.guest - cores.guest_nice
-    return time.monotonic(), busy, ours.ru_utime + ours.ru_stime
-
-
-def _share_of_others(
-    before: tuple[float, float, float], after: tuple[float, float, float]
-) -> float:
-    wall, busy, ours = (late - early for early, late in zip(before, after, strict=True))
-    return round(max(0.0, (busy - ours) / (wall * (psutil.cpu_count() or 1))), 3)
 
 
 def surroundings() -> dict[str, str]:
