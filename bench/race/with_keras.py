@@ -109,7 +109,7 @@ class CarriedLoss(keras.callbacks.Callback):  # type: ignore[misc]
     @torch.no_grad()
     def _loss(self) -> float:
         valid, streams = self.data.valid, self.data.facts.streams
-        layers: list[Any] = self.model.layers
+        layers: list[Any] = self.model.layers[1:]  # The first is the input.
         states: list[Any] = [None] * len(layers)
         total, count = 0.0, 0
         for first in range(0, len(valid.targets), streams):
