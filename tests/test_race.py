@@ -101,7 +101,8 @@ def test_what_is_reached_when() -> None:
     assert best_at(FAST, 1.9) == math.inf
     assert (best_at(FAST, 2.0), best_at(FAST, 19.0), best_at(FAST, 180.0)) == (1.0, 0.5, 0.4)
     assert (time_to(FAST, 0.5), time_to(FAST, 0.45), time_to(FAST, 0.1)) == (5.0, 20.0, math.inf)
-    assert times_to_final([FAST], [SLOW, ()]) == [20.0, 0.0]
+    assert times_to_final([FAST], [SLOW, ()]) == [20.0, 2.0]
+    assert times_to_final([()], [()]) == [math.inf]
     assert last_behind([FAST], [SLOW], 180.0) == 0.0
     assert last_behind([SLOW], [FAST], 180.0) == pytest.approx(180.0)
 
@@ -119,7 +120,7 @@ def test_tables_say_what_was_reached_and_claimed() -> None:
     results = [result("ours", FAST), result("optuna", SLOW), result("ray", ())]
     text = all_tables([*results, result("ours", FAST, data="vowels")], 180.0)
     assert "| optuna | 20.0 s |  | 20.0 s |" in text
-    assert "| ray | 0.0 s |  | 0.0 s |" in text
+    assert "| ray | 2.0 s |  | 2.0 s |" in text
     assert "| optuna | never |  | never |" in text
     assert "| ours | 1 | 0.5 | 0.4 | 0.4 | 0.4 | 9 | 2% |" in text
     assert "| ours | 0.4 | 0.6 | 1.5 |" in text

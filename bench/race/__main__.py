@@ -78,18 +78,25 @@ def race(wanted: Sequence[Key], store: Store, folder: Path, calm: float) -> list
     return list(complaints)
 
 
-def show(store: Store, seconds: float, pictures: Path) -> None:
-    """Prints the tables of races of one length, and draws the pictures."""
-    from bench.race.picture import draw
-    from bench.race.tables import all_tables, grouped
+def show(store: Store, seconds: float) -> None:
+    """Prints the tables of races of one length."""
+    from bench.race.tables import all_tables
 
     results = store.results(seconds)
     if not results:
         sys.exit(f"no race of {seconds:g} s in {store.folder}; run some")
     print(all_tables(results, seconds))
-    for data, by_contestant in grouped(results).items():
-        draw(data, by_contestant, seconds, pictures / f"{data}.png")
-        print(f"\n![{data}]({os.path.relpath(pictures / f'{data}.png', HERE.parent)})")
+
+
+def draw_all(store: Store, seconds: float) -> None:
+    """Draws the pictures of races of one length and prints how a page shows them."""
+    from bench.race.picture import draw
+    from bench.race.tables import grouped
+
+    for data, by_contestant in grouped(store.results(seconds)).items():
+        path = PICTURES / f"{data}.png"
+        draw(data, by_contestant, seconds, path)
+        print(f"\n![{data}]({os.path.relpath(path, HERE.parent)})")
 
 
 def show_landscape(folder: Path, sets: Sequence[str], count: int) -> None:
@@ -133,7 +140,8 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
     sets = args.sets or (SHORT_SETS if short else SETS)
     seconds = args.seconds or (45.0 if short else 180.0)
     if args.verb == "tables":
-        show(Store(args.store), seconds, PICTURES)
+        show(Store(args.store), seconds)
+        draw_all(Store(args.store), seconds)
     elif args.verb == "landscape":
         show_landscape(folder, args.sets or list(DATA_SETS), args.count)
     elif args.verb == "throughput":
@@ -145,7 +153,7 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
         wanted = keys(sets, args.contestants, args.seeds or (1 if short else 5), seconds)
         complaints = race(wanted, store, folder, args.calm)
         if store.results(seconds):
-            show(store, seconds, folder if short else PICTURES)
+            show(store, seconds)
         print(*complaints, sep="\n")
 
 

@@ -51,10 +51,10 @@ def time_to(curve: Improvements, loss: float) -> float:
 def times_to_final(ours: Sequence[Improvements], theirs: Sequence[Improvements]) -> list[float]:
     """Returns when ours reached what theirs had at the end, for every pair of seeds.
 
-    A race of theirs that came to nothing is reached at once; infinite: never.
+    Where theirs had nothing, it is when ours had anything; infinite: never.
     """
     ends = [best_at(curve, math.inf) for curve in theirs]
-    return [0.0 if math.isinf(end) else time_to(curve, end) for curve, end in product(ours, ends)]
+    return [time_to(curve, end) for curve, end in product(ours, ends)]
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

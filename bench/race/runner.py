@@ -209,7 +209,7 @@ def surroundings() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
+        ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -220,7 +220,7 @@ def surroundings() -> dict[str, str]:
         "python": platform.python_version(),
         "cores": str(os.cpu_count()),
         "processor": _processor(),
-        "code": done.stdout.strip(),
+        "code": done.stdout.strip() or "of no repository",
         **found,
     }
 

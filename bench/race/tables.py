@@ -93,11 +93,15 @@ def goal_table(all_results: Grouped, seconds: float) -> str:
 
 
 def describe(results: Sequence[Result]) -> str:
-    """Returns a line on where and with what the results were made, for each such place."""
+    """Returns lines on when, where and with what the results were made."""
+    kinds = ["date", "code"]
+    when = [sorted({one.surroundings.get(kind, "") for one in results}) for kind in kinds]
     places = {
-        ", ".join(f"{key} {value}" for key, value in one.surroundings.items()) for one in results
+        ", ".join(f"{key} {value}" for key, value in one.surroundings.items() if key not in kinds)
+        for one in results
     }
-    return "\n".join(f"- {place}" for place in sorted(places))
+    dates, codes = (", ".join(values) for values in when)
+    return "\n".join([f"- {dates}; code {codes}", *(f"- {place}" for place in sorted(places))])
 
 
 def all_tables(results: Sequence[Result], seconds: float) -> str:
