@@ -116,14 +116,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = ("short", "long", "tables", "throughput", "landscape")
+    verbs = ("short", "long", "tables", "throughput", "loops", "landscape")
     parser.add_argument("verb", choices=verbs)
     parser.add_argument("--sets", nargs="+", choices=DATA_SETS, help="data sets")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
     parser.add_argument("--seeds", type=int, help="how many (long: 5, short: 1)")
     parser.add_argument("--seconds", type=float, help="of a race (long: 180, short: 45)")
     parser.add_argument("--store", type=Path, default=RESULTS, help="folder of results")
-    parser.add_argument("--count", type=int, default=20, help="throughput, landscape: trials")
+    parser.add_argument(
+        "--count", type=int, default=20, help="throughput, landscape: trials; loops: turns"
+    )
     parser.add_argument(
         "--params", type=json.loads, default={}, help='throughput: {"epochs": 36}, in every trial'
     )
@@ -144,6 +146,10 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
         draw_all(Store(args.store), seconds)
     elif args.verb == "landscape":
         show_landscape(folder, args.sets or list(DATA_SETS), args.count)
+    elif args.verb == "loops":
+        from bench.race.loops import show_loops
+
+        show_loops(folder, sets, args.count)
     elif args.verb == "throughput":
         from bench.race.throughput import show_throughput
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from bench.race.contestants import CONTESTANTS
 from bench.race.progress import median_curve, moments
@@ -17,6 +17,7 @@ from bench.race.tables import curves
 COLOURS = ("#0b3c7d", "#c0392b", "#e08a1e", "#2e8b57", "#7d3c98", "#777777")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 """As well as colours, for those who see few."""
+TICKS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 TOP = 1.6
 """The axis ends at so many times what the last of all has at the end, or the first losses, which
 are far above, would leave no room for the rest."""
@@ -48,10 +49,12 @@ def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path
     axes.set_xlim(1.0, seconds)
     if ends:
         axes.set_ylim(min(ends) * 0.95, max(ends) * TOP)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
-    axes.tick_params(which="minor", labelsize=7)
+    axes.set_xticks([tick for tick in TICKS if tick < seconds / 1.2] + [seconds])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.tick_params("y", which="minor", labelsize=7)
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
     seeds = sorted({len(results) for results in by_contestant.values()})
     count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
@@ -60,6 +63,6 @@ def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path
     )
     axes.set_xlabel("seconds since the process was started")
     axes.set_ylabel("best validation loss so far")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
