@@ -38,7 +38,7 @@ def show_loops(folder: Path, sets: Sequence[str], rounds: int) -> None:
         data, splits = read(path), load_splits(load_config(path.with_suffix(".toml")).data)
         for cell in CELLS:
             params = {**STARTS[0], "cell": cell, "epochs": EPOCHS}
-            loops = [
+            loops: list[Callable[[], Any]] = [
                 partial(_ours, params, splits),
                 lambda params=params, data=data: list(expert.epochs(params, data)),
                 lambda params=params, data=data: list(plain.epochs(params, data)),
