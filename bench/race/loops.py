@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bench.race import expert, plain
-from bench.race.exported import read
+from bench.race.exported import Exported, read
 from bench.race.network import CELLS, STARTS
 from bench.race.prepare import prepare
 from search.config import load_config
@@ -38,10 +38,10 @@ def show_loops(folder: Path, sets: Sequence[str], rounds: int) -> None:
         data, splits = read(path), load_splits(load_config(path.with_suffix(".toml")).data)
         for cell in CELLS:
             params = {**STARTS[0], "cell": cell, "epochs": EPOCHS}
-            loops: list[Callable[[], Any]] = [
+            loops = [
                 partial(_ours, params, splits),
-                lambda params=params, data=data: list(expert.epochs(params, data)),
-                lambda params=params, data=data: list(plain.epochs(params, data)),
+                partial(_all, expert.epochs, params, data),
+                partial(_all, plain.epochs, params, data),
             ]
             mine, *others = _medians(loops, rounds)
             ratios = " | ".join(f"{other / mine:.2f}" for other in others)
@@ -56,6 +56,10 @@ def _medians(loops: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
             loop()
             taken.append(time.process_time() - begun)
     return [statistics.median(taken) for taken in seconds]
+
+
+def _all(epochs: Callable[[Any, Any], Iterable[float]], params: Any, data: Exported) -> None:
+    list(epochs(params, data))
 
 
 def _ours(params: dict[str, Any], splits: Splits) -> None:
