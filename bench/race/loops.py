@@ -50,6 +50,8 @@ def show_loops(folder: Path, sets: Sequence[str], rounds: int) -> None:
 
 def _medians(loops: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
     seconds: list[list[float]] = [[] for _ in loops]
+    for loop in loops:  # What is done but once, such as torch's late imports, is not counted.
+        loop()
     for _ in range(rounds):
         for loop, taken in zip(loops, seconds, strict=True):
             begun = time.process_time()
