@@ -18,7 +18,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from search.arguments import NONSENSE, make_parser
-from search.errors import RequestError, RunError
+from search.errors import LostError, RequestError, RunError
 from search.terminal import INTERRUPTED, as_typed, leave, make_console, mute, print_next_commands
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NONSENSE
     except RunError as error:
         print(f"rnn-search: {error}", file=sys.stderr)
-        print("rnn-search: every finished trial is safe; run it again to go on", file=sys.stderr)
+        if not isinstance(error, LostError):
+            safe = "every finished trial is safe; run it again to go on"
+            print(f"rnn-search: {safe}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("rnn-search: interrupted; run it again to go on", file=sys.stderr)
