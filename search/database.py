@@ -48,6 +48,8 @@ HOPELESS = (
 """Faults that waiting does not mend, by a part of their message."""
 COMING_UP = ("starting up", "shutting down", "recovery mode")
 """What a PostgreSQL server says that will answer soon, by a part of its message."""
+SECRET = ("password", "sslpassword")
+"""Settings of PostgreSQL's that may stand in a URL and are not shown."""
 POSTGRES = {
     "connect_timeout": 10,
     "keepalives_idle": 15,
@@ -130,8 +132,13 @@ class Database:
 
     def __str__(self) -> str:
         """Returns the URL without its password."""
-        shown = self.url.difference_update_query(("password", "sslpassword"))
+        shown = self.url.difference_update_query(SECRET)
         return shown.render_as_string(hide_password=True)
+
+    @property
+    def has_password(self) -> bool:
+        """Whether its URL has one."""
+        return any((self.url.password, *map(self.url.query.get, SECRET)))
 
     @property
     def is_sqlite(self) -> bool:
@@ -246,6 +253,8 @@ def parse_url(url: str) -> URL:
         raise StudyError(f"the storage {backend!r} is not supported; {forms}")
     if not parsed.database:
         raise StudyError(f"the storage names no database; {forms}")
+    if "@" in (parsed.host or ""):  # A part of the password would be taken for the host, and shown.
+        raise StudyError("the storage has an @ in its password; write it as %40")
     return parsed.set(drivername="postgresql+psycopg")
 
 

@@ -82,9 +82,10 @@ def test_postgresql_means_psycopg() -> None:
 
 def test_password_is_not_said() -> None:
     """A URL that cannot be read is quoted without what may be a password."""
-    with pytest.raises(StudyError) as caught:
-        parse_url("postgres ql://me:secret@here/x")
-    assert "secret" not in str(caught.value)
+    for url in ("postgres ql://me:secret@here/x", "postgresql://me:my@secret@here/x"):
+        with pytest.raises(StudyError) as caught:
+            parse_url(url)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
