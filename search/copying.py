@@ -156,10 +156,12 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
     if any(one.study_name == name for one in list_studies(target)):
         raise StudyError(f"{target} has a study '{name}' already; nothing was copied")
     with _faults_said(name, target), source.exclusive(), _snapshot(source) as rows:
+        source.take_time(rows)
         own = _own_id(stored, target)
         with _new_folder(target.folder / f"{name}-{own}") as home, target.engine.begin() as copy:
             if target.is_sqlite:  # Else a writer between our first look and row would win.
                 copy.exec_driver_sql("BEGIN IMMEDIATE")
+            target.take_time(copy)
             ids = _Rows(rows, copy, stored.study._study_id).copy(own)
             _copy_folder(stored.folder, home)
             _copy_artifacts(copy, ids, source.artifacts, target.artifacts)

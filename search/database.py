@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from search.errors import StorageError, StudyError
 from search.reading import QuickStorage
-from search.sqlite_file import LOCK_SECONDS, SqliteFile, connect_to_read, is_there
+from search.sqlite_file import HOLD_SECONDS, LOCK_SECONDS, SqliteFile, connect_to_read, is_there
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -92,9 +92,8 @@ class Database:
             raise StorageError(f"{self}: {first_line(error)}") from error
         self.engine = backend.engine
         self.storage = get_storage(backend)
-        if self.is_sqlite:
-            sa.event.listen(self.engine, "connect", _relax_sync)
-            self.engine.dispose()
+        sa.event.listen(self.engine, "connect", _relax_sync if self.is_sqlite else _leave_sleepers)
+        self.engine.dispose()
 
     def _open_patiently(self, create: bool) -> QuickStorage:
         """Opens it, waiting only for a server that says it will be there soon."""
@@ -181,7 +180,16 @@ class Database:
         key = int.from_bytes(hashlib.sha256(b"rnn-search").digest()[:8], "big", signed=True)
         with self.engine.connect() as connection:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-            yield
+            try:
+                yield
+            finally:
+                with suppress(DBAPIError):  # The server has ended it, while this process slept.
+                    connection.rollback()
+
+    def take_time(self, connection: sa.Connection) -> None:
+        """Lets a transaction be idle for as long as it wants."""
+        if not self.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
     def flush(self) -> None:
         """Returns when all that was committed is on the disk; a server sees to that by itself.
@@ -285,3 +293,18 @@ def _relax_sync(connection: Any, _record: object) -> None:
     What they held is then trained again from its checkpoint, to the same result.
     """
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _leave_sleepers(connection: Any, _record: object) -> None:
+    """Has PostgreSQL end a session that sleeps in a transaction, or whose client has vanished.
+
+    Else what it has locked, the lock of all coordinators for one, would stay locked for hours.
+    """
+    for setting in (
+        f"idle_in_transaction_session_timeout = {int(1000 * HOLD_SECONDS)}",
+        "tcp_keepalives_idle = 15",
+        "tcp_keepalives_interval = 5",
+        "tcp_keepalives_count = 3",
+    ):
+        connection.execute(f"SET {setting}")
+    connection.commit()

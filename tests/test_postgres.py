@@ -190,6 +190,37 @@ def test_reading_makes_no_tables(postgres: Postgres, name: str, rows: Rows) -> N
     assert rows("pg_tables WHERE schemaname = 'public'") == 0
 
 
+def test_lock_of_a_sleeping_process_is_lost(postgres: Postgres, name: str) -> None:
+    """Who sleeps (SIGSTOP) with the lock does not keep others out for ever, and wakes up calmly."""
+    script = (
+        "import sys; from search import database\n"
+        "database.HOLD_SECONDS = 1\n"
+        "one = database.Database(sys.argv[1], create=True)\n"
+        "with one.exclusive():\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "with one.exclusive():\n"
+        "    pass\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, postgres.url(name)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.send_signal(signal.SIGSTOP)
+    database = Database(postgres.url(name), create=False)
+    with database.exclusive():
+        pass
+    database.engine.dispose()
+    holder.send_signal(signal.SIGCONT)
+    assert holder.communicate() == ("", "")
+    assert holder.returncode == 0
+
+
 def test_processes_that_create_it_at_once(postgres: Postgres, name: str) -> None:
     """Of processes that make Optuna's tables in an empty database at once none fails."""
     script = (
