@@ -271,7 +271,7 @@ class LocalTrainers(Trainers):
     def _start(self) -> _Process:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_trainer_main, args=(theirs, *self._setup), daemon=True, name="trainer"
+            target=_trainer_main, args=(theirs,), daemon=True, name="trainer"
         )
         # Python starts this helper with the first process, and unblocks signals in doing so.
         resource_tracker.ensure_running()
@@ -285,19 +285,21 @@ class LocalTrainers(Trainers):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
+        # Not as an argument: a child whose coordinator is killed while it writes these would print
+        # a traceback before anything of ours runs.
+        with contextlib.suppress(ConnectionError):
+            ours.send(self._setup)
         return _Process(process=process, connection=ours)
 
 
-def _trainer_main(
-    connection: Connection,
-    splits: bytes,
-    rules: TrialRules,
-    device: str,
-    factory: Factory | None,
-) -> None:
+def _trainer_main(connection: Connection) -> None:
     """Runs in the trainer's process until the coordinator says stop or is gone."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    try:
+        splits, rules, device, factory = connection.recv()
+    except (EOFError, OSError):  # The coordinator is gone, maybe in the middle of its word.
+        return
     target = torch.device(device)
     data: Splits = pickle.loads(splits).to(target)
     with contextlib.suppress(EOFError, ConnectionError):

@@ -59,6 +59,7 @@ ORDER = [
     "history",
     "surroundings",
     "reading",
+    "sqlite_file",
     "database",
     "leases",
     "forks",
