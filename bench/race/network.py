@@ -35,7 +35,7 @@ STARTS: tuple[dict[str, Any], ...] = tuple(
     }
     for rate in (0.01, 0.1, 0.001)
 )
-"""What an expert tries first; the same three as our first trials."""
+"""What an expert tries first; our first three trials are the same."""
 Batch = tuple[Tensor, Tensor, Tensor | None]
 """Inputs, targets, lengths."""
 
