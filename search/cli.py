@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from search.arguments import NONSENSE, make_parser
 from search.errors import LostError, RequestError, RunError
+from search.processes import SIGNALS, prepare
 from search.terminal import (
     INTERRUPTED,
     as_typed,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED = 0, 1
 SAFE = "rnn-search: every finished trial is safe; run it again to go on\n"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,19 +99,22 @@ def _fault(error: Exception) -> str | None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return _train(_request(arguments), arguments.json, from_storage=False)
+    return _train(arguments, from_storage=False)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    return _train(_request(arguments), arguments.json, from_storage=True)
+    return _train(arguments, from_storage=True)
 
 
-def _train(request: Request, as_json: bool, *, from_storage: bool) -> int:
+def _train(arguments: argparse.Namespace, *, from_storage: bool) -> int:
+    if arguments.cluster is None:
+        prepare()
     from search.coordinator import Ending
     from search.display import print_summary
     from search.report import summarize
     from search.running import make_plan, run_study
 
+    request, as_json = _request(arguments), arguments.json
     console = make_console(to_stderr=as_json)
     if console.is_terminal:  # Importing torch and Optuna takes some seconds.
         console.print(f"Reading {request.study} …", markup=False, highlight=False)
@@ -238,6 +241,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    prepare()
     from search.evaluating import evaluate_study, print_evaluation, print_warnings
 
     console = make_console(to_stderr=arguments.json)

@@ -11,12 +11,10 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,11 +25,9 @@ from search.data.splits import Splits
 from search.desk import Desk, Drop, Order, Stop
 from search.errors import FactoryError, TrainerError
 from search.factories import Factory, ordinary_path
+from search.processes import context, signals_blocked
 from search.trial import Decision, Epoch
 from search.worker import Job, TrialRules
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What people and machines send to a whole process group; the coordinator alone answers it."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +204,7 @@ class LocalTrainers(Trainers):
         device: str,
         factory: Factory | None = None,
     ) -> None:
-        self._context = multiprocessing.get_context("spawn")
+        self._context = context()
         # Plain pickle copies the tensors; torch's own way would need /dev/shm, which is small in
         # containers.
         self._setup = (pickle.dumps(splits), rules, device, factory)
@@ -273,17 +269,12 @@ class LocalTrainers(Trainers):
         process = self._context.Process(
             target=_trainer_main, args=(theirs,), daemon=True, name="trainer"
         )
-        # Python starts this helper with the first process, and unblocks signals in doing so.
-        resource_tracker.ensure_running()
-        # The mask is inherited, so a Ctrl-C while the child imports torch cannot end it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            with ordinary_path():
+            # The mask is inherited, so a Ctrl-C while the child comes to life cannot end it.
+            with signals_blocked(), ordinary_path():
                 process.start()
-        except OSError as error:
+        except (OSError, EOFError) as error:
             raise TrainerError(f"a trainer could not be started: {error}") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         # Not as an argument: a child whose coordinator is killed while it writes these would print
         # a traceback before anything of ours runs.

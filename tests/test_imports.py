@@ -17,6 +17,7 @@ import search
 PACKAGE = Path(search.__file__).parent
 ORDER = [
     "errors",
+    "processes",
     "fields",
     "dimensions",
     "config",

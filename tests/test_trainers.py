@@ -370,7 +370,8 @@ class TestLocalTrainers(TrainersConformance):
     def test_signals_of_a_terminal_are_blocked(self, splits: Splits, tmp_path: Path) -> None:
         """Ctrl-C, SIGTERM and SIGHUP end no trainer, not even the first one while it starts."""
         script = (
-            "import os, signal, sys\nfrom search.trainers import LocalTrainers, SIGNALS\n"
+            "import os, signal, sys\nfrom search.processes import SIGNALS\n"
+            "from search.trainers import LocalTrainers\n"
             "if __name__ == '__main__':\n"
             "    splits, rules, job = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
             "    trainers = LocalTrainers(splits, rules, 2, 'cpu')\n"
