@@ -123,7 +123,7 @@ class _RNNLayer(torch.autograd.Function):
         flat = _by_network(before)
         d_in, d_w_in = _input_gradients(ctx, flat, inputs, w_in)
         d_w_h, d_bias = flat.transpose(1, 2) @ _by_network(states[:-1]), flat.sum(1)
-        return d_in, d_state, d_w_in, d_w_h, d_bias, d_bias
+        return d_in, d_state, d_w_in, d_w_h, d_bias, d_bias.clone()
 
 
 class _GRULayer(torch.autograd.Function):
@@ -169,7 +169,7 @@ class _GRULayer(torch.autograd.Function):
         hidden = states.shape[-1]
         reset, keep, new = gates.chunk(3, dim=-1)
         # What the gradient of the new state is multiplied by for each part of W_h h + b_h.
-        slopes = torch.empty_like(gates).unflatten(-1, (3, hidden))
+        slopes = torch.empty_like(gates).view(*gates.shape[:-1], 3, hidden)
         to_new = (1 - keep).mul_(1 - new.square())
         torch.mul(to_new * new_from_state, reset * (1 - reset), out=slopes[..., 0, :])
         torch.mul(states[:-1] - new, keep * (1 - keep), out=slopes[..., 1, :])
@@ -241,7 +241,7 @@ class _LSTMLayer(torch.autograd.Function):
         inputs, states, cells, squashed, gates, w_in, w_h = ctx.saved_tensors
         let_in, forget, new, let_out = gates.chunk(4, dim=-1)
         # What the gradients of cell (i, f, g) and hidden state (o) are multiplied by for each gate.
-        slopes = torch.empty_like(gates).unflatten(-1, (4, -1))
+        slopes = torch.empty_like(gates).view(*gates.shape[:-1], 4, -1)
         torch.mul(let_in * (1 - let_in), new, out=slopes[..., 0, :])
         torch.mul(forget * (1 - forget), cells[:-1], out=slopes[..., 1, :])
         torch.mul(let_in, 1 - new.square(), out=slopes[..., 2, :])
@@ -262,7 +262,7 @@ class _LSTMLayer(torch.autograd.Function):
         flat = _by_network(before)
         d_in, d_w_in = _input_gradients(ctx, flat, inputs, w_in)
         d_w_h, d_bias = flat.transpose(1, 2) @ _by_network(states[:-1]), flat.sum(1)
-        return d_in, d_state, d_cell, d_w_in, d_w_h, d_bias, d_bias
+        return d_in, d_state, d_cell, d_w_in, d_w_h, d_bias, d_bias.clone()
 
 
 def _by_network(steps: Tensor) -> Tensor:

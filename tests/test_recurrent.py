@@ -139,6 +139,18 @@ def test_many_steps_of_training(cell: str, optimizer: str) -> None:
 
 
 @cells
+def test_each_weight_has_a_gradient_of_its_own(cell: str) -> None:
+    """No two gradients share memory: to shorten them in place would shorten those twice."""
+    network, steps = make(cell, layers=2)
+    loss = recur(network, steps, None)[0].sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    places = [
+        weight.grad.data_ptr() if weight.grad is not None else 0 for weight in network.parameters()
+    ]
+    assert len(set(places)) == len(places)
+
+
+@cells
 def test_state_carried_on(cell: str) -> None:
     """A sequence in two pieces, the second from the first's last state, is the whole sequence."""
     network, steps = make(cell, layers=2)
