@@ -1,9 +1,9 @@
 """Lanes: K runs trained together, each with settings, order and dropout of its own.
 
 Every lane keeps its `Run`, which at the end of an epoch holds all that was trained: its state is
-its checkpoint, and it can go on in any other company, or leave. On a CPU a lane's numbers are the
-same to the last bit whatever lanes there are beside it, and equal up to rounding those that its run
-comes to alone by `Run.advance`.
+its checkpoint, and it can go on in any other company, or leave. On one thread of a CPU a lane's
+numbers are the same to the last bit whatever lanes there are beside it, and equal up to rounding
+those that its run comes to alone by `Run.advance`.
 
 Shapes: K lanes, B rows of a minibatch, H hidden, L layers, P numbers in a row.
 """
@@ -21,6 +21,7 @@ from search.cohorts import Shape
 from search.data.splits import Batch, Splits
 from search.lane_batches import Batches
 from search.lane_rows import Rows
+from search.models import SequenceModel
 from search.steps import MEMORIES, Setting, clip, step
 from search.training import BatchJudge, Run
 from search.trial import Decision, Epoch
@@ -38,7 +39,7 @@ class _Lane:
         setting: How its steps are made.
         rows: (1 + MOST, P) its weights and memories while it has no place among the others.
         random: Draws its dropout.
-        state: (S, L, B, H) where its hidden states are, likewise.
+        state: (S, L, B, H) its hidden states, likewise.
         batches: The rest of its epoch, after `batch`.
         batch: The coming one; None between epochs.
         losses: Of the batches of its epoch so far.
@@ -95,8 +96,10 @@ class Lanes:
             judge: Called after every batch's backward pass, before its step.
 
         Raises:
-            ValueError: It does not fit into the shape.
+            ValueError: It does not fit into the shape, or its network is not one of `search.models`.
         """
+        if not isinstance(run.model, SequenceModel):
+            raise ValueError("a network of the user's own cannot be trained beside others")
         if not self._shape.holds(run.params):
             raise ValueError(f"{run.params} cannot be trained as {self._shape}")
         if not self._lanes:
