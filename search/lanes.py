@@ -96,7 +96,7 @@ class Lanes:
             judge: Called after every batch's backward pass, before its step.
 
         Raises:
-            ValueError: It does not fit into the shape, or its network is not one of `search.models`.
+            ValueError: It does not fit into the shape, or its network is the user's own.
         """
         if not isinstance(run.model, SequenceModel):
             raise ValueError("a network of the user's own cannot be trained beside others")
