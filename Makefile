@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-bench
+PEERS_READY := $(PEERS)/.ready
 
 STUDY ?= vowels
 STORAGE ?= $(or $(RNN_SEARCH_STORAGE),sqlite:///studies/studies.db)
@@ -15,7 +17,7 @@ OPTIONS := $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKER
 WHERE := $(if $(filter sqlite:%,$(STORAGE)),--storage '$(STORAGE)')
 search resume show report evaluate dashboard: export RNN_SEARCH_STORAGE := $(STORAGE)
 
-.PHONY: help setup search resume show report evaluate dashboard test test-all soak check clean
+.PHONY: help setup search resume show report evaluate dashboard test test-all soak check bench clean
 
 help:  ## print this
 	@echo "make TARGET [STUDY=vowels|sunspots|shakespeare|path/to/mine.toml] [TRIALS=] [WORKERS=] [TIMEOUT=] [STORAGE=]"
@@ -66,5 +68,17 @@ check: $(READY)  ## format, lint, types, import order and other fast checks
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
+bench: $(PEERS_READY)  ## race searches side by side: a short form of bench/RESULTS.md, a quarter of an hour
+	$(PEERS)/bin/python -m bench.race short
+
+# What others need lies beside our own packages, on top of them, and never among them.
+$(PEERS_READY): $(READY) bench/race/peers.txt
+	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -r bench/race/peers.txt
+	@touch $(PEERS_READY)
+
 clean:  ## remove what setup and tests made; studies stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from curves import TASKS, load_example, random_params, train
+from random_curves import TASKS, load_example, random_params, train
 
 from search.diagnosis import ADVICE, RATE_STEP, constant_of, diagnose
 from search.stopping import Divergence, batch_judge, out_of_patience

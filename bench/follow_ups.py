@@ -20,8 +20,8 @@ from typing import Any
 
 import optuna
 import torch
-from curves import TASKS, load_example, train
 from optuna.trial import TrialState
+from random_curves import TASKS, load_example, train
 
 from search.config import StudyConfig
 from search.data.splits import Splits

@@ -1,4 +1,4 @@
-"""Tries the stopping rules on the curves that `bench/curves.py` has written.
+"""Tries the stopping rules on the curves that `bench/random_curves.py` has written.
 
     python bench/rules.py curves/*.jsonl
 

@@ -1,0 +1,250 @@
+"""Replays strategies of searching on the tables of learning curves, and says which are quicker.
+
+    python -m bench.curves.simulate rules           what ends trials early
+    python -m bench.curves.simulate epochs          how many epochs a trial is asked for
+    python -m bench.curves.simulate starts          what is tried first, left out what it is told on
+    python -m bench.curves.simulate samplers        what proposes, on a surrogate of each table
+
+Time is that of two workers, in units of one configuration's 36 epochs on the same data. A study is
+as good as the time in which it finds a loss within 1 or 5 % of the table's best, and as its regret:
+where its best loss lies between the table's best (0) and the median configuration's (1), on a
+logarithmic scale, averaged over moments from 1 to 30 units.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.curves import table as tables
+from bench.curves.proposers import Rows, build_portfolio, cost
+from bench.curves.simulation import Proposer, Stopper, Trace, simulate
+from bench.curves.stoppers import (
+    Both,
+    Extrapolation,
+    Halving,
+    Hyperband,
+    Narrowing,
+    Patience,
+    Percentile,
+)
+from bench.curves.table import CurveTable
+
+HORIZON = 40.0
+MOMENTS = np.geomspace(1.0, 30.0, 18)
+DEFAULT = Both((Patience(8), Percentile()))
+"""The rules of a study file that says nothing."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What proposes and what stops.
+
+    Attributes:
+        name: In the printed table.
+        proposer: Makes what proposes, for a table and a seed.
+        stopper: Ends trials early.
+        workers: How many train at a time.
+    """
+
+    name: str
+    proposer: Callable[[CurveTable, int], Proposer]
+    stopper: Stopper = DEFAULT
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a strategy is worth on one table; medians over seeds but for the regret, a mean.
+
+    Attributes:
+        near: Time to within 5 % of the best; `HORIZON` if it is not reached by then.
+        best: Time to within 1 %.
+        regret: Averaged over `MOMENTS`.
+        trials: How many ended within 10 units of time.
+    """
+
+    near: float
+    best: float
+    regret: float
+    trials: float
+
+
+def score(strategy: Strategy, table: CurveTable, seeds: Sequence[int]) -> Score:
+    """Runs a strategy's studies on a table."""
+    unit = table.full_seconds
+    middle = float(np.median(table.allowed))
+    near, best, regret, trials = [], [], [], []
+    for seed in seeds:
+        trace = simulate(
+            strategy.proposer(table, seed), strategy.stopper, HORIZON * unit, 1.0001 * table.best
+        )
+        near.append(min(HORIZON, trace.time_to(1.05 * table.best) / unit))
+        best.append(min(HORIZON, trace.time_to(1.01 * table.best) / unit))
+        regret.append(mean_regret(trace, table.best, middle, unit))
+        trials.append(trace.trials)
+    return Score(
+        statistics.median(near),
+        statistics.median(best),
+        statistics.mean(regret),
+        statistics.median(trials),
+    )
+
+
+def mean_regret(trace: Trace, best: float, middle: float, unit: float) -> float:
+    """Returns the regret averaged over `MOMENTS`; before the first epoch it is 1."""
+    scale = math.log(middle / best)
+    places = [math.log(max(trace.best_at(m * unit), best) / best) / scale for m in MOMENTS]
+    return statistics.mean(min(1.0, place) for place in places)
+
+
+def compare(
+    strategies: Sequence[Strategy], on: Sequence[CurveTable], seeds: int
+) -> dict[str, dict[str, Score]]:
+    """Returns the scores of all strategies, by their names and the tables'."""
+    return {
+        one.name: {table.name: score(one, table, range(seeds)) for table in on}
+        for one in strategies
+    }
+
+
+def show(scores: Mapping[str, Mapping[str, Score]]) -> None:
+    """Prints one row a strategy: ratios to the first one's, and each table's regret."""
+    reference = next(iter(scores.values()))
+    names = list(reference)
+    print(f"| strategy | to 5 % | to 1 % | regret | worst | {' | '.join(names)} |")
+    print("|---|" + "--:|" * (4 + len(names)))
+    for name, by_table in scores.items():
+        ratios = {
+            field: [
+                getattr(by_table[t], field) / max(1e-9, getattr(reference[t], field)) for t in names
+            ]
+            for field in ("near", "best", "regret")
+        }
+        means = [statistics.geometric_mean(ratios[field]) for field in ratios]
+        each = [
+            f"{s.near:.1f} {s.best:.1f} {s.regret:.3f} ({s.trials:.0f})" for s in by_table.values()
+        ]
+        worst = max(ratios["regret"])
+        print(
+            f"| {name} | {' | '.join(f'{m:.2f}' for m in [*means, worst])} | {' | '.join(each)} |"
+        )
+
+
+def left_out(scores: Mapping[str, Mapping[str, Score]]) -> None:
+    """Prints, for each table, what the others choose by regret, and what it is worth there."""
+    reference = next(iter(scores.values()))
+    for name in reference:
+        others = [other for other in reference if other != name]
+
+        def regret(strategy: str, among: Sequence[str]) -> float:
+            ratios = [scores[strategy][t].regret / reference[t].regret for t in among]
+            return statistics.geometric_mean(ratios)
+
+        chosen = min(scores, key=lambda one: regret(one, others))
+        print(
+            f"  without {name}: {chosen}; there {regret(chosen, [name]):.2f} of the first's regret"
+        )
+
+
+def rules() -> list[Strategy]:
+    """Returns pruners and patiences, ours first."""
+    made = {
+        "median, patience 8 (ours)": DEFAULT,
+        "none": Patience(0),
+        "patience 8": Patience(8),
+        "patience 4": Patience(4),
+        "median, no patience": Percentile(),
+        **{f"median, patience {n}": Both((Patience(n), Percentile())) for n in (3, 4, 5, 6, 12)},
+        **{f"median after {n}": _with(Percentile(0.5, n)) for n in (0, 2, 3, 5)},
+        **{
+            f"best {100 * s:.0f} %": _with(Percentile(s)) for s in (0.1, 0.2, 0.25, 0.33, 0.4, 0.67)
+        },
+        **{f"best 25 % after {n}": _with(Percentile(0.25, n)) for n in (0, 2, 3, 5)},
+        "narrowing 50 to 25 %": _with(Narrowing(0.5, 0.25)),
+        "narrowing 50 to 10 %": _with(Narrowing(0.5, 0.1)),
+        "narrowing 33 to 10 %": _with(Narrowing(0.33, 0.1)),
+        "narrowing 33 to 5 %": _with(Narrowing(0.33, 0.05)),
+        **{f"halving x{f} from {n}": _with(Halving(f, n)) for f in (2, 3, 4) for n in (1, 2, 4)},
+        "hyperband": _with(Hyperband()),
+        **{
+            f"extrapolated x{m:g} + {s:.0%}": _with(Extrapolation(m, s))
+            for m in (1.0, 2.0, 4.0)
+            for s in (0.0, 0.1)
+        },
+        **{
+            f"median and extrapolated x{m:g}": _with(Both((Percentile(), Extrapolation(m))))
+            for m in (1.0, 2.0, 4.0)
+        },
+    }
+    return [Strategy(name, Rows, stopper) for name, stopper in made.items()]
+
+
+def _with(rule: Stopper) -> Stopper:
+    return Both((Patience(8), rule))
+
+
+def epochs() -> list[Strategy]:
+    """Returns numbers of epochs and orders of trials."""
+
+    def rows(asked: int | None, **more: object) -> Callable[[CurveTable, int], Proposer]:
+        return lambda table, seed: Rows(table, seed, epochs=asked, **more)  # type: ignore[arg-type]
+
+    made = [Strategy("drawn from 4 to 36 (ours)", Rows)]
+    made += [Strategy(f"all {n}", rows(n)) for n in (6, 12, 18, 24, 36)]
+    made += [
+        Strategy("all 36, best 25 %", rows(36), _with(Percentile(0.25))),
+        Strategy("all 36, patience 5", rows(36), Both((Patience(5), Percentile()))),
+        Strategy("cheap first of 10", rows(None, key=cost, window=10, ordered=10)),
+        Strategy("cheap first of 20", rows(None, key=cost, window=20, ordered=20)),
+        Strategy("cheap first of 40", rows(None, key=cost, window=40, ordered=40)),
+        Strategy("cheap first of each 20", rows(None, key=cost)),
+        Strategy("dear first of 20", rows(None, key=lambda t, r: -cost(t, r), ordered=20)),
+    ]
+    return made
+
+
+def starts(on: Sequence[CurveTable]) -> list[Strategy]:
+    """Returns what comes first: the lesson's points, none, or a portfolio that others chose."""
+
+    def portfolio(count: int, asked: int, by_cost: bool) -> Callable[[CurveTable, int], Proposer]:
+        chosen = {
+            table.name: build_portfolio(
+                [other for other in on if other.name != table.name], count, asked, by_cost
+            ).first()
+            for table in on
+        }
+        return lambda table, seed: Rows(table, seed, chosen[table.name])
+
+    made = [
+        Strategy("the lesson's three (ours)", Rows),
+        Strategy("none", lambda table, seed: Rows(table, seed, ())),
+    ]
+    for count in (1, 2, 4, 8, 16):
+        for asked in (12, 36):
+            made.append(Strategy(f"{count} more, {asked} epochs", portfolio(count, asked, False)))
+        made.append(Strategy(f"{count} more by cost, 24 epochs", portfolio(count, 24, True)))
+    return made
+
+
+def main() -> None:
+    """Reads the command line and prints one comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["rules", "epochs", "starts", "samplers"])
+    parser.add_argument("--tables", type=Path, default=tables.FOLDER)
+    parser.add_argument("--seeds", type=int, default=200)
+    args = parser.parse_args()
+    on = [tables.load(name, args.tables) for name in tables.names(args.tables)]
+    made = {"rules": rules, "epochs": epochs, "starts": lambda: starts(on)}
+    scores = compare(made[args.what](), on, args.seeds)
+    show(scores)
+    left_out(scores)
+
+
+if __name__ == "__main__":
+    main()

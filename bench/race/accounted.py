@@ -1,0 +1,102 @@
+"""Runs a list of configurations and prints, as its last line, what the time went on; as a process.
+
+    python -m bench.race.accounted enqueue STUDY.toml URL POINTS
+    python -m bench.race.accounted run STUDY.toml URL
+    python -m bench.race.accounted plain DATA URL POINTS
+
+Ours is `rnn-search run` itself, of which two methods note in passing what they are told.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+
+def enqueue(study: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:
+    """Creates the study with trials that wait to be trained."""
+    from search.database import Database
+    from search.running import Request, _open_or_create, make_plan
+
+    request = Request(study, url)
+    stored = _open_or_create(Database(url, create=True), request, make_plan(request))
+    for point in points:
+        stored.study.enqueue_trial(dict(point))
+
+
+def run(study: str, url: str) -> None:
+    """Trains them with two workers and prints what the time went on, in seconds.
+
+    ``trials``: from the first epoch's begin to the last trial's end; ``working``: the same of each
+    worker, summed, so that one with nothing left to do does not count; ``training``: training and
+    validation, summed over both.
+    """
+    from search.cli import main
+    from search.display import Progress
+
+    begun: dict[int, float] = {}
+    ended: dict[int, float] = {}
+    training = 0.0
+    advanced, end = Progress.advanced, Progress.ended
+
+    def note_epoch(self: Any, worker: int, taken: Any, epoch: Any) -> None:
+        nonlocal training
+        training += epoch.seconds
+        # A worker's first epoch comes after its imports.
+        begun.setdefault(worker, time.monotonic() - epoch.seconds)
+        advanced(self, worker, taken, epoch)
+
+    def note_end(self: Any, worker: int, *arguments: Any) -> None:
+        ended[worker] = time.monotonic()
+        end(self, worker, *arguments)
+
+    with (
+        mock.patch.object(Progress, "advanced", note_epoch),
+        mock.patch.object(Progress, "ended", note_end),
+        redirect_stdout(sys.stderr),
+    ):
+        code = main(["run", study, "--storage", url, "--workers", "2"])
+    if code:
+        sys.exit(code)
+    found = {
+        "trials": max(ended.values()) - min(begun.values()),
+        "working": sum(ended[worker] - begun[worker] for worker in ended),
+        "training": training,
+    }
+    print(json.dumps(found))
+
+
+def plain(data: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:
+    """Trains them by plain Optuna and prints the seconds of all trials."""
+    import optuna
+
+    from bench.race.exported import read
+    from bench.race.plain import make_objective
+
+    study = optuna.create_study(storage=url, pruner=optuna.pruners.NopPruner())
+    for point in points:
+        study.enqueue_trial(dict(point))
+    objective = make_objective(read(Path(data)))
+    begun = time.monotonic()
+    study.optimize(objective, n_trials=len(points))
+    print(json.dumps({"trials": time.monotonic() - begun}))
+
+
+def main() -> None:
+    """Reads the command line."""
+    verb, where, url, *points = sys.argv[1:]
+    listed = json.loads(points[0]) if points else []
+    if verb == "run":
+        run(where, url)
+    else:
+        {"enqueue": enqueue, "plain": plain}[verb](where, url, listed)
+
+
+if __name__ == "__main__":
+    main()
