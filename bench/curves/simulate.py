@@ -19,11 +19,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
 
 from bench.curves import table as tables
 from bench.curves.proposers import Rows, build_portfolio, cost
+from bench.curves.samplers import AtRandom, Sampled, VariedTPE
 from bench.curves.simulation import Proposer, Stopper, Trace, simulate
 from bench.curves.stoppers import (
     Both,
@@ -34,7 +38,10 @@ from bench.curves.stoppers import (
     Patience,
     Percentile,
 )
+from bench.curves.surrogate import Surrogate
 from bench.curves.table import CurveTable
+from search.config import StudyConfig
+from search.sampling import StudySampler
 
 HORIZON = 40.0
 MOMENTS = np.geomspace(1.0, 30.0, 18)
@@ -154,7 +161,7 @@ def left_out(scores: Mapping[str, Mapping[str, Score]]) -> None:
 
 def rules() -> list[Strategy]:
     """Returns pruners and patiences, ours first."""
-    made = {
+    made: dict[str, Stopper] = {
         "median, patience 8 (ours)": DEFAULT,
         "none": Patience(0),
         "patience 8": Patience(8),
@@ -232,6 +239,41 @@ def starts(on: Sequence[CurveTable]) -> list[Strategy]:
     return made
 
 
+def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
+    """Returns what proposes, on surrogates of the tables.
+
+    A study whose portfolio comes first has the one that the other tables chose.
+    """
+    worlds = {table.name: Surrogate(table) for table in on}
+
+    def sampled(
+        sampler: Callable[[StudyConfig], BaseSampler], **more: Any
+    ) -> Callable[[CurveTable, int], Proposer]:
+        return lambda table, seed: Sampled(worlds[table.name], seed, sampler, **more)
+
+    def tpe(**options: Any) -> Callable[[CurveTable, int], Proposer]:
+        return sampled(lambda config: VariedTPE(config, **options))
+
+    made = {
+        "ours": sampled(StudySampler),
+        "random": sampled(AtRandom),
+        "TPE, each alone": tpe(multivariate=False),
+        "TPE, no liar": tpe(constant_liar=False),
+        "TPE after 5": tpe(n_startup_trials=5),
+        "TPE after 20": tpe(n_startup_trials=20),
+        "TPE, 96 candidates": tpe(n_ei_candidates=96),
+        "TPE, 8 candidates": tpe(n_ei_candidates=8),
+        "TPE, a fifth is good": tpe(good=lambda n: min(25, math.ceil(0.2 * n))),
+        "TPE, root of n is good": tpe(good=lambda n: math.ceil(0.5 * math.sqrt(n))),
+        "follow-ups": sampled(StudySampler, changes={"follow_advice": True}),
+        "asked 4 at a time": sampled(StudySampler, at_once=4),
+        "asked 8 at a time": sampled(StudySampler, at_once=8),
+        "asked 16 at a time": sampled(StudySampler, at_once=16),
+        "epochs 36": sampled(StudySampler, changes={"space": {"epochs": 36}}),
+    }
+    return [Strategy(name, proposer) for name, proposer in made.items()]
+
+
 def main() -> None:
     """Reads the command line and prints one comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -240,7 +282,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200)
     args = parser.parse_args()
     on = [tables.load(name, args.tables) for name in tables.names(args.tables)]
-    made = {"rules": rules, "epochs": epochs, "starts": lambda: starts(on)}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made: dict[str, Callable[[], list[Strategy]]] = {
+        "rules": rules,
+        "epochs": epochs,
+        "starts": lambda: starts(on),
+        "samplers": lambda: samplers(on),
+    }
     scores = compare(made[args.what](), on, args.seeds)
     show(scores)
     left_out(scores)
