@@ -7,8 +7,8 @@
 
 Time is that of two workers, in units of one configuration's 36 epochs on the same data. A study is
 as good as the time in which it finds a loss within 1 or 5 % of the table's best, and as its regret:
-where its best loss lies between the table's best (0) and the median configuration's (1), on a
-logarithmic scale, averaged over moments from 1 to 30 units.
+where its best loss lies between the table's best (0) and the median configuration's (1), averaged
+over moments from 1 to 30 units.
 """
 
 from __future__ import annotations
@@ -85,15 +85,14 @@ class Score:
 def score(strategy: Strategy, table: CurveTable, seeds: Sequence[int]) -> Score:
     """Runs a strategy's studies on a table."""
     unit = table.full_seconds
-    middle = float(np.median(table.allowed))
     near, best, regret, trials = [], [], [], []
     for seed in seeds:
         trace = simulate(
-            strategy.proposer(table, seed), strategy.stopper, HORIZON * unit, 1.0001 * table.best
+            strategy.proposer(table, seed), strategy.stopper, HORIZON * unit, table.best
         )
-        near.append(min(HORIZON, trace.time_to(1.05 * table.best) / unit))
-        best.append(min(HORIZON, trace.time_to(1.01 * table.best) / unit))
-        regret.append(mean_regret(trace, table.best, middle, unit))
+        near.append(min(HORIZON, trace.time_to(table.within(0.05)) / unit))
+        best.append(min(HORIZON, trace.time_to(table.within(0.01)) / unit))
+        regret.append(mean_regret(trace, table))
         trials.append(trace.trials)
     return Score(
         statistics.median(near),
@@ -103,11 +102,10 @@ def score(strategy: Strategy, table: CurveTable, seeds: Sequence[int]) -> Score:
     )
 
 
-def mean_regret(trace: Trace, best: float, middle: float, unit: float) -> float:
+def mean_regret(trace: Trace, table: CurveTable) -> float:
     """Returns the regret averaged over `MOMENTS`; before the first epoch it is 1."""
-    scale = math.log(middle / best)
-    places = [math.log(max(trace.best_at(m * unit), best) / best) / scale for m in MOMENTS]
-    return statistics.mean(min(1.0, place) for place in places)
+    bests = np.asarray([trace.best_at(moment * table.full_seconds) for moment in MOMENTS])
+    return float(table.regret(bests).mean())
 
 
 def compare(

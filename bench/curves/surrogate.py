@@ -149,7 +149,8 @@ def _curves(table: CurveTable) -> Floats:
     steps = np.minimum(np.arange(EPOCHS)[None], np.maximum(ends, 1)[:, None] - 1)
     reached = np.take_along_axis(table.reached, steps, axis=1)
     reached[ends == 0] = np.inf
-    curves: Floats = np.log(np.minimum(reached, WORST * np.median(table.allowed)))
+    floor = table.median / 100
+    curves: Floats = np.log(floor + np.minimum(reached, WORST * table.median))
     return curves
 
 

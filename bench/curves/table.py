@@ -70,6 +70,29 @@ class CurveTable:
         return float(self.allowed.min())
 
     @cached_property
+    def median(self) -> float:
+        """The median configuration's lowest loss."""
+        return float(np.median(self.allowed))
+
+    def within(self, share: float) -> float:
+        """Returns the loss that is so near the best, as a share of it.
+
+        Where the best is next to nothing, a share of it has no meaning: a share of a tenth of the
+        median configuration's loss is as near.
+        """
+        return self.best + share * max(self.best, self.median / 10)
+
+    def regret(self, loss: Floats | float) -> Floats:
+        """Returns where a loss is between the best (0) and the median (1), by its logarithm.
+
+        A hundredth of the median's is added to each, so that a solved task has an end.
+        """
+        floor = self.median / 100
+        scale = np.log((self.median + floor) / (self.best + floor))
+        place: Floats = np.clip(np.log((loss + floor) / (self.best + floor)) / scale, 0.0, 1.0)
+        return place
+
+    @cached_property
     def full_seconds(self) -> float:
         """Mean time of a configuration that trains to its last epoch."""
         whole = ~np.isnan(self.valid[:, -1])
