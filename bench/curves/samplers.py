@@ -16,7 +16,7 @@ from bench.curves.surrogate import Surrogate
 from search.config import StudyConfig, make_config
 from search.diagnosis import ADVICE
 from search.sampling import Shortlist, StudySampler
-from search.space import distributions, suggest
+from search.space import distributions, starting_points, suggest
 from search.trial import derive_seed
 
 SPACE = {"task": "forecast", "path": "none.csv"}
@@ -54,6 +54,23 @@ class VariedTPE(StudySampler):
     def _tpe(self, number: int) -> TPESampler:
         seed = derive_seed(self._config.seed, "proposal", number)
         return TPESampler(seed=seed, **self._options)
+
+
+class WithPoints(StudySampler):
+    """Our sampler with further starting points after the lesson's.
+
+    Args:
+        config: The study's.
+        points: All searched values of each.
+    """
+
+    def __init__(self, config: StudyConfig, points: Sequence[dict[str, Any]]) -> None:
+        super().__init__(config)
+        self._points = points
+
+    def shortlist(self) -> Shortlist:
+        """Returns a shortlist with all starting points."""
+        return Shortlist(self._goal, [*starting_points(self._config.space), *self._points])
 
 
 class AtRandom(StudySampler):
