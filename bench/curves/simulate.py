@@ -293,11 +293,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["rules", "epochs", "starts", "samplers"])
     parser.add_argument("--tables", type=Path, default=tables.FOLDER)
+    parser.add_argument("--on", nargs="+", help="names of tables; left out: all of them")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--horizon", type=float, default=HORIZON, help="in units of time")
     parser.add_argument("--only", nargs="+", help="strategies whose names hold one of these")
     args = parser.parse_args()
-    on = [tables.load(name, args.tables) for name in tables.names(args.tables)]
+    on = [tables.load(name, args.tables) for name in args.on or tables.names(args.tables)]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made: dict[str, Callable[[], list[Strategy]]] = {
         "rules": rules,
