@@ -10,7 +10,10 @@ READY := $(VENV)/.ready
 STUDY ?= vowels
 STORAGE ?= $(or $(RNN_SEARCH_STORAGE),sqlite:///studies/studies.db)
 OPTIONS := $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) \
-           $(if $(TIMEOUT),--timeout $(TIMEOUT)) --storage '$(STORAGE)'
+           $(if $(TIMEOUT),--timeout $(TIMEOUT))
+# A server by the environment alone: every user of the machine can read a process's arguments.
+WHERE := $(if $(filter sqlite:%,$(STORAGE)),--storage '$(STORAGE)')
+search resume show report evaluate dashboard: export RNN_SEARCH_STORAGE := $(STORAGE)
 
 .PHONY: help setup search resume show report evaluate dashboard test test-all soak check clean
 
@@ -31,22 +34,20 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 search: $(READY)  ## search: create or go on with STUDY until it has its trials
-	@$(BIN)/rnn-search run '$(STUDY)' $(OPTIONS)
+	@$(BIN)/rnn-search run '$(STUDY)' $(OPTIONS) $(WHERE)
 
 resume: $(READY)  ## go on with STUDY from the database alone
-	@$(BIN)/rnn-search resume '$(STUDY)' $(OPTIONS)
+	@$(BIN)/rnn-search resume '$(STUDY)' $(OPTIONS) $(WHERE)
 
 show: $(READY)  ## what STUDY has come to
-	@$(BIN)/rnn-search show '$(STUDY)' --storage '$(STORAGE)'
+	@$(BIN)/rnn-search show '$(STUDY)' $(WHERE)
 
 report: $(READY)  ## one page on all that STUDY has found: HTML, Markdown, PNG
-	@$(BIN)/rnn-search report '$(STUDY)' --storage '$(STORAGE)'
+	@$(BIN)/rnn-search report '$(STUDY)' $(WHERE)
 
 evaluate: $(READY)  ## train the best of STUDY on several seeds, then look at the test part
-	@$(BIN)/rnn-search evaluate '$(STUDY)' --storage '$(STORAGE)'
+	@$(BIN)/rnn-search evaluate '$(STUDY)' $(WHERE)
 
-# By the environment: every user of the machine can read a process's arguments.
-dashboard: export RNN_SEARCH_STORAGE := $(STORAGE)
 dashboard: $(READY)  ## look at the studies in a browser, also while they run [PORT=]
 	@$(BIN)/rnn-search dashboard $(if $(PORT),--port $(PORT))
 

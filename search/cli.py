@@ -10,7 +10,6 @@ import argparse
 import errno
 import io
 import json
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,17 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from search.arguments import NONSENSE, make_parser
-from search.errors import RequestError, RunError
-from search.terminal import INTERRUPTED, as_typed, leave, make_console, mute, print_next_commands
+from search.errors import LostError, RequestError, RunError
+from search.processes import SIGNALS, prepare
+from search.terminal import (
+    INTERRUPTED,
+    as_typed,
+    leave,
+    make_console,
+    mute,
+    naming,
+    print_next_commands,
+)
 
 if TYPE_CHECKING:
     from search.copying import Copied
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
     from search.storage import StoredStudy
 
 DONE, FAILED = 0, 1
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAFE = "rnn-search: every finished trial is safe; run it again to go on\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NONSENSE
     except RunError as error:
         print(f"rnn-search: {error}", file=sys.stderr)
-        print("rnn-search: every finished trial is safe; run it again to go on", file=sys.stderr)
+        safe = "" if isinstance(error, LostError) else SAFE
+        print(safe, end="", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("rnn-search: interrupted; run it again to go on", file=sys.stderr)
@@ -90,19 +99,22 @@ def _fault(error: Exception) -> str | None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return _train(_request(arguments), arguments.json, from_storage=False)
+    return _train(arguments, from_storage=False)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    return _train(_request(arguments), arguments.json, from_storage=True)
+    return _train(arguments, from_storage=True)
 
 
-def _train(request: Request, as_json: bool, *, from_storage: bool) -> int:
+def _train(arguments: argparse.Namespace, *, from_storage: bool) -> int:
+    if arguments.cluster is None:
+        prepare()
     from search.coordinator import Ending
     from search.display import print_summary
     from search.report import summarize
     from search.running import make_plan, run_study
 
+    request, as_json = _request(arguments), arguments.json
     console = make_console(to_stderr=as_json)
     if console.is_terminal:  # Importing torch and Optuna takes some seconds.
         console.print(f"Reading {request.study} …", markup=False, highlight=False)
@@ -123,12 +135,13 @@ def _list(arguments: argparse.Namespace) -> int:
     from search.report import summarize_all
 
     found = exists(arguments.storage)
-    summaries = summarize_all(Database(arguments.storage, create=False)) if found else []
+    database = Database(arguments.storage, create=False) if found else None
+    summaries = [] if database is None else summarize_all(database)
     console = make_console(to_stderr=False)
     if arguments.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=2))
     elif not summaries:
-        console.print(f"no studies yet in {arguments.storage}", markup=False)
+        console.print(f"no studies yet in {database or arguments.storage}", markup=False)
     else:
         from search.display import studies_table
 
@@ -228,6 +241,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    prepare()
     from search.evaluating import evaluate_study, print_evaluation, print_warnings
 
     console = make_console(to_stderr=arguments.json)
@@ -283,7 +297,8 @@ def _export(arguments: argparse.Namespace) -> int:
 def _backup(arguments: argparse.Namespace) -> int:
     from search.copying import back_up
 
-    return _say_copied(back_up(_open(arguments), arguments.file), as_json=arguments.json)
+    copied = back_up(_open(arguments), arguments.file)
+    return _say_copied(copied, naming(copied.storage), as_json=arguments.json)
 
 
 def _copy(arguments: argparse.Namespace) -> int:
@@ -292,12 +307,15 @@ def _copy(arguments: argparse.Namespace) -> int:
 
     stored = _open(arguments)
     target = Database(arguments.to, create=True)
-    return _say_copied(copy_study(stored, target), as_json=arguments.json)
+    copied = copy_study(stored, target)
+    where = naming(copied.storage, secret=target.has_password)
+    return _say_copied(copied, where, as_json=arguments.json)
 
 
-def _say_copied(copied: Copied, *, as_json: bool) -> int:
-    go_on = f"resume {copied.study} --storage {shlex.quote(copied.storage)}"
-    said = f"{copied}; go on with it there by\n  {as_typed('rnn-search')} {go_on}"
+def _say_copied(copied: Copied, where: tuple[str, str], *, as_json: bool) -> int:
+    option, first = where
+    go_on = f"resume {copied.study}{option}"
+    said = f"{copied}; go on with it there by{first}\n  {as_typed('rnn-search')} {go_on}"
     print(json.dumps(copied.to_json(), indent=2) if as_json else said)
     return DONE
 

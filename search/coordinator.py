@@ -241,8 +241,10 @@ class Coordinator:
         goal, reached = self._stored.goal, self._stored.news().reached(epoch.index, taken.number)
         verdict = worse_than_median(active.curve.values(goal), reached, goal, stopping.peers)
         if verdict is not None:
-            self._tell(worker, active, verdict)
-            self._trainers.drop(taken.number, epoch.index)
+            if self._tell(worker, active, verdict):
+                self._trainers.drop(taken.number, epoch.index)
+            else:
+                self._trainers.abandon(taken.number)
 
     def _end(self, worker: int, active: _Active, decision: Decision, traceback: str) -> None:
         if decision.outcome is Outcome.INTERRUPTED:
@@ -250,9 +252,9 @@ class Coordinator:
             self._stored.release(active.taken)
             self._observer.ended(worker, active.taken, decision, active.curve)
             return
-        self._tell(worker, active, decision, traceback)
-        folder = trial_folder(self._stored.folder, active.taken.number)
-        remove_checkpoint(folder)
+        if not self._tell(worker, active, decision, traceback):
+            return
+        remove_checkpoint(trial_folder(self._stored.folder, active.taken.number))
         if decision.outcome is Outcome.COMPLETE:
             self._tidy()
         self._failures = self._failures + 1 if decision.outcome is Outcome.FAILED else 0
@@ -262,7 +264,11 @@ class Coordinator:
                 f"rnn-search show {self._stored.config.name} has their tracebacks"
             )
 
-    def _tell(self, worker: int, active: _Active, decision: Decision, traceback: str = "") -> None:
+    def _tell(self, worker: int, active: _Active, decision: Decision, traceback: str = "") -> bool:
+        """Tells a trial's end; returns False if it is another coordinator's, and so are its files.
+
+        That comes of a sleep past its lease, of which `_lose` would have said the same.
+        """
         del self._active[worker]
         seconds = round(time.monotonic() - active.started, 3)
         finding = diagnose_trial(decision.outcome, active.curve, active.losses, self._constant)
@@ -282,6 +288,9 @@ class Coordinator:
         self._told = True
         if told:
             self._observer.ended(worker, active.taken, decision, active.curve, finding)
+        else:
+            self._observer.say(f"trial {active.taken.number} was taken over by another run")
+        return told
 
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.pop(died.worker, None)

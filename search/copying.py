@@ -150,19 +150,18 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
         StudyError: The target has a study of this name.
         StorageError: A database failed; the target has nothing of the study then.
     """
-    source, name, own = stored.database, stored.config.name, stored.attributes["id"]
-    # Two servers with a database of one name keep their files in one folder.
-    if source.folder.absolute() == target.folder.absolute():
-        own = uuid.uuid4().hex[:8]
-    home = target.folder / f"{name}-{own}"
+    source, name = stored.database, stored.config.name
     held = len(stored.held())
     # Before the lock, which is the target's, too, if it is the same database.
     if any(one.study_name == name for one in list_studies(target)):
         raise StudyError(f"{target} has a study '{name}' already; nothing was copied")
-    with _faults_said(name, target, home), source.exclusive(), _snapshot(source) as rows:
-        with target.engine.begin() as copy:
+    with _faults_said(name, target), source.exclusive(), _snapshot(source) as rows:
+        source.take_time(rows)
+        own = _own_id(stored, target)
+        with _new_folder(target.folder / f"{name}-{own}") as home, target.engine.begin() as copy:
             if target.is_sqlite:  # Else a writer between our first look and row would win.
                 copy.exec_driver_sql("BEGIN IMMEDIATE")
+            target.take_time(copy)
             ids = _Rows(rows, copy, stored.study._study_id).copy(own)
             _copy_folder(stored.folder, home)
             _copy_artifacts(copy, ids, source.artifacts, target.artifacts)
@@ -171,8 +170,29 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
     return Copied(name, str(target), home, len(states), unfinished, held)
 
 
+def _own_id(stored: StoredStudy, target: Database) -> str:
+    """Returns the part of its folder's name that is the copy's alone.
+
+    Where a folder has the name already, it is that of a study: two databases may keep their files
+    in one place, because they are servers with a database of one name, or by way of a link.
+    """
+    own: str = stored.attributes["id"]
+    taken = os.path.lexists(target.folder / f"{stored.config.name}-{own}")
+    return uuid.uuid4().hex[:8] if taken else own
+
+
 @contextmanager
-def _faults_said(name: str, target: Database, home: Path) -> Iterator[None]:
+def _new_folder(home: Path) -> Iterator[Path]:
+    """Removes the folder that a block makes if the block fails."""
+    try:
+        yield home
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _faults_said(name: str, target: Database) -> Iterator[None]:
     """Says in one line why nothing was copied."""
     try:
         yield
@@ -181,9 +201,8 @@ def _faults_said(name: str, target: Database, home: Path) -> Iterator[None]:
     except DBAPIError as error:
         raise StorageError(f"{target}: {first_line(error)}; nothing was copied") from error
     except OSError as error:
-        raise StorageError(
-            f"{error.filename or home}: {error.strerror}; nothing was copied"
-        ) from error
+        place = error.filename or target.folder
+        raise StorageError(f"{place}: {error.strerror}; nothing was copied") from error
 
 
 @contextmanager
@@ -294,11 +313,10 @@ def _readdressed(row: dict[str, Any], ids: _Ids) -> dict[str, Any]:
 
 
 def _copy_folder(source: Path, home: Path) -> None:
-    """Copies the files of a study's trials; a folder that is there belongs to no study any more."""
+    """Copies the files of a study's trials into a new folder."""
     part = home.with_name(f".{home.name}.part")
-    for left in (part, home):
-        if left.exists():
-            shutil.rmtree(left)
+    if part.exists():  # of a copy that was killed
+        shutil.rmtree(part)
     part.mkdir(parents=True)
     for file in sorted(source.rglob("*")):
         if file.is_file() and not file.name.endswith(".part") and file.name != "lock":

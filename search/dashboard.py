@@ -30,6 +30,7 @@ from optuna_dashboard import _serializer, wsgi
 
 from search.database import Database, exists
 from search.errors import RequestError, StudyError
+from search.processes import SIGNALS
 from search.storage import list_studies
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 PORT = 8080
 """The port if none is asked for and this one is free."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ABOUT_A_TRIAL = re.compile(r"dashboard:(?:artifacts:)?(\d+):")
 """How the name of a study's attribute begins that concerns one of its trials."""
 

@@ -7,14 +7,11 @@ use, so that a restart passes unnoticed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
-import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -27,12 +24,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from search.errors import StorageError, StudyError
 from search.reading import QuickStorage
+from search.sqlite_file import HOLD_SECONDS, LOCK_SECONDS, SqliteFile, connect_to_read, is_there
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-LOCK_SECONDS = 60
-"""How long a statement waits for a locked SQLite database; Optuna's default is 5."""
 PATIENCE_SECONDS = 90.0
 """How long a call is tried again while the database does not answer."""
 HOPELESS = (
@@ -52,6 +48,8 @@ HOPELESS = (
 """Faults that waiting does not mend, by a part of their message."""
 COMING_UP = ("starting up", "shutting down", "recovery mode")
 """What a PostgreSQL server says that will answer soon, by a part of its message."""
+SECRET = ("password", "sslpassword")
+"""Settings of PostgreSQL's that may stand in a URL and are not shown."""
 POSTGRES = {
     "connect_timeout": 10,
     "keepalives_idle": 15,
@@ -82,7 +80,8 @@ class Database:
 
     def __init__(self, url: str, *, create: bool) -> None:
         self.url = parse_url(url)
-        self.read_only = self.is_sqlite and _prepare_sqlite(self.path, create)
+        self._file = SqliteFile(self.path, create=create) if self.is_sqlite else None
+        self.read_only = self._file is not None and self._file.read_only
         try:
             backend = self._open_patiently(create)
         except ImportError:
@@ -93,9 +92,8 @@ class Database:
             raise StorageError(f"{self}: {first_line(error)}") from error
         self.engine = backend.engine
         self.storage = get_storage(backend)
-        if self.is_sqlite:
-            sa.event.listen(self.engine, "connect", _relax_sync)
-            self.engine.dispose()
+        sa.event.listen(self.engine, "connect", _relax_sync if self.is_sqlite else _leave_sleepers)
+        self.engine.dispose()
 
     def _open_patiently(self, create: bool) -> QuickStorage:
         """Opens it, waiting only for a server that says it will be there soon."""
@@ -112,7 +110,7 @@ class Database:
     def _open(self, create: bool) -> QuickStorage:
         options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}}
         if self.read_only:
-            options = {"creator": lambda: _connect_to_read(self.path)}
+            options = {"creator": lambda: connect_to_read(self.path)}
         elif not self.is_sqlite:
             ours = {key: value for key, value in POSTGRES.items() if key not in self.url.query}
             options = {"pool_pre_ping": True, "connect_args": ours}
@@ -133,8 +131,13 @@ class Database:
 
     def __str__(self) -> str:
         """Returns the URL without its password."""
-        shown = self.url.difference_update_query(("password", "sslpassword"))
+        shown = self.url.difference_update_query(SECRET)
         return shown.render_as_string(hide_password=True)
+
+    @property
+    def has_password(self) -> bool:
+        """Whether its URL has one."""
+        return any((self.url.password, *map(self.url.query.get, SECRET)))
 
     @property
     def is_sqlite(self) -> bool:
@@ -162,27 +165,31 @@ class Database:
     def exclusive(self) -> Iterator[None]:
         """Holds the database's own lock: no other coordinator takes or tells a trial meanwhile.
 
-        The lock is the operating system's or the server's, so it ends with its holder.
+        The lock is the operating system's or the server's, so it ends with its holder; and a holder
+        that sleeps (SIGSTOP) loses it in time. So it only spares coordinators each other's way:
+        who holds a trial is for its lease to say, in the transaction that tells it.
 
         Raises:
-            StorageError: The disk does not take the lock's file.
+            StorageError: The disk does not take the lock's file, or the database is not there any
+                more.
         """
-        if self.read_only:  # Nobody can tell anything.
-            yield
-        elif self.is_sqlite:
-            path = self.path.with_suffix(".lock")
+        if self._file is not None:
+            with self._file.locked(self._rescue):
+                yield
+            return
+        key = int.from_bytes(hashlib.sha256(b"rnn-search").digest()[:8], "big", signed=True)
+        with self.engine.connect() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
             try:
-                file = path.open("w")
-            except OSError as error:
-                raise StorageError(f"{path}: {error.strerror}") from error
-            with file:
-                fcntl.flock(file, fcntl.LOCK_EX)
                 yield
-        else:
-            key = int.from_bytes(hashlib.sha256(b"rnn-search").digest()[:8], "big", signed=True)
-            with self.engine.connect() as connection:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-                yield
+            finally:
+                with suppress(DBAPIError):  # The server has ended it, while this process slept.
+                    connection.rollback()
+
+    def take_time(self, connection: sa.Connection) -> None:
+        """Lets a transaction be idle for as long as it wants."""
+        if not self.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
     def flush(self) -> None:
         """Returns when all that was committed is on the disk; a server sees to that by itself.
@@ -190,16 +197,14 @@ class Database:
         Raises:
             StorageError: The disk does not take it.
         """
-        if not self.is_sqlite:
-            return
-        log = self.path.with_name(f"{self.path.name}-wal")
-        try:
-            with log.open("rb") as file:
-                os.fsync(file.fileno())
-        except FileNotFoundError:  # SQLite has just moved it into the database, on the disk.
-            return
-        except OSError as error:
-            raise StorageError(f"{log}: {error.strerror}") from error
+        if self._file is not None:
+            self._file.flush()
+
+    def _rescue(self, file: Path) -> None:
+        """Writes what a connection that is still open to a removed file sees."""
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1 FROM studies")
+            connection.exec_driver_sql("VACUUM INTO ?", (str(file),))
 
     def now(self, connection: sa.Connection) -> float:
         """Returns the time in seconds that all coordinators on this database share."""
@@ -256,13 +261,15 @@ def parse_url(url: str) -> URL:
         raise StudyError(f"the storage {backend!r} is not supported; {forms}")
     if not parsed.database:
         raise StudyError(f"the storage names no database; {forms}")
+    if "@" in (parsed.host or ""):  # A part of the password would be taken for the host, and shown.
+        raise StudyError("the storage has an @ in its password; write it as %40")
     return parsed.set(drivername="postgresql+psycopg")
 
 
 def exists(url: str) -> bool:
     """Returns whether there is a database to open; servers are taken to have theirs."""
     parsed = parse_url(url)
-    return parsed.get_backend_name() != "sqlite" or _is_there(Path(str(parsed.database)))
+    return parsed.get_backend_name() != "sqlite" or is_there(Path(str(parsed.database)))
 
 
 def first_line(error: BaseException) -> str:
@@ -280,112 +287,24 @@ def _if_harmless(url: str) -> str:
     return "" if set("@?") & set(url) or url.count(":") > 1 else f" {url!r}"
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError as error:
-        raise StudyError(
-            f"{path} can be no file: {error.strerror}; give another --storage"
-        ) from None
-
-
-def _prepare_sqlite(path: Path, create: bool) -> bool:
-    """Checks the file, or creates it, in WAL mode, which readers and the writer share.
-
-    Returns:
-        True if it cannot be written, and is to be read only.
-    """
-    there = _is_there(path)
-    if path.is_dir():
-        raise StudyError(f"{path} is a folder; the storage must be a file: sqlite:///FILE.db")
-    if not there and not create:
-        raise StudyError(f"there are no studies yet: {path} does not exist")
-    if there and path.stat().st_size == 0:
-        raise StudyError(f"{path} is empty, not a database; delete it, or give another --storage")
-    read_only = there and not _is_writable(path)
-    if read_only and create:
-        raise StudyError(
-            f"{path} cannot be written; make it and its folder writable, or give another --storage"
-        )
-    with _tidy_refusal(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not there:
-            _make_whole(path)
-        with closing(_connect_to_read(path) if read_only else _connect(path)) as connection:
-            found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'studies'")
-            if not create and found.fetchone() is None:
-                raise StudyError(f"{path} holds no studies; give another --storage")
-            if not read_only:
-                connection.execute("PRAGMA journal_mode=WAL")
-    return read_only
-
-
-@contextmanager
-def _tidy_refusal(path: Path) -> Iterator[None]:
-    """Says in one line why a file cannot be used, and leaves no folder that was made for it."""
-    missing = [folder for folder in (path.parent, *path.parent.parents) if not _is_there(folder)]
-    try:
-        yield
-    except OSError as error:
-        _remove(missing)
-        raise StudyError(
-            f"{path} cannot be used: {error.strerror}; give another --storage"
-        ) from None
-    except (sqlite3.DatabaseError, ValueError) as error:
-        _remove(missing)
-        if "locked" in str(error):
-            raise StorageError(f"{path}: {error}; another program is writing to it") from None
-        away = "unable to open" in str(error) or "readonly" in str(error)
-        remedy = "make it writable" if away else "restore a copy of it"
-        raise StudyError(
-            f"{path} cannot be used: {error}; {remedy}, or give another --storage"
-        ) from None
-
-
-def _is_writable(path: Path) -> bool:
-    """Returns whether SQLite can write a file: the file, and others beside it."""
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=LOCK_SECONDS)
-
-
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """Connects to a file that cannot be written.
-
-    SQLite would make a log beside it, even in order to read, unless it is told that nobody writes;
-    which is so if there is no log.
-    """
-    log = path.with_name(f"{path.name}-wal")
-    way = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
-    uri = f"{path.absolute().as_uri()}?{way}"
-    return sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, check_same_thread=False)
-
-
-def _make_whole(path: Path) -> None:
-    """Makes a database under another name first, so that no other run meets an empty file."""
-    part = path.with_name(f".{os.getpid()}.part")
-    try:
-        with closing(sqlite3.connect(part)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        # It may be there by now; and where there are no links, SQLite makes it in its own way.
-        with suppress(OSError):
-            os.link(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _remove(folders: list[Path]) -> None:
-    """Removes the empty folders that a failed attempt has made, the innermost first."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
-
-
 def _relax_sync(connection: Any, _record: object) -> None:
     """Spares SQLite an fsync per commit: with WAL, a power cut can undo the last commits only.
 
     What they held is then trained again from its checkpoint, to the same result.
     """
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _leave_sleepers(connection: Any, _record: object) -> None:
+    """Has PostgreSQL end a session that sleeps in a transaction, or whose client has vanished.
+
+    Else what it has locked, the lock of all coordinators for one, would stay locked for hours.
+    """
+    for setting in (
+        f"idle_in_transaction_session_timeout = {int(1000 * HOLD_SECONDS)}",
+        "tcp_keepalives_idle = 15",
+        "tcp_keepalives_interval = 5",
+        "tcp_keepalives_count = 3",
+    ):
+        connection.execute(f"SET {setting}")
+    connection.commit()

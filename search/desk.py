@@ -87,7 +87,9 @@ class Desk:
         for epoch in worker.epochs():
             self._connection.send((job.number, (epoch, worker.losses(epoch))))
             self._look()
-            if self._dropped or (self._stopping and worker.decision is None):
+            # Epochs of a checkpoint are told to the last, or what is said of the trial is wrong.
+            stops = self._stopping and worker.decision is None and worker.is_last(epoch)
+            if self._dropped or stops:
                 break
         self._look()
         if self._dropped:

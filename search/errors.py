@@ -44,6 +44,10 @@ class StorageError(RunError):
     """The database did not answer, or answered with a fault that waiting did not mend."""
 
 
+class LostError(StorageError):
+    """The database is not there any more; the message says whether what it had still is."""
+
+
 class TrainerError(RunError):
     """A trainer could not be started or kept alive."""
 

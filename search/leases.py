@@ -12,6 +12,7 @@ import platform
 import uuid
 from collections.abc import Iterable
 from contextlib import nullcontext
+from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
@@ -20,6 +21,8 @@ from search.database import Database
 
 LEASE_SECONDS = 60.0
 """How long a trial stays with a coordinator that is not heard of. Renewed four times as often."""
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+CONTAINER = Path("/proc/self/ns/pid")
 
 _metadata = sa.MetaData()
 _leases = sa.Table(
@@ -47,9 +50,9 @@ class Leases:
         self._database = database
         self._study_id = study_id
         self._owner = uuid.uuid4().hex
-        self._host = platform.node()
+        self._host = where_ids_count()
         self._pid = os.getpid()
-        self._pid_started = psutil.Process().create_time()
+        self._pid_started = started(psutil.Process())
         self._exists = False
 
     def prepare(self) -> None:
@@ -170,8 +173,30 @@ class Leases:
             return False
         try:
             process = psutil.Process(row.pid)
-            started = process.create_time()
+            since = started(process)
             gone = process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
-        return gone or abs(started - float(row.pid_started)) > 1.0
+        return gone or abs(since - float(row.pid_started)) > 1.0
+
+
+def where_ids_count() -> str:
+    """Names this machine, since it was started, and the container within which we see processes.
+
+    Its name alone would not do: many are called ``localhost``, and a container may have its host's.
+    """
+    parts = [platform.node()]
+    try:
+        parts += [BOOT.read_text().strip(), str(CONTAINER.readlink())]
+    except OSError:  # No Linux.
+        parts.append(f"{uuid.getnode():x}")
+    return " ".join(parts)[-255:]
+
+
+def started(process: psutil.Process) -> float:
+    """Returns when a process was started, in seconds that stay the same when the clock is set.
+
+    Linux knows it as the time since the machine was started, to which psutil adds what the clock
+    makes of that at the moment.
+    """
+    return process.create_time() - (psutil.boot_time() if psutil.LINUX else 0.0)

@@ -187,11 +187,20 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
         RequestError: The study in the storage is not the one asked for, or no cluster answers.
         RunError: Storage, disk or trainers failed; what was finished is safe.
     """
-    wanted = request.of_cluster
-    here = nullcontext(Crew(plan.workers, plan.device))
-    with here if wanted is None else open_crew(wanted) as crew:
-        plan = replace(plan, workers=crew.workers, device=crew.device)
-        return _run_study(request, plan, crew, console)
+    wanted, here = request.of_cluster, nullcontext(Crew(plan.workers, plan.device))
+    with here if wanted is None or _is_over(request, plan) else open_crew(wanted) as crew:
+        there = replace(plan, workers=crew.workers, device=crew.device)
+        return _run_study(request, there, crew, console)
+
+
+def _is_over(request: Request, plan: Plan) -> bool:
+    """Says whether nothing of the study is left to train, so that no cluster is needed for it."""
+    try:
+        stored = open_study(Database(request.storage, create=False), plan.config.name)
+    except StudyError:
+        return False
+    over = [trial.state.is_finished() for trial in stored.trials()]
+    return request.fork is None and all(over) and len(over) >= plan.config.budget.trials
 
 
 def _run_study(
@@ -200,12 +209,14 @@ def _run_study(
     database = Database(request.storage, create=request.fork is None)
     stored = _open_or_create(database, request, plan)
     changed = note_source(stored, plan.factory)
+    total, asked = stored.config.budget.trials, plan.config.budget.trials
+    if total > asked:
+        changed.append(f"the study has {total} trials already, more than the {asked} of its budget")
     plan = replace(plan, notes=[*plan.notes, *changed])
-    total = plan.config.budget.trials
     left = total - sum(trial.state.is_finished() for trial in stored.trials())
     plan = replace(plan, workers=max(1, min(plan.workers, left)))
-    timeout = request.timeout if request.timeout is not None else plan.config.budget.timeout
-    timeout = None if timeout == float("inf") else timeout
+    given = plan.config.budget.timeout if request.timeout is None else request.timeout
+    timeout = None if given == float("inf") else given
     _greet(console, stored, plan, total, crew.place)
     rules = TrialRules(stored.goal, plan.config.stopping.patience, plan.config.stopping.divergence)
     # Leaving the block ends the trainers, whatever happens: they heed no signal.
@@ -305,9 +316,12 @@ def _open_or_create(database: Database, request: Request, plan: Plan) -> StoredS
         stored = create_study(database, plan.config, _attributes(plan))
     # Also of what was created just now: another run may have been quicker, with another file.
     check_unchanged(stored, plan.config, plan.splits.fingerprint)
-    if stored.config != plan.config:
-        stored.remember(config=plan.config.resolved())
-        stored.config = plan.config
+    # Trials that are there stay; so the study's total is no less.
+    total = {"trials": max(plan.config.budget.trials, len(stored.trials()))}
+    config = plan.config.model_copy(update={"budget": plan.config.budget.model_copy(update=total)})
+    if stored.config != config:
+        stored.remember(config=config.resolved())
+        stored.config = config
     return stored
 
 

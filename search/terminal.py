@@ -81,9 +81,9 @@ def print_next_commands(
         ending: How the run ended.
         found: Whether there is a best trial, to be evaluated and exported.
     """
-    name, where = stored.config.name, ""
+    name, where, first = stored.config.name, "", ""
     if storage != (os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE):
-        where = f" --storage {shlex.quote(str(stored.database))}"
+        where, first = naming(str(stored.database), secret=stored.database.has_password)
     trust = "" if stored.config.model is None else " --trust-code"
     go_on = f" --trials {2 * stored.config.budget.trials}" if ending == "done" else ""
     if ending == "enough":
@@ -101,9 +101,24 @@ def print_next_commands(
         ]
     lines = [(f"  {as_typed('rnn-search')} {arguments}", why) for arguments, why in commands]
     width = max(len(line) for line, _ in lines)
-    console.print("\nNext:", style="bold")
+    console.print(f"\nNext{first}:", style="bold", markup=False, highlight=False)
     for line, why in lines:
         console.print(f"{line:<{width}}  {why}", markup=False, highlight=False, soft_wrap=True)
+
+
+def naming(storage: str, *, secret: bool = False) -> tuple[str, str]:
+    """Returns how a command to type is told its storage.
+
+    Args:
+        storage: Its URL, without a password.
+        secret: Whether it has one: then it is for the environment, which others cannot read.
+
+    Returns:
+        The option, and what is to be done before.
+    """
+    if secret:
+        return "", ", with RNN_SEARCH_STORAGE set to the storage's URL"
+    return f" --storage {shlex.quote(storage)}", ""
 
 
 def as_typed(program: str) -> str:

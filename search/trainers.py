@@ -11,12 +11,10 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,11 +25,9 @@ from search.data.splits import Splits
 from search.desk import Desk, Drop, Order, Stop
 from search.errors import FactoryError, TrainerError
 from search.factories import Factory, ordinary_path
+from search.processes import context, signals_blocked
 from search.trial import Decision, Epoch
 from search.worker import Job, TrialRules
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What people and machines send to a whole process group; the coordinator alone answers it."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +204,7 @@ class LocalTrainers(Trainers):
         device: str,
         factory: Factory | None = None,
     ) -> None:
-        self._context = multiprocessing.get_context("spawn")
+        self._context = context()
         # Plain pickle copies the tensors; torch's own way would need /dev/shm, which is small in
         # containers.
         self._setup = (pickle.dumps(splits), rules, device, factory)
@@ -271,33 +267,30 @@ class LocalTrainers(Trainers):
     def _start(self) -> _Process:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_trainer_main, args=(theirs, *self._setup), daemon=True, name="trainer"
+            target=_trainer_main, args=(theirs,), daemon=True, name="trainer"
         )
-        # Python starts this helper with the first process, and unblocks signals in doing so.
-        resource_tracker.ensure_running()
-        # The mask is inherited, so a Ctrl-C while the child imports torch cannot end it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            with ordinary_path():
+            # The mask is inherited, so a Ctrl-C while the child comes to life cannot end it.
+            with signals_blocked(), ordinary_path():
                 process.start()
-        except OSError as error:
+        except (OSError, EOFError) as error:
             raise TrainerError(f"a trainer could not be started: {error}") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
+        # Not as an argument: a child whose coordinator is killed while it writes these would print
+        # a traceback before anything of ours runs.
+        with contextlib.suppress(ConnectionError):
+            ours.send(self._setup)
         return _Process(process=process, connection=ours)
 
 
-def _trainer_main(
-    connection: Connection,
-    splits: bytes,
-    rules: TrialRules,
-    device: str,
-    factory: Factory | None,
-) -> None:
+def _trainer_main(connection: Connection) -> None:
     """Runs in the trainer's process until the coordinator says stop or is gone."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    try:
+        splits, rules, device, factory = connection.recv()
+    except (EOFError, OSError):  # The coordinator is gone, maybe in the middle of its word.
+        return
     target = torch.device(device)
     data: Splits = pickle.loads(splits).to(target)
     with contextlib.suppress(EOFError, ConnectionError):

@@ -132,6 +132,10 @@ class TrialWorker:
         ends = [0, *self._run.epoch_ends]
         return tuple(self._run.batch_losses[ends[epoch.index - 1] : ends[epoch.index]])
 
+    def is_last(self, epoch: Epoch) -> bool:
+        """Says whether no epoch after this one has been trained, in this life or earlier."""
+        return self._run is None or epoch.index == len(self._run.curve)
+
     def finish(self) -> None:
         """Writes the losses of a trial that ended by itself, and the best weights if complete."""
         run, decision = self._run, self.decision

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import optuna
 import pytest
@@ -30,6 +31,8 @@ from tiny import (
     write_study,
 )
 
+from search import running
+from search.cli import main
 from search.diagnosis import ADVICE
 
 SLOW_SPACE: dict[str, object] = {**SPACE, "epochs": [2000, 3000], "batch_size": [8]}
@@ -197,6 +200,34 @@ def test_resume_without_the_file(ran: SimpleNamespace, tmp_path: Path) -> None:
     assert record(trials[:5]) == record(ran.trials)
     assert len(trials) == 8
     assert len({tuple(sorted(trial.params.items())) for trial in trials}) == 8
+
+
+def test_fewer_trials_than_there_are(ran: SimpleNamespace, tmp_path: Path) -> None:
+    """A total below what the study has trains nothing, takes nothing away, and is not stored."""
+    shutil.copytree(ran.folder, tmp_path, dirs_exist_ok=True)
+    again = rnn_search(tmp_path, "run", "tiny.toml", "--trials", 2)
+    assert again.returncode == 0, again.stderr
+    assert "5 of 5 trials done" in again.stdout
+    assert "note: the study has 5 trials already, more than the 2 of its budget" in again.stdout
+    assert "of 2 trials" not in rnn_search(tmp_path, "show", "tiny").stdout
+    assert record(trials_of(tmp_path)) == record(ran.trials)
+
+
+def test_a_study_that_is_done_needs_no_cluster(
+    ran: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing is left to train no cluster is started or asked for."""
+    monkeypatch.chdir(ran.folder)
+    monkeypatch.delenv("RNN_SEARCH_STORAGE", raising=False)
+
+    def refuse(wanted: object) -> NoReturn:
+        raise AssertionError(f"opened {wanted}")
+
+    monkeypatch.setattr(running, "open_crew", refuse)
+    assert main(["run", "tiny.toml", "--cluster", "ray"]) == 0
+    assert "5 of 5 trials" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match="opened"):
+        main(["run", "tiny.toml", "--cluster", "ray", "--trials", "6"])
 
 
 def test_refusals_change_nothing(ran: SimpleNamespace) -> None:

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from tiny import tiny_config
 
 from search import coordinator as module
+from search.checkpoints import CHECKPOINT, trial_folder
 from search.coordinator import Attacher, Coordinator, Ending
 from search.database import Database
 from search.diagnosis import Finding
@@ -413,6 +414,33 @@ def test_lost_trial_is_abandoned(stored: StoredStudy, monkeypatch: pytest.Monkey
     assert observer.lines == ["trial 0 was taken over by another run"]
     assert observer.endings == [(1, Outcome.COMPLETE)]
     assert stored.trials()[0].value == 5.0
+
+
+@pytest.mark.parametrize("verdict", ["pruned", "complete"])
+def test_a_sleeper_leaves_the_files_alone(stored: StoredStudy, verdict: str) -> None:
+    """Who finds at a trial's end that another run has it removes none of that run's files."""
+    stored.config = stored.config.model_copy(
+        update={"stopping": stored.config.stopping.model_copy(update={"warmup_epochs": 2})}
+    )
+    run(stored, ScriptedTrainers(bad_sixth), 5)
+    other = open_study(stored.database, "tiny")
+    checkpoint = trial_folder(stored.folder, 5) / CHECKPOINT
+
+    def script(job: Job) -> Iterator[Any]:
+        other._leases.prepare()
+        other._leases.take(stored.trials()[5]._trial_id)
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.write_bytes(b"the other's")
+        other.study.tell(5, 1.0)
+        if verdict == "pruned":
+            yield from (9.0, 9.0, 9.0)
+        yield COMPLETE
+
+    trainers = ScriptedTrainers(script)
+    _, observer = run(stored, trainers, 6)
+    assert trainers.dropped == ([(5, 0)] if verdict == "pruned" else [])
+    assert observer.lines == ["trial 5 was taken over by another run"]
+    assert checkpoint.read_bytes() == b"the other's"
 
 
 def test_only_the_best_keep_their_weights(stored: StoredStudy) -> None:

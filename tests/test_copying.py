@@ -253,6 +253,37 @@ def test_databases_of_one_name(
     target.engine.dispose()
 
 
+def test_a_folder_reached_by_a_link(tmp_path: Path) -> None:
+    """Into a database beside the original, called by another path, no file of its is lost."""
+    source = Database(f"sqlite:///{tmp_path / 'a' / 'x.db'}", create=True)
+    stored = fill(source, tmp_path)
+    (tmp_path / "link").symlink_to("a")
+    target = Database(f"sqlite:///{tmp_path / 'link' / 'x.sqlite'}", create=True)
+    copied = copy_study(stored, target)
+    assert not copied.folder.samefile(stored.folder)
+    for folder in (stored.folder, copied.folder):
+        assert (trial_folder(folder, 6) / CHECKPOINT).read_bytes() == b"state"
+
+
+def test_two_servers_with_a_database_of_one_name(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a copy has trained since is not replaced by that of a second copy elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    stored = fill(Database(f"sqlite:///{tmp_path / 'a' / 'x.db'}", create=True), tmp_path)
+    servers = [Database(postgres.url(postgres.new_database()), create=True) for _ in range(2)]
+    # Their names are all by which the folders differ; one server cannot have two of one name.
+    monkeypatch.setattr(Database, "folder", property(lambda one: tmp_path / f"{one.is_sqlite}"))
+    first = copy_study(stored, servers[0])
+    trained = trial_folder(first.folder, 6) / CHECKPOINT
+    trained.write_bytes(b"a later state")
+    second = copy_study(stored, servers[1])
+    assert trained.read_bytes() == b"a later state"
+    assert (trial_folder(second.folder, 6) / CHECKPOINT).read_bytes() == b"state"
+    for server in servers:
+        server.engine.dispose()
+
+
 def test_backup_is_the_whole_study(tmp_path: Path) -> None:
     """A backup holds the one study, equal in every field, in a file and a folder beside it."""
     source = Database(f"sqlite:///{tmp_path / 'a' / 'x.db'}", create=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from search import database as module
+from search import sqlite_file
 from search.database import Database, exists, parse_url
 from search.errors import StorageError, StudyError
 
@@ -35,6 +38,14 @@ def test_sqlite_is_in_wal_mode(url: str) -> None:
     assert pragma(database, "journal_mode") == "wal"
     assert pragma(database, "busy_timeout") == 60_000
     assert pragma(database, "synchronous") == 1
+
+
+def test_a_file_of_optunas_own(url: str) -> None:
+    """A database that Optuna made, without a log beside it, is opened to be written."""
+    Path(str(parse_url(url).database)).parent.mkdir()
+    optuna.create_study(storage=url, study_name="another")
+    with Database(url, create=True).engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
 
 def test_reading_creates_nothing(url: str, tmp_path: Path) -> None:
@@ -71,9 +82,10 @@ def test_postgresql_means_psycopg() -> None:
 
 def test_password_is_not_said() -> None:
     """A URL that cannot be read is quoted without what may be a password."""
-    with pytest.raises(StudyError) as caught:
-        parse_url("postgres ql://me:secret@here/x")
-    assert "secret" not in str(caught.value)
+    for url in ("postgres ql://me:secret@here/x", "postgresql://me:my@secret@here/x"):
+        with pytest.raises(StudyError) as caught:
+            parse_url(url)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -206,3 +218,31 @@ def test_lock_of_a_killed_process_is_free(url: str) -> None:
     holder.wait()
     with Database(url, create=False).exclusive():
         pass
+
+
+def test_lock_of_a_sleeping_process_is_lost(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sleeps (SIGSTOP) with the lock does not keep others out for ever, nor those after it."""
+    monkeypatch.setattr(sqlite_file, "HOLD_SECONDS", 0.5)
+    script = (
+        "import sys, time; from search.database import Database\n"
+        "with Database(sys.argv[1], create=True).exclusive():\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, url], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGSTOP)
+    try:
+        with Database(url, create=False).exclusive():
+            pass
+        # From now on the others' lock is one that the sleeper does not hold.
+        monkeypatch.setattr(sqlite_file, "HOLD_SECONDS", 1e9)
+        with Database(url, create=False).exclusive():
+            pass
+    finally:
+        holder.kill()
+        holder.wait()

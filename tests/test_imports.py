@@ -17,6 +17,7 @@ import search
 PACKAGE = Path(search.__file__).parent
 ORDER = [
     "errors",
+    "processes",
     "fields",
     "dimensions",
     "config",
@@ -59,6 +60,7 @@ ORDER = [
     "history",
     "surroundings",
     "reading",
+    "sqlite_file",
     "database",
     "leases",
     "forks",

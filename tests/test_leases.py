@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -131,7 +131,33 @@ def test_another_host_is_believed(make: Make, url: str) -> None:
     make().take(7)
     change(url, host="elsewhere", pid=2**22 + 1)
     assert make().held() == {7}
-    change(url, host=platform.node(), pid=os.getpid())
+    change(url, host=module.where_ids_count(), pid=os.getpid())
+    assert make().held() == {7}
+
+
+def test_a_container_of_the_same_name_is_another_host(make: Make, url: str) -> None:
+    """Where other processes are seen, as in a container, a living holder is not taken for dead."""
+    make().take(7)
+    script = (
+        "import sys; from search.database import Database; from search.leases import Leases\n"
+        "print(Leases(Database(sys.argv[1], create=True), 1).held())\n"
+    )
+    namespace = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "--pid", "--fork"]
+    seen = subprocess.run(
+        [*namespace, "--mount-proc", sys.executable, "-c", script, url],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert seen.stdout == "{7}\n", seen.stderr
+
+
+def test_a_clock_that_is_set_kills_nobody(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the clock is set, psutil has other times at which processes started; they still live."""
+    make().take(7)
+    before, booted = psutil.Process.create_time, psutil.boot_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: before(process) - 3600)
+    monkeypatch.setattr(psutil, "boot_time", lambda: booted() - 3600)
     assert make().held() == {7}
 
 

@@ -190,6 +190,37 @@ def test_reading_makes_no_tables(postgres: Postgres, name: str, rows: Rows) -> N
     assert rows("pg_tables WHERE schemaname = 'public'") == 0
 
 
+def test_lock_of_a_sleeping_process_is_lost(postgres: Postgres, name: str) -> None:
+    """Who sleeps (SIGSTOP) with the lock does not keep others out for ever, and wakes up calmly."""
+    script = (
+        "import sys; from search import database\n"
+        "database.HOLD_SECONDS = 1\n"
+        "one = database.Database(sys.argv[1], create=True)\n"
+        "with one.exclusive():\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "with one.exclusive():\n"
+        "    pass\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, postgres.url(name)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.send_signal(signal.SIGSTOP)
+    database = Database(postgres.url(name), create=False)
+    with database.exclusive():
+        pass
+    database.engine.dispose()
+    holder.send_signal(signal.SIGCONT)
+    assert holder.communicate() == ("", "")
+    assert holder.returncode == 0
+
+
 def test_processes_that_create_it_at_once(postgres: Postgres, name: str) -> None:
     """Of processes that make Optuna's tables in an empty database at once none fails."""
     script = (
@@ -233,8 +264,10 @@ def test_the_password_is_nowhere(tmp_path: Path, postgres: Postgres, name: str) 
     """No output, file or stored attribute has the server's password, however it is written."""
     write_study(tmp_path, budget={"trials": 2})
     url = postgres.url(name)
+    Database(url, create=True).engine.dispose()
     said = ""
     for line in (
+        "list",
         "run tiny.toml",
         "list",
         "list --json",
@@ -243,6 +276,7 @@ def test_the_password_is_nowhere(tmp_path: Path, postgres: Postgres, name: str) 
         "show tiny 0 --json",
         "report tiny --out page",
         "backup tiny safe.db --json",
+        f"copy tiny --to {postgres.url(postgres.new_database())}",
     ):
         done = rnn_search(tmp_path, *line.split(), "--storage", url)
         assert done.returncode == 0, done.stderr
@@ -253,6 +287,32 @@ def test_the_password_is_nowhere(tmp_path: Path, postgres: Postgres, name: str) 
     for secret in (PASSWORD, QUOTED, "geheim"):
         assert secret not in said
         assert not any(secret.encode() in content for content in stored)
+    # What is to be typed next works where the environment has the URL.
+    typed = [line for line in said.splitlines() if line.startswith("  ") and "rnn-search " in line]
+    assert len(typed) == 7
+    assert not any("***" in line or "--storage" in line for line in typed)
+    assert said.count("RNN_SEARCH_STORAGE set to the storage's URL") == 2
+
+
+@pytest.mark.parametrize("target", ["search", "resume", "show", "report", "evaluate", "dashboard"])
+def test_make_passes_no_password(tmp_path: Path, target: str) -> None:
+    """`make` gives a server's URL to the command by its environment, not by its arguments."""
+    ready, command = tmp_path / "ready", tmp_path / "rnn-search"
+    ready.touch()
+    command.write_text('#!/bin/sh\necho "$@"\necho "$RNN_SEARCH_STORAGE" >&2\n')
+    command.chmod(0o755)
+    url = "postgresql://me:geheim@host/studies"
+    done = subprocess.run(
+        ["make", target, f"READY={ready}", f"BIN={tmp_path}"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "RNN_SEARCH_STORAGE": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, f"{url}\n")
+    assert "vowels" in done.stdout or target == "dashboard"
+    assert "geheim" not in done.stdout
 
 
 def test_a_traceback_has_no_password(tmp_path: Path, postgres: Postgres, name: str) -> None:

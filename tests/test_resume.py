@@ -19,7 +19,9 @@ from tiny import (
     epochs_reported,
     files_of,
     interrupt_when,
+    is_alive,
     record,
+    servers_of,
     start,
     trainers_of,
     trials_of,
@@ -173,6 +175,22 @@ def test_killed_coordinator(reference: Reference, tmp_path: Path) -> None:
     assert len(trainers) == 1
     wait_for_end(children)
     check_against(reference, tmp_path)
+
+
+def test_killed_server(reference: Reference, tmp_path: Path) -> None:
+    """If what trainers are forked from is killed, they train on, and a new one makes the next."""
+    write_study(tmp_path, **OPTIONS)
+    run = begin(tmp_path)
+    wait_until(reached(tmp_path, 0.2 * reference.epochs), "some epochs")
+    (trainer,), (server,) = trainers_of(run.pid), servers_of(run.pid)
+    os.kill(server, signal.SIGKILL)
+    wait_until(reached(tmp_path, 0.6 * reference.epochs), "more epochs")
+    assert is_alive(trainer)
+    os.kill(trainer, signal.SIGKILL)
+    assert run.wait(PATIENCE) == 0, output_of(tmp_path)
+    assert output_of(tmp_path).count("a trainer died") == 1
+    assert record(trials_of(tmp_path)) == reference.trials
+    assert files_of(tmp_path) == reference.files
 
 
 def test_killed_trainer(reference: Reference, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tiny import (
 
 from search.cli import main
 from search.database import Database
+from search.errors import LostError, StudyError
 from search.storage import create_study
 from search.trial import Curve, Decision, Epoch, Outcome
 
@@ -119,6 +120,52 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def remove(file: Path) -> None:
+    """Removes a database with its log."""
+    for one in file.parent.glob(f"{file.name}*"):
+        one.unlink()
+
+
+def replace(file: Path) -> None:
+    """Puts another file in a database's place."""
+    other = file.with_name("other")
+    other.write_bytes(file.read_bytes())
+    other.replace(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [remove, replace])
+def test_a_file_that_goes_away(
+    reference: Told, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    """A database removed or replaced under a run ends it, and is there again with all it had."""
+    write_study(tmp_path, **LONG)
+    run = begin(tmp_path)
+    children = reach(run, a_trial_is_done(tmp_path))
+    harm(database_of(tmp_path))
+    assert run.wait(LONG_ENOUGH) == 1, output_of(tmp_path)
+    wait_for_end(children)
+    said = output_of(tmp_path)
+    assert "Traceback" not in said
+    assert "studies.db was removed, emptied or replaced while it was in use" in said
+    remove(database_of(tmp_path))
+    database_of(tmp_path).with_name("studies.rescued.db").rename(database_of(tmp_path))
+    before = finished(trials_of(tmp_path))
+    assert before
+    require_the_rest(tmp_path, before, reference)
+
+
+def test_a_folder_that_goes_away(tmp_path: Path) -> None:
+    """Whoever moves a running study's folder is told, and not that everything is safe."""
+    database = Database(f"sqlite:///{tmp_path / 'a' / 'studies.db'}", create=True)
+    (tmp_path / "a").rename(tmp_path / "b")
+    with (
+        pytest.raises(LostError, match="removed or moved while it was in use"),
+        database.exclusive(),
+    ):
+        pass
+
+
 READING = [
     ("list", "list"),
     ("show", "show tiny"),
@@ -199,6 +246,28 @@ def test_a_damaged_file(
     assert "studies.db" in errors.splitlines()[0]
     assert len(errors.splitlines()) <= 2
     assert database_of(tmp_path).read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["poetry.db", "poetry.lock", "poetry"])
+def test_files_beside_it_are_left_alone(tmp_path: Path, name: str) -> None:
+    """No file of the user's that lies beside a database is emptied, nor the database itself."""
+    (tmp_path / "poetry.lock").write_text("precious")
+    (tmp_path / name).unlink(missing_ok=True)
+    write_study(tmp_path)
+    database = Database(f"sqlite:///{tmp_path / name}", create=True)
+    attributes = {"data": "f00d", "baselines": {}, "notes": []}
+    stored = create_study(database, tiny_config(tmp_path), attributes)
+    assert stored.take(1) is not None
+    assert len(stored.trials()) == 1
+    if name != "poetry.lock":
+        assert (tmp_path / "poetry.lock").read_text() == "precious"
+
+
+def test_a_database_in_the_place_of_its_files(tmp_path: Path) -> None:
+    """A name that its trials' folder has to have is refused, and nothing is made."""
+    with pytest.raises(StudyError, match=r"call the database mine\.db"):
+        Database(f"sqlite:///{tmp_path / 'mine.trials'}", create=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import is_alive, tiny_config, wait_for_end, wait_until
+from tiny import is_alive, tiny_config, trainers_of, wait_for_end, wait_until
 
 from search.checkpoints import LOSSES, WEIGHTS, load_checkpoint
 from search.data import load_splits
@@ -217,6 +217,23 @@ class TrainersConformance:
         assert [e.figures for e in after] == [e.figures for e in expected.curve.epochs]
         assert saved_losses(one.folder) == losses_here(again, splits, again.params.epochs)
 
+    def test_stopped_while_it_reads_its_checkpoint(self, make: Make, tmp_path: Path) -> None:
+        """A trial stopped before it has trained an epoch more tells all epochs of earlier lives."""
+        one, trainers = job(tmp_path, 0, LONG), make()
+        trainers.start(trainers.free()[0], one)
+        collect(trainers, lambda events: len(epochs_in(events)) >= 5, "five epochs")
+        trainers.stop()
+        until_end(trainers)
+        saved = load_checkpoint(one.folder)
+        assert saved is not None
+        others = make()
+        others.start(others.free()[0], one)
+        others.stop()
+        said = until_end(others)
+        assert len(epochs_in(said)) >= len(saved["run"]["curve"]) >= 5
+        assert isinstance(said[-1], TrialEnded)
+        assert said[-1].decision.outcome is Outcome.INTERRUPTED
+
     def test_disk_fault_is_reported(self, make: Make, tmp_path: Path) -> None:
         """A trial's folder that cannot be written is a fault of the place, not of the trial."""
         trainers = make()
@@ -353,7 +370,8 @@ class TestLocalTrainers(TrainersConformance):
     def test_signals_of_a_terminal_are_blocked(self, splits: Splits, tmp_path: Path) -> None:
         """Ctrl-C, SIGTERM and SIGHUP end no trainer, not even the first one while it starts."""
         script = (
-            "import os, signal, sys\nfrom search.trainers import LocalTrainers, SIGNALS\n"
+            "import os, signal, sys\nfrom search.processes import SIGNALS\n"
+            "from search.trainers import LocalTrainers\n"
             "if __name__ == '__main__':\n"
             "    splits, rules, job = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
             "    trainers = LocalTrainers(splits, rules, 2, 'cpu')\n"
@@ -385,6 +403,29 @@ class TestLocalTrainers(TrainersConformance):
         pids = [worker.process.pid for worker in trainers._workers]
         trainers.kill()
         assert not any(is_alive(pid) for pid in pids if pid is not None)
+
+    def test_trainers_that_start_die_silently(self, tmp_path: Path) -> None:
+        """A coordinator killed while its trainer comes to life leaves no traceback of that."""
+        script = (
+            "import pathlib, sys\nfrom search.trainers import LocalTrainers\n"
+            "if __name__ == '__main__':\n"
+            "    print('starting', flush=True)\n"
+            "    LocalTrainers(bytes(10_000_000), None, 1, 'cpu')\n"
+        )
+        with (tmp_path / "said").open("w+") as said:
+            parent = subprocess.Popen(
+                [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=said, text=True
+            )
+            assert parent.stdout is not None
+            with parent.stdout:
+                assert parent.stdout.readline() == "starting\n"
+            wait_until(lambda: bool(trainers_of(parent.pid)), "a trainer's process")
+            pids = trainers_of(parent.pid)
+            parent.kill()
+            parent.wait()
+            wait_for_end(pids)
+            said.seek(0)
+            assert said.read() == ""
 
     def test_trainers_die_with_their_parent(self, splits: Splits, tmp_path: Path) -> None:
         """When the coordinator is killed with -9 its trainers end by themselves, busy or not."""

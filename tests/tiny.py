@@ -147,9 +147,14 @@ def children_of(pid: int) -> list[int]:
 
 def trainers_of(pid: int) -> list[int]:
     """Returns the ids of a coordinator's trainers."""
+    return [child.pid for server in servers_of(pid) for child in psutil.Process(server).children()]
+
+
+def servers_of(pid: int) -> list[int]:
+    """Returns the id of what a coordinator's trainers are forked from; empty: there is none."""
     found = []
     for child in psutil.Process(pid).children():
-        if "spawn_main" in " ".join(child.cmdline()):
+        if "multiprocessing.forkserver" in " ".join(child.cmdline()):
             found.append(child.pid)
     return found
 
