@@ -45,14 +45,17 @@ def torchs_own(layers: nn.Module, inputs: torch.Tensor, state: object) -> object
 
 
 def medians(ways: Sequence[Callable[[], object]], turns: int) -> list[float]:
-    """Returns the median seconds of each way, which take turns."""
+    """Returns the median seconds of the processor's time of each way, which take turns.
+
+    On a busy machine the clock on the wall would count more of others' work for longer ways.
+    """
     seconds: list[list[float]] = [[] for _ in ways]
     for turn in range(turns + 2):
         for way, taken in zip(ways, seconds, strict=True):
-            started = time.perf_counter()
+            started = time.process_time()
             way()
             if turn >= 2:
-                taken.append(time.perf_counter() - started)
+                taken.append(time.process_time() - started)
     return [statistics.median(taken) for taken in seconds]
 
 

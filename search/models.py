@@ -96,14 +96,25 @@ def widened(model: SequenceModel) -> SequenceModel:
         _TWINS[model] = _empty_twin(model, wide)
     twin = _TWINS[model].to(model.head.weight.device, model.head.weight.dtype)
     for target, weights in zip(twin.parameters(), model.parameters(), strict=True):
-        if target.shape[0] == weights.shape[0]:
-            target[..., : weights.shape[-1]] = weights
-            continue
-        # One block of rows for each gate; columns are inputs or, likewise widened, units.
-        blocks = target.view(-1, wide, *target.shape[1:])
-        old = weights.view(-1, units, *weights.shape[1:])
-        blocks[(slice(None), slice(units), *map(slice, old.shape[2:]))] = old
+        window = own_part(target, weights.shape, units, wide)
+        window.copy_(weights.view(window.shape))
     return twin
+
+
+def own_part(target: Tensor, shape: torch.Size, units: int, wide: int) -> Tensor:
+    """Returns the part of a widened network's weight in which the network's own lies, as a view.
+
+    Args:
+        target: The weight of the network of ``wide`` units.
+        shape: Of the same weight of the network of ``units`` units.
+        units: H.
+        wide: H rounded up.
+    """
+    if target.shape[0] == shape[0]:
+        return target[..., : shape[-1]]
+    # One block of rows for each gate; columns are inputs or, likewise widened, units.
+    blocks = target.view(-1, wide, *target.shape[1:])
+    return blocks[(slice(None), slice(units), *map(slice, shape[1:]))]
 
 
 _TWINS: WeakKeyDictionary[SequenceModel, SequenceModel] = WeakKeyDictionary()

@@ -157,6 +157,8 @@ def _connection(address: str) -> Iterator[Cluster]:
     import ray
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Ray tells the head this process's arguments, for all to see: --storage may have a password.
+    ray._private.utils.get_entrypoint_name = lambda: "rnn-search"
     try:
         ray.init(address, log_to_driver=False, configure_logging=False)
         # Ray's words on workers that died would stand among ours, even in the output of --json.

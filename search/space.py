@@ -32,6 +32,28 @@ LEARNING_RATES = (0.01, 0.1, 0.001)
 """The first three trials of a study; the lesson's "good starting point" and a decade either side
 (Bengio 2012, arXiv 1206.5533, section 3.1, page 9)."""
 
+PORTFOLIO: tuple[dict[str, Value], ...] = (
+    {"learning_rate": 0.04, "hidden_units": 48, "weight_decay": 1e-5, "gradient_clipping": 1.0},
+    {
+        "learning_rate": 0.03,
+        "hidden_layers": 2,
+        "hidden_units": 32,
+        "dropout": 0.2,
+        "weight_decay": 1e-4,
+    },
+    {
+        "batch_size": 16,
+        "hidden_layers": 2,
+        "decay": "plateau",
+        "dropout": 0.3,
+        "weight_decay": 1e-4,
+        "gradient_clipping": 1.0,
+    },
+)
+"""What the next three trials have instead of the lesson's values, besides `PORTFOLIO_SHARED`; the
+cheapest first. Chosen on tables of learning curves, see `studies/LOG.md`."""
+PORTFOLIO_SHARED: dict[str, Value] = {"cell": "gru", "optimizer": "adam", "epochs": 24}
+
 
 class Extra(Mapping[str, Value]):
     """The values of a study's own entries in ``[space]``, by name.
@@ -155,24 +177,35 @@ def fits(params: Mapping[str, Value], space: Mapping[str, Dimension]) -> bool:
 
 
 def starting_points(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:
-    """Returns what a study tries first, in order: the lesson's values at three learning rates.
+    """Returns what a study tries first, in order: the lesson's values, then `PORTFOLIO`.
 
-    A value outside its dimension is replaced by the nearest inside; points that become equal by
-    this are listed once. Only searched dimensions are named. For the study's own entries see
-    `search.dimensions.start_of`.
+    The lesson's come at three learning rates; the portfolio where the space has its cell and its
+    optimizer, and no entries of the user's own, of which it knows nothing. A value outside its
+    dimension is replaced by the nearest inside; points that become equal by this are listed once.
+    Only searched dimensions are named. For own entries see `search.dimensions.start_of`.
     """
+    changes: list[dict[str, Value]] = [{"learning_rate": rate} for rate in LEARNING_RATES]
+    if _suits_portfolio(space):
+        changes += [PORTFOLIO_SHARED | point for point in PORTFOLIO]
     points: list[dict[str, Value]] = []
-    for rate in LEARNING_RATES:
+    for change in changes:
         point = {
-            name: start_of(name, dimension)
+            name: HYPERPARAMETERS[name].kind(dimension.clip(change[name]))
+            if name in change
+            else start_of(name, dimension)
             for name, dimension in space.items()
             if not isinstance(dimension, Fixed)
         }
-        if "learning_rate" in point:
-            point["learning_rate"] = float(space["learning_rate"].clip(rate))
         if point not in points:
             points.append(point)
     return points
+
+
+def _suits_portfolio(space: Mapping[str, Dimension]) -> bool:
+    words = ("cell", "optimizer")
+    return space.keys() <= HYPERPARAMETERS.keys() and all(
+        name in space and is_inside(PORTFOLIO_SHARED[name], space[name]) for name in words
+    )
 
 
 def untried(

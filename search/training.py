@@ -58,6 +58,10 @@ class Run:
         batch_losses: The training loss of every batch so far.
         epoch_ends: For each epoch of the curve, how many batches had been trained by its end.
         best_weights: The network's state at the best epoch so far, on the CPU.
+        model: The network.
+        optimizer: What trains it.
+        order: Draws the order of batches.
+        random: State of the generator of initial weights and dropout, by kind of device.
     """
 
     def __init__(
@@ -77,11 +81,11 @@ class Run:
         self.batch_losses: list[float] = []
         self.epoch_ends: list[int] = []
         self.best_weights: dict[str, Tensor] = {}
-        self._order = torch.Generator().manual_seed(seed)
-        self._random = _seeded_state(seed, device)
+        self.order = torch.Generator().manual_seed(seed)
+        self.random = _seeded_state(seed, device)
         with self._own_random():
             self.model = build(params, splits, factory).to(device)
-        self._optimizer = make_optimizer(params, self.model)
+        self.optimizer = make_optimizer(params, self.model)
 
     def advance(self, judge: BatchJudge) -> Epoch | Decision:
         """Trains one epoch and validates.
@@ -94,17 +98,31 @@ class Run:
             one, memory ran out, or the validation loss is not finite.
         """
         started = time.perf_counter()
-        rate = self._set_learning_rate()
+        rate = self.set_learning_rate()
         try:
             with self._own_random():
                 losses = self._train_epoch(judge)
                 if isinstance(losses, Decision):
                     return losses
-                figures = evaluate(self.model, self.splits, "valid")
+                return self.validate(losses, rate, started)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return out_of_memory(error)
+
+    def validate(self, losses: list[float], rate: float, started: float) -> Epoch | Decision:
+        """Validates what an epoch's batches have made of the network.
+
+        Args:
+            losses: The training loss of each of the batches, which `batch_losses` has too.
+            rate: The learning rate.
+            started: When the epoch began, as `time.perf_counter` tells it.
+
+        Returns:
+            The epoch, which the curve has then gained; or the end of the trial if the validation
+            loss is not finite.
+        """
+        figures = evaluate(self.model, self.splits, "valid")
         if not all(math.isfinite(value) for value in figures.values()):
             return Decision(Outcome.DIVERGED, "the validation loss is not finite")
         train_loss = sum(losses) / len(losses)
@@ -124,9 +142,9 @@ class Run:
         return {
             "model": self.model.state_dict(),
             "best_weights": self.best_weights,
-            "optimizer": self._optimizer.state_dict(),
-            "order": self._order.get_state(),
-            "random": self._random,
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "random": self.random,
             "batch_losses": torch.tensor(self.batch_losses, dtype=torch.float64),
             "epoch_ends": self.epoch_ends,
             "curve": [asdict(epoch) for epoch in self.curve.epochs],
@@ -136,20 +154,20 @@ class Run:
         """Goes on from where `state_dict` was taken, to the last bit on a CPU."""
         self.model.load_state_dict(state["model"])
         self.best_weights = state["best_weights"]
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._order.set_state(state["order"])
-        self._random = state["random"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.set_state(state["order"])
+        self.random = state["random"]
         self.batch_losses = state["batch_losses"].tolist()
         self.epoch_ends = state["epoch_ends"]
         self.curve = Curve(tuple(Epoch(**epoch) for epoch in state["curve"]))
 
     def _train_epoch(self, judge: BatchJudge) -> list[float] | Decision:
-        model, optimizer, clip = self.model, self._optimizer, self.params.gradient_clipping
+        model, optimizer, clip = self.model, self.optimizer, self.params.gradient_clipping
         weights = list(model.parameters())
         losses: list[float] = []
         state: Any = None
         model.train()
-        for batch in self.splits.train.batches(self.params.batch_size, self._order):
+        for batch in self.splits.train.batches(self.params.batch_size, self.order):
             state = detach(state) if batch.carries else None
             outputs, state = model(batch.inputs, batch.lengths, state)
             loss = self.splits.loss(outputs, batch.targets)
@@ -166,10 +184,11 @@ class Run:
             optimizer.step()
         return losses
 
-    def _set_learning_rate(self) -> float:
+    def set_learning_rate(self) -> float:
+        """Sets the coming epoch's learning rate, and returns it."""
         values = self.curve.values(self.goal)
         rate = self.params.learning_rate * decay_factor(self.params.decay, values, self.goal)
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
@@ -178,13 +197,13 @@ class Run:
         """Puts this run's random state in torch's generators, and the outer state back after."""
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            torch.set_rng_state(self._random["cpu"])
+            torch.set_rng_state(self.random["cpu"])
             if cuda:
-                torch.cuda.set_rng_state(self._random["cuda"], self.device)
+                torch.cuda.set_rng_state(self.random["cuda"], self.device)
             yield
-            self._random = {"cpu": torch.get_rng_state()}
+            self.random = {"cpu": torch.get_rng_state()}
             if cuda:
-                self._random["cuda"] = torch.cuda.get_rng_state(self.device)
+                self.random["cuda"] = torch.cuda.get_rng_state(self.device)
 
 
 @torch.no_grad()

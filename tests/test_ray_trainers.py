@@ -118,6 +118,16 @@ def test_other_version_on_a_node_stops_the_run(
     assert f"has torch {torch.__version__}, and here is 1.0; install the same" in fault.reason
 
 
+@pytest.mark.usefixtures("cluster")
+def test_the_cluster_is_not_told_our_arguments() -> None:
+    """What Ray shows of this process to everybody on the cluster is its name alone."""
+    import ray  # Not before there is a token, which Ray looks for once.
+
+    jobs = ray._private.state.jobs()
+    assert "rnn-search" in [job["Entrypoint"] for job in jobs]
+    assert not any("pytest" in job["Entrypoint"] for job in jobs)
+
+
 def test_fault_of_the_program_stops_it(splits: Splits, cluster: Cluster) -> None:
     """An exception that no trial is to blame for keeps its traceback and ends the program."""
     nonsense = cast(Any, "no rules")

@@ -1,4 +1,4 @@
-"""Our RNN and GRU layers equal torch's own: states and every gradient, in double precision."""
+"""Our layers, of one network or of K, equal torch's own: states and every gradient."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from search.recurrent import recur
+from search.recurrent import recur, run_layer
 
 CELLS: dict[str, type[nn.RNN | nn.GRU]] = {"rnn": nn.RNN, "gru": nn.GRU}
 cells = pytest.mark.parametrize("cell", CELLS)
+ALL: dict[str, type[nn.RNN | nn.LSTM | nn.GRU]] = {**CELLS, "lstm": nn.LSTM}
 
 
 def make(cell: str, inputs: int = 3, hidden: int = 5, layers: int = 1, **options: Any) -> Any:
@@ -138,6 +139,18 @@ def test_many_steps_of_training(cell: str, optimizer: str) -> None:
 
 
 @cells
+def test_each_weight_has_a_gradient_of_its_own(cell: str) -> None:
+    """No two gradients share memory: to shorten them in place would shorten those twice."""
+    network, steps = make(cell, layers=2)
+    loss = recur(network, steps, None)[0].sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    places = [
+        weight.grad.data_ptr() if weight.grad is not None else 0 for weight in network.parameters()
+    ]
+    assert len(set(places)) == len(places)
+
+
+@cells
 def test_state_carried_on(cell: str) -> None:
     """A sequence in two pieces, the second from the first's last state, is the whole sequence."""
     network, steps = make(cell, layers=2)
@@ -173,6 +186,7 @@ def test_without_gradients_torch_computes(cell: str) -> None:
     with torch.no_grad():
         ours, theirs = recur(network, steps, None), network(steps)
     assert torch.equal(ours[0], theirs[0])
+    assert isinstance(ours[1], Tensor)
     assert torch.equal(ours[1], theirs[1])
 
 
@@ -185,3 +199,84 @@ def test_lstm_is_torchs_own() -> None:
     assert torch.equal(hidden, theirs)
     assert torch.equal(state, their_state)
     assert torch.equal(cell, their_cell)
+
+
+def networks(cell: str, count: int, sizes: tuple[int, int, int, int]) -> Any:
+    """Returns so many networks of one layer, and their inputs (T, K, B, F) and first states."""
+    batch, time, inputs, hidden = sizes
+    torch.manual_seed(0)
+    made = [ALL[cell](inputs, hidden) for _ in range(count)]
+    steps = torch.randn(time, count, batch, inputs)
+    return made, steps, [torch.randn(count, batch, hidden) for _ in range(1 + (cell == "lstm"))]
+
+
+def together(cell: str, made: Any, steps: Tensor, start: list[Tensor]) -> list[Tensor]:
+    """Returns states, last states and all gradients of networks run at once, the K in front."""
+    weights = [
+        torch.stack([getattr(one, name).detach() for one in made])
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    ]
+    leaves = [leaf.detach().requires_grad_() for leaf in (*weights, steps, *start)]
+    states, ends = run_layer(cell, leaves[4], leaves[5:], leaves[:4])
+    loss = _loss(states.transpose(0, 1), ends)
+    found = list(torch.autograd.grad(loss.sum(), leaves))
+    found[4] = found[4].transpose(0, 1)
+    return [states.detach().transpose(0, 1), *(end.detach() for end in ends), *found]
+
+
+def alone(made: Any, steps: Tensor, start: list[Tensor]) -> list[Tensor]:
+    """Returns the same of torch's own modules, one after another."""
+    answers = []
+    for at, one in enumerate(made):
+        leaves = [
+            leaf.detach().requires_grad_() for leaf in (steps[:, at], *(s[at] for s in start))
+        ]
+        first = [leaf.unsqueeze(0) for leaf in leaves[1:]]
+        states, ends = one(leaves[0], tuple(first) if len(first) > 1 else first[0])
+        ends = [end.squeeze(0) for end in (ends if isinstance(ends, tuple) else (ends,))]
+        loss = _loss(states.unsqueeze(0), [end.unsqueeze(0) for end in ends])
+        found = torch.autograd.grad(loss.sum(), [*one.parameters(), *leaves])
+        answers.append([states, *ends, *found])
+    return [torch.stack(parts).detach() for parts in zip(*answers, strict=True)]
+
+
+def _loss(states: Tensor, ends: Any) -> Tensor:
+    """(K, T, B, H) and last states (K, B, H) → (K,)."""
+    parts = [states.square(), *(end.pow(3) for end in ends)]
+    return torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
+
+
+@pytest.mark.parametrize("cell", ALL)
+@settings(deadline=None, max_examples=30)
+@given(
+    count=st.integers(1, 5),
+    batch=st.integers(1, 5),
+    time=st.integers(1, 9),
+    inputs=st.integers(1, 4),
+    hidden=st.integers(1, 17),
+)
+def test_k_networks_are_k_of_torchs(
+    cell: str, count: int, batch: int, time: int, inputs: int, hidden: int
+) -> None:
+    """States and all gradients of networks at once are those of torch's modules in turn."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        made, steps, start = networks(cell, count, (batch, time, inputs, hidden))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_equal(together(cell, made, steps, start), alone(made, steps, start))
+
+
+@pytest.mark.parametrize("cell", ALL)
+@pytest.mark.parametrize("hidden", [16, 48, 64])
+@pytest.mark.parametrize("batch", [16, 32])
+def test_a_network_does_not_know_its_neighbours(cell: str, hidden: int, batch: int) -> None:
+    """Alone, or in any place in any company, a network's numbers are the same to the last bit."""
+    count = 9
+    made, steps, start = networks(cell, count, (batch, 12, 3, hidden))
+    whole = together(cell, made, steps, start)
+    for chosen in ([0], [8], [5, 2], [1, 2, 3, 4, 5], list(reversed(range(count)))):
+        part = together(
+            cell, [made[at] for at in chosen], steps[:, chosen], [one[chosen] for one in start]
+        )
+        assert all(torch.equal(a, b[chosen]) for a, b in zip(part, whole, strict=True))

@@ -64,7 +64,7 @@ def test_resumed_proposals_are_the_same(cut: int, seed: int) -> None:
     assert go_on(copy_of(whole.trials[:cut], config), config, STARTUP + 6) == expected
 
 
-@pytest.mark.parametrize("number", [0, 2, 3, 5, STARTUP - 1, STARTUP + 2])
+@pytest.mark.parametrize("number", [0, 2, 3, 5, 7, STARTUP - 1, STARTUP + 2])
 @pytest.mark.parametrize("stored", [0, 1, 4, 10])
 def test_half_stored_trial_is_completed(config: StudyConfig, number: int, stored: int) -> None:
     """A trial killed after storing some of its parameters gets the others it would have had."""
@@ -111,8 +111,9 @@ def test_starting_points_are_not_repeated(config: StudyConfig, state: TrialState
         study.add_trial(
             optuna.trial.create_trial(state=state, params=dict(point), distributions=space)
         )
-    params = go_on(study, config, 5)
-    assert all(later not in params[:3] for later in params[3:])
+    known = len(study.trials)
+    params = go_on(study, config, known + 2)
+    assert all(later not in params[:known] for later in params[known:])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -126,17 +127,17 @@ def test_no_two_trials_are_alike(tmp_path: Path, seed: int) -> None:
 def test_seeds_differ(tmp_path: Path) -> None:
     """Two seeds share the starting points and propose something else after them."""
     one, other = (
-        go_on(make_study(config), config, 6)
+        go_on(make_study(config), config, 9)
         for config in (tiny_config(tmp_path, space={}, seed=seed) for seed in (1, 2))
     )
-    assert one[:3] == other[:3]
-    assert all(mine != theirs for mine, theirs in zip(one[3:], other[3:], strict=True))
+    assert one[:6] == other[:6]
+    assert all(mine != theirs for mine, theirs in zip(one[6:], other[6:], strict=True))
 
 
 def test_random_trials_do_not_share_numbers(config: StudyConfig) -> None:
     """Two trials asked on the same history draw from different sequences."""
     study = make_study(config)
-    go_on(study, config, 4)
+    go_on(study, config, 7)
     one, other = (suggest(study.ask(), config.space) for _ in range(2))
     assert one.learning_rate != other.learning_rate
     assert one != other

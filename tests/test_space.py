@@ -55,7 +55,7 @@ def proposals(space: dict[str, Dimension], count: int) -> list[tuple[HyperParams
 
 def test_the_first_trial_is_the_lessons() -> None:
     """The first point is rate 0.01, batch 32, 12 epochs, one layer; then come 0.1 and 0.001."""
-    first, second, third = starting_points(DEFAULT)
+    first, second, third = starting_points(DEFAULT)[:3]
     lesson = {"learning_rate": 0.01, "batch_size": 32, "epochs": 12, "hidden_layers": 1}
     off = {"dropout": 0.0, "weight_decay": 0.0, "gradient_clipping": 0.0}
     assert first.items() >= (lesson | off).items()
@@ -64,14 +64,25 @@ def test_the_first_trial_is_the_lessons() -> None:
     assert list(first) == list(DEFAULT)
 
 
+def test_the_portfolio_follows_where_it_fits() -> None:
+    """Three points with GRU and Adam come after the lesson's; else there are none."""
+    points = starting_points(DEFAULT)
+    assert len(points) == 6
+    assert all((point["cell"], point["optimizer"]) == ("gru", "adam") for point in points[3:])
+    for name, value in (("cell", "lstm"), ("optimizer", "sgd")):
+        for dimension in (Choices((value,)), Fixed(value)):
+            assert len(starting_points(DEFAULT | {name: dimension})) == 3
+    assert len(starting_points(DEFAULT | {"cell": Fixed("gru")})) == 6
+    assert len(starting_points(DEFAULT | {"heads": Choices((1, 2))})) == 3
+
+
 def test_starting_points_are_clipped_and_listed_once() -> None:
     """In an odd space the points are the nearest inside it, without those that became equal."""
     points = starting_points(ODD)
-    assert [point["learning_rate"] for point in points] == [0.02, 0.05]
+    assert [point["learning_rate"] for point in points] == [0.02, 0.05, 0.04, 0.03, 0.02]
+    assert all("hidden_layers" not in point for point in points)
     inside = {"batch_size": 50, "epochs": 20, "cell": "rnn", "dropout": 0.1, "hidden_units": 64}
-    for point in points:
-        assert point.items() >= inside.items()
-        assert "hidden_layers" not in point
+    assert all(point.items() >= inside.items() for point in points[:2])
     assert starting_points(
         {name: Fixed(known.start) for name, known in HYPERPARAMETERS.items()}
     ) == [{}]
@@ -79,9 +90,9 @@ def test_starting_points_are_clipped_and_listed_once() -> None:
 
 @given(spaces())
 def test_starting_points_are_in_the_space(space: dict[str, Dimension]) -> None:
-    """Up to three points, all different, each of the right types and inside every dimension."""
+    """Up to six points, all different, each of the right types and inside every dimension."""
     points = starting_points(space)
-    assert 1 <= len(points) <= 3
+    assert 1 <= len(points) <= 6
     assert all(points.count(point) == 1 for point in points)
     searched = [name for name in space if not isinstance(space[name], Fixed)]
     for point in points:
@@ -111,7 +122,7 @@ def test_no_starting_point_comes_twice(space: dict[str, Dimension]) -> None:
 
 def test_a_point_is_tried_whoever_tried_it() -> None:
     """A point counts as tried among other trials, in another order, and up to rounding."""
-    first, second, third = starting_points(DEFAULT)
+    first, second, third = starting_points(DEFAULT)[:3]
     other = first | {"cell": "rnn"}
     again = dict(reversed((first | {"learning_rate": 0.01 * (1 + 1e-15)}).items()))
     assert next_starting_point(DEFAULT, [other]) == first

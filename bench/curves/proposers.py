@@ -118,8 +118,7 @@ def build_portfolio(
 ) -> Portfolio:
     """Chooses rows greedily: each is the one with which the best of all is best on average.
 
-    What a loss is worth is its place between the best of its table (0) and the median (1), on a
-    logarithmic scale; the average is over tables.
+    Averaged over tables is the regret of the best so far, see `CurveTable.regret`.
 
     Args:
         tables: Those that it is chosen by, all of the same configurations.
@@ -147,10 +146,8 @@ def build_portfolio(
 
 
 def _worth(table: CurveTable, rows: int, epochs: int) -> Floats:
-    """(N,) worth of each row's best loss within so many epochs: 0 the best, 1 the median."""
+    """(N,) regret of each row's best loss within so many epochs."""
     whole = np.fmin(np.where(np.isnan(table.diverged), epochs, table.diverged), epochs)
     last = np.floor(whole).astype(int)
-    best = np.where(last > 0, table.reached[np.arange(len(table)), np.maximum(last, 1) - 1], np.inf)
-    low, middle = np.log(table.best), np.log(np.median(table.allowed))
-    worth: Floats = np.clip((np.log(best) - low) / (middle - low), 0.0, 1.0)[:rows]
-    return worth
+    best = table.reached[np.arange(len(table)), np.maximum(last, 1) - 1]
+    return table.regret(np.where(last > 0, best, np.inf))[:rows]

@@ -7,8 +7,8 @@
 
 Time is that of two workers, in units of one configuration's 36 epochs on the same data. A study is
 as good as the time in which it finds a loss within 1 or 5 % of the table's best, and as its regret:
-where its best loss lies between the table's best (0) and the median configuration's (1), on a
-logarithmic scale, averaged over moments from 1 to 30 units.
+where its best loss lies between the table's best (0) and the median configuration's (1), averaged
+over moments from 1 unit to the horizon.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
 
 from bench.curves import table as tables
-from bench.curves.proposers import Rows, build_portfolio, cost
+from bench.curves.proposers import LESSON, Portfolio, Rows, build_portfolio, cost
+from bench.curves.samplers import AtRandom, Sampled, VariedTPE, WithPoints
 from bench.curves.simulation import Proposer, Stopper, Trace, simulate
 from bench.curves.stoppers import (
     Both,
@@ -34,10 +38,13 @@ from bench.curves.stoppers import (
     Patience,
     Percentile,
 )
+from bench.curves.surrogate import Surrogate
 from bench.curves.table import CurveTable
+from search.config import StudyConfig
+from search.sampling import StudySampler
 
-HORIZON = 40.0
-MOMENTS = np.geomspace(1.0, 30.0, 18)
+HORIZON = 30.0
+MOMENTS = 18
 DEFAULT = Both((Patience(8), Percentile()))
 """The rules of a study file that says nothing."""
 
@@ -63,10 +70,10 @@ class Score:
     """What a strategy is worth on one table; medians over seeds but for the regret, a mean.
 
     Attributes:
-        near: Time to within 5 % of the best; `HORIZON` if it is not reached by then.
+        near: Time to within 5 % of the best; the horizon if it is not reached by then.
         best: Time to within 1 %.
-        regret: Averaged over `MOMENTS`.
-        trials: How many ended within 10 units of time.
+        regret: Averaged over as many as `MOMENTS`, from 1 unit to the horizon by equal ratios.
+        trials: How many ended.
     """
 
     near: float
@@ -75,18 +82,17 @@ class Score:
     trials: float
 
 
-def score(strategy: Strategy, table: CurveTable, seeds: Sequence[int]) -> Score:
+def score(strategy: Strategy, table: CurveTable, seeds: int, horizon: float) -> Score:
     """Runs a strategy's studies on a table."""
     unit = table.full_seconds
-    middle = float(np.median(table.allowed))
     near, best, regret, trials = [], [], [], []
-    for seed in seeds:
+    for seed in range(seeds):
         trace = simulate(
-            strategy.proposer(table, seed), strategy.stopper, HORIZON * unit, 1.0001 * table.best
+            strategy.proposer(table, seed), strategy.stopper, horizon * unit, table.best
         )
-        near.append(min(HORIZON, trace.time_to(1.05 * table.best) / unit))
-        best.append(min(HORIZON, trace.time_to(1.01 * table.best) / unit))
-        regret.append(mean_regret(trace, table.best, middle, unit))
+        near.append(min(horizon, trace.time_to(table.within(0.05)) / unit))
+        best.append(min(horizon, trace.time_to(table.within(0.01)) / unit))
+        regret.append(mean_regret(trace, table, horizon))
         trials.append(trace.trials)
     return Score(
         statistics.median(near),
@@ -96,19 +102,19 @@ def score(strategy: Strategy, table: CurveTable, seeds: Sequence[int]) -> Score:
     )
 
 
-def mean_regret(trace: Trace, best: float, middle: float, unit: float) -> float:
-    """Returns the regret averaged over `MOMENTS`; before the first epoch it is 1."""
-    scale = math.log(middle / best)
-    places = [math.log(max(trace.best_at(m * unit), best) / best) / scale for m in MOMENTS]
-    return statistics.mean(min(1.0, place) for place in places)
+def mean_regret(trace: Trace, table: CurveTable, horizon: float) -> float:
+    """Returns the regret averaged over time; before the first epoch it is 1."""
+    moments = np.geomspace(1.0, horizon, MOMENTS)
+    bests = np.asarray([trace.best_at(moment * table.full_seconds) for moment in moments])
+    return float(table.regret(bests).mean())
 
 
 def compare(
-    strategies: Sequence[Strategy], on: Sequence[CurveTable], seeds: int
+    strategies: Sequence[Strategy], on: Sequence[CurveTable], seeds: int, horizon: float
 ) -> dict[str, dict[str, Score]]:
     """Returns the scores of all strategies, by their names and the tables'."""
     return {
-        one.name: {table.name: score(one, table, range(seeds)) for table in on}
+        one.name: {table.name: score(one, table, seeds, horizon) for table in on}
         for one in strategies
     }
 
@@ -154,7 +160,7 @@ def left_out(scores: Mapping[str, Mapping[str, Score]]) -> None:
 
 def rules() -> list[Strategy]:
     """Returns pruners and patiences, ours first."""
-    made = {
+    made: dict[str, Stopper] = {
         "median, patience 8 (ours)": DEFAULT,
         "none": Patience(0),
         "patience 8": Patience(8),
@@ -209,15 +215,20 @@ def epochs() -> list[Strategy]:
     return made
 
 
+def chosen_by_others(
+    on: Sequence[CurveTable], table: CurveTable, count: int, asked: int, by_cost: bool = False
+) -> Portfolio:
+    """Returns the portfolio that all tables but this one choose."""
+    others = [other for other in on if other.name != table.name]
+    return build_portfolio(others, count, asked, by_cost)
+
+
 def starts(on: Sequence[CurveTable]) -> list[Strategy]:
     """Returns what comes first: the lesson's points, none, or a portfolio that others chose."""
 
     def portfolio(count: int, asked: int, by_cost: bool) -> Callable[[CurveTable, int], Proposer]:
         chosen = {
-            table.name: build_portfolio(
-                [other for other in on if other.name != table.name], count, asked, by_cost
-            ).first()
-            for table in on
+            table.name: chosen_by_others(on, table, count, asked, by_cost).first() for table in on
         }
         return lambda table, seed: Rows(table, seed, chosen[table.name])
 
@@ -232,16 +243,73 @@ def starts(on: Sequence[CurveTable]) -> list[Strategy]:
     return made
 
 
+def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
+    """Returns what proposes, on surrogates of the tables.
+
+    A study whose portfolio comes first has the one that the other tables chose.
+    """
+    worlds = {table.name: Surrogate(table) for table in on}
+    points = {
+        table.name: [
+            {**table.params[row], "epochs": asked}
+            for row, asked in chosen_by_others(on, table, 4, 36).first()[len(LESSON) :]
+        ]
+        for table in on
+    }
+
+    def sampled(
+        sampler: Callable[[StudyConfig], BaseSampler], **more: Any
+    ) -> Callable[[CurveTable, int], Proposer]:
+        return lambda table, seed: Sampled(worlds[table.name], seed, sampler, **more)
+
+    def tpe(**options: Any) -> Callable[[CurveTable, int], Proposer]:
+        return sampled(lambda config: VariedTPE(config, **options))
+
+    made = {
+        "ours": sampled(StudySampler),
+        "random": sampled(AtRandom),
+        "TPE, each alone": tpe(multivariate=False),
+        "TPE, no liar": tpe(constant_liar=False),
+        "TPE after 5": tpe(n_startup_trials=5),
+        "TPE after 20": tpe(n_startup_trials=20),
+        "TPE, 96 candidates": tpe(n_ei_candidates=96),
+        "TPE, 8 candidates": tpe(n_ei_candidates=8),
+        "TPE, a fifth is good": tpe(good=lambda n: min(25, math.ceil(0.2 * n))),
+        "TPE, root of n is good": tpe(good=lambda n: math.ceil(0.5 * math.sqrt(n))),
+        "follow-ups": sampled(StudySampler, changes={"follow_advice": True}),
+        "asked 4 at a time": sampled(StudySampler, at_once=4),
+        "asked 8 at a time": sampled(StudySampler, at_once=8),
+        "asked 16 at a time": sampled(StudySampler, at_once=16),
+        "4 more points": lambda table, seed: Sampled(
+            worlds[table.name], seed, lambda config: WithPoints(config, points[table.name])
+        ),
+        "epochs 36": sampled(StudySampler, changes={"space": {"epochs": 36}}),
+    }
+    return [Strategy(name, proposer) for name, proposer in made.items()]
+
+
 def main() -> None:
     """Reads the command line and prints one comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["rules", "epochs", "starts", "samplers"])
     parser.add_argument("--tables", type=Path, default=tables.FOLDER)
+    parser.add_argument("--on", nargs="+", help="names of tables; left out: all of them")
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--horizon", type=float, default=HORIZON, help="in units of time")
+    parser.add_argument("--only", nargs="+", help="strategies whose names hold one of these")
     args = parser.parse_args()
-    on = [tables.load(name, args.tables) for name in tables.names(args.tables)]
-    made = {"rules": rules, "epochs": epochs, "starts": lambda: starts(on)}
-    scores = compare(made[args.what](), on, args.seeds)
+    on = [tables.load(name, args.tables) for name in args.on or tables.names(args.tables)]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made: dict[str, Callable[[], list[Strategy]]] = {
+        "rules": rules,
+        "epochs": epochs,
+        "starts": lambda: starts(on),
+        "samplers": lambda: samplers(on),
+    }
+    strategies = made[args.what]()
+    if args.only:
+        strategies = [one for one in strategies if any(part in one.name for part in args.only)]
+    scores = compare(strategies, on, args.seeds, args.horizon)
     show(scores)
     left_out(scores)
 

@@ -70,6 +70,29 @@ class CurveTable:
         return float(self.allowed.min())
 
     @cached_property
+    def median(self) -> float:
+        """The median configuration's lowest loss."""
+        return float(np.median(self.allowed))
+
+    def within(self, share: float) -> float:
+        """Returns the loss that is so near the best, as a share of it.
+
+        Where the best is next to nothing, a share of it has no meaning: a share of a tenth of the
+        median configuration's loss is as near.
+        """
+        return self.best + share * max(self.best, self.median / 10)
+
+    def regret(self, loss: Floats | float) -> Floats:
+        """Returns where a loss is between the best (0) and the median (1), by its logarithm.
+
+        A hundredth of the median's is added to each, so that a solved task has an end.
+        """
+        floor = self.median / 100
+        scale = np.log((self.median + floor) / (self.best + floor))
+        place: Floats = np.clip(np.log((loss + floor) / (self.best + floor)) / scale, 0.0, 1.0)
+        return place
+
+    @cached_property
     def full_seconds(self) -> float:
         """Mean time of a configuration that trains to its last epoch."""
         whole = ~np.isnan(self.valid[:, -1])
@@ -115,6 +138,7 @@ def pack(lines: Path, table: Path) -> None:
         seconds=_padded([row["seconds"] for row in rows]),
         findings=_findings([row["findings"] for row in rows]),
         diverged=np.asarray([_end(row) for row in rows], dtype=np.float32),
+        cut=np.asarray([row["cut"] for row in rows]),
         **columns,
     )
 
@@ -138,6 +162,30 @@ def load(name: str, folder: Path = FOLDER) -> CurveTable:
             findings=file["findings"],
             diverged=file["diverged"].astype(np.float64),
         )
+
+
+def unpack(table: Path, lines: Path) -> None:
+    """Writes a table's rows as finished lines, so that more can be added to them."""
+    made = load(table.stem, table.parent)
+    with np.load(table, allow_pickle=False) as file:
+        cut = file["cut"].tolist()
+    with lines.open("w", encoding="utf-8") as out:
+        for row, params in enumerate(made.params):
+            count = int(np.isfinite(made.valid[row]).sum())
+            spent = int(np.isfinite(made.seconds[row]).sum())
+            until = float(made.diverged[row])
+            record = {
+                "number": row,
+                "params": {**params, "epochs": EPOCHS},
+                "outcome": "complete" if count == EPOCHS else "diverged",
+                "diverged": None if np.isnan(until) else until,
+                "cut": cut[row],
+                "valid": made.valid[row, :count].tolist(),
+                "train": made.train[row, :count].tolist(),
+                "seconds": made.seconds[row, :spent].tolist(),
+                "findings": [FINDINGS[index] for index in made.findings[row, :count]],
+            }
+            out.write(json.dumps(record) + "\n")
 
 
 def names(folder: Path = FOLDER) -> list[str]:

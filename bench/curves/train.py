@@ -1,6 +1,6 @@
 """Trains the table of learning curves: the same random configurations on every data set.
 
-    python -m bench.curves.train work --count 500 co2 vowels      goes on where it was interrupted
+    python -m bench.curves.train work --count 500 co2 vowels      goes on from work, or the tables
     python -m bench.curves.train work --count 500 --whole co2     those cut short, to the end
     python -m bench.curves.train work --pack                      work/*.jsonl to the tables here
 
@@ -26,7 +26,7 @@ from typing import Any
 import optuna
 import torch
 
-from bench.curves.table import FOLDER, pack
+from bench.curves.table import FOLDER, pack, unpack
 from bench.data_sets import DATA_SETS, config_of
 from search.data.splits import Splits
 from search.diagnosis import constant_of, diagnose
@@ -121,6 +121,9 @@ def collect(names: list[str], count: int, work: Path, whole: bool) -> None:
     work.mkdir(parents=True, exist_ok=True)
     loaded = {name: config_of(name, work / "data") for name in names}
     naive = {name: constant_of(splits.baselines("valid")) for name, (_, splits) in loaded.items()}
+    for name in names:
+        if (FOLDER / f"{name}.npz").exists() and not (work / f"{name}.jsonl").exists():
+            unpack(FOLDER / f"{name}.npz", work / f"{name}.jsonl")
     done = {name: finished(work / f"{name}.jsonl", whole) for name in names}
     for number in range(count):
         for name, (config, splits) in loaded.items():

@@ -57,6 +57,11 @@ class SeriesPart(Part):
         """Number of series N."""
         return len(self.labels)
 
+    @property
+    def steps(self) -> int:
+        """Tmax."""
+        return self.inputs.shape[1]
+
     def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Batch]:
         """Yields minibatches, each as long as its longest series.
 
@@ -115,6 +120,12 @@ class ClassifySplits(Splits):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of (B, C) logits and (B,) classes."""
         return functional.cross_entropy(outputs, targets, ignore_index=IGNORED)
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropies in nats."""
+        return functional.cross_entropy(
+            outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view(targets.shape)
 
     def tally(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns (2 + C²,) float64: sum of losses, count, confusion matrix by truth and guess."""

@@ -51,6 +51,11 @@ class TextPart(Part):
         """Number of whole sequences of T characters."""
         return len(self.codes) // self.sequence_length
 
+    @property
+    def steps(self) -> int:
+        """The length T of a sequence."""
+        return self.sequence_length
+
     def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Batch]:
         """Yields chunks of B streams; together they predict each character but the first, once.
 
@@ -118,6 +123,12 @@ class LanguageSplits(Splits):
             outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
         return summed / (targets != IGNORED).sum().clamp(min=1)
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropies in nats."""
+        return functional.cross_entropy(
+            outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view(targets.shape)
 
     def tally(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns (2,) float64: the sum of the losses in nats, and how many there are."""

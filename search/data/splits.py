@@ -47,6 +47,11 @@ class Part(ABC):
     def size(self) -> int:
         """Number of examples N: windows, series, or sequences of characters."""
 
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """T of the longest batch there can be."""
+
     @abstractmethod
     def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Batch]:
         """Yields minibatches that together hold every example once.
@@ -100,6 +105,15 @@ class Splits(ABC):
         Args:
             outputs: forecast (B, O); classify (B, C); language (B, T, V).
             targets: As in `Batch.targets`.
+        """
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of every target, 0 where it is `IGNORED`; `loss` is the mean over the others.
+
+        Args:
+            outputs: (..., O) of as many networks as there are.
+            targets: forecast (..., O), the answer's shape; else (...).
         """
 
     @abstractmethod

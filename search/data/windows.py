@@ -54,6 +54,11 @@ class ForecastPart(Part):
         """Number of windows N."""
         return len(self.starts)
 
+    @property
+    def steps(self) -> int:
+        """The window T."""
+        return self.window
+
     def inputs(self, starts: Tensor) -> Tensor:
         """Returns the (B, T, F) inputs of the windows that begin at ``starts``, (B,)."""
         rows, features = self.values.shape
@@ -135,6 +140,10 @@ class ForecastSplits(Splits):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean squared error of what is predicted, standardised; a constant has about 1."""
         return torch.nn.functional.mse_loss(outputs, targets)
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Squared errors."""
+        return torch.nn.functional.mse_loss(outputs, targets, reduction="none")
 
     def tally(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns (1 + 2 O,): windows, then sums of squared and of absolute errors per output."""

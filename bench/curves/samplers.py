@@ -1,0 +1,156 @@
+"""Optuna's samplers, and ours, as what proposes in a simulated study on a surrogate."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna import Study
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from bench.curves.simulation import Board, Plan, Trial
+from bench.curves.surrogate import Surrogate
+from search.config import StudyConfig, make_config
+from search.diagnosis import ADVICE
+from search.sampling import Shortlist, StudySampler
+from search.space import distributions, starting_points, suggest
+from search.trial import derive_seed
+
+SPACE = {"task": "forecast", "path": "none.csv"}
+"""Stands for the data of a study whose space is all that matters."""
+
+
+def config_of(seed: int, **changes: Any) -> StudyConfig:
+    """Returns a study over the default space."""
+    return make_config({"name": "simulated", "seed": seed, "data": SPACE, **changes}, "bench")
+
+
+class VariedTPE(StudySampler):
+    """Our sampler with other options for TPE.
+
+    Args:
+        config: The study's.
+        good: Of how many trials how many are taken for good; None: as ours.
+        options: Of `TPESampler`.
+    """
+
+    def __init__(
+        self, config: StudyConfig, good: Callable[[int], int] | None = None, **options: Any
+    ) -> None:
+        super().__init__(config)
+        self._options = options
+        self._good = good
+
+    def shortlist(self) -> Shortlist:
+        """Returns a shortlist that counts the good ones as it is told."""
+        made = super().shortlist()
+        if (good := self._good) is not None:
+            made.good = lambda: good(made._count)  # type: ignore[method-assign]
+        return made
+
+    def _tpe(self, number: int) -> TPESampler:
+        seed = derive_seed(self._config.seed, "proposal", number)
+        return TPESampler(seed=seed, **self._options)
+
+
+class WithPoints(StudySampler):
+    """Our sampler with further starting points after the lesson's.
+
+    Args:
+        config: The study's.
+        points: All searched values of each.
+    """
+
+    def __init__(self, config: StudyConfig, points: Sequence[dict[str, Any]]) -> None:
+        super().__init__(config)
+        self._points = points
+
+    def shortlist(self) -> Shortlist:
+        """Returns a shortlist with all starting points."""
+        return Shortlist(self._goal, [*starting_points(self._config.space), *self._points])
+
+
+class AtRandom(StudySampler):
+    """The starting points, then random values."""
+
+    def _tpe_proposal(
+        self, study: Study, number: int, running: list[FrozenTrial], shortlist: Shortlist
+    ) -> dict[str, Any]:
+        return super()._tpe_proposal(study, number, [], self.shortlist())
+
+
+def gaussian(config: StudyConfig) -> BaseSampler:
+    """Returns Optuna's Gaussian process; the starting points are for others to enqueue."""
+    return GPSampler(seed=config.seed, n_startup_trials=10, warn_independent_sampling=False)
+
+
+class Sampled:
+    """Asks a sampler, tells it what has ended, and lets a surrogate say what comes of it.
+
+    Args:
+        surrogate: The world.
+        seed: Decides the proposals, and the luck of each trial.
+        sampler: Made from a study's configuration.
+        first: Parameters that are tried first, all of them.
+        at_once: So many proposals are made at a time, before any of them has begun.
+        changes: Keys of the study file.
+    """
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        seed: int,
+        sampler: Callable[[StudyConfig], BaseSampler],
+        first: Sequence[Mapping[str, Any]] = (),
+        at_once: int = 1,
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._config = config_of(seed, **(changes or {}))
+        self._surrogate = surrogate
+        self._space = distributions(self._config.space)
+        self._study = optuna.create_study(
+            sampler=sampler(self._config), pruner=optuna.pruners.NopPruner()
+        )
+        for params in first:
+            self._study.enqueue_trial(dict(params))
+        self._at_once = at_once
+        self._asked: list[optuna.Trial | None] = []
+        self._waiting: list[tuple[optuna.Trial, dict[str, Any]]] = []
+        self._told = 0
+
+    def propose(self, board: Board) -> Plan:
+        """Returns the plan of the sampler's next proposal."""
+        for number, trial in enumerate(board.trials):
+            if trial.state != "running":
+                self._tell(number, trial)
+        if not self._waiting:
+            for _ in range(self._at_once):
+                asked = self._study.ask()
+                params = suggest(asked, self._config.space).to_dict()
+                self._waiting.append((asked, params))
+        asked, params = self._waiting.pop(0)
+        self._asked.append(asked)
+        luck = random.Random(derive_seed(self._config.seed, "luck", asked.number))
+        return self._surrogate.plan(params, luck)
+
+    def _tell(self, number: int, trial: Trial) -> None:
+        """Tells how a trial ended, as a run does."""
+        asked = self._asked[number]
+        if asked is None:
+            return
+        for step, value in enumerate(trial.values, 1):
+            asked.report(value, step)
+        if trial.finding in ADVICE:
+            finding: dict[str, Any] = {"finding": trial.finding, "evidence": {}, "advice": ""}
+            for name, value in finding.items():
+                asked.set_user_attr(name, value)
+        if trial.state == "diverged":
+            asked.set_constraint("diverged", 1.0)
+        if trial.state == "complete":
+            self._study.tell(asked, trial.best)
+        else:
+            self._study.tell(asked, state=TrialState.PRUNED)
+        self._asked[number] = None

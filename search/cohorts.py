@@ -1,0 +1,89 @@
+"""HyperParams → groups that can be trained together, within capacity: pure.
+
+A network is widened with zeros to the shape of its cohort, and its minibatches are filled up with
+rows that do not count. On a CPU the shape must follow from a trial's own hyperparameters, because
+how a matrix product adds up depends on its size: so only trials that are widened to the same shape
+train together, and a trial's value is the same to the last bit in any company. Where bits are not
+promised, on a GPU, a cohort takes the shape of the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.models import ALIGNED
+from search.space import HyperParams
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """What networks that train together have in common.
+
+    Attributes:
+        cell: ``rnn``, ``gru`` or ``lstm``.
+        layers: L.
+        units: H of the widened networks, a multiple of `ALIGNED`.
+        rows: B of the filled minibatches, a multiple of `ALIGNED`.
+    """
+
+    cell: str
+    layers: int
+    units: int
+    rows: int
+
+    def holds(self, params: HyperParams) -> bool:
+        """True if a trial can be trained in this shape."""
+        own = shape_of(params)
+        same = (own.cell, own.layers) == (self.cell, self.layers)
+        return same and own.units <= self.units and own.rows <= self.rows
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Trials that can be trained together.
+
+    Attributes:
+        shape: That of their networks.
+        members: Their places in the list that `cohorts` was given.
+    """
+
+    shape: Shape
+    members: tuple[int, ...]
+
+
+def shape_of(params: HyperParams) -> Shape:
+    """Returns the smallest shape that a trial can be trained in."""
+    units, rows = (
+        -(-size // ALIGNED) * ALIGNED for size in (params.hidden_units, params.batch_size)
+    )
+    return Shape(params.cell, params.hidden_layers, units, rows)
+
+
+def cohorts(params: Sequence[HyperParams], capacity: int, *, exact: bool) -> list[Cohort]:
+    """Groups trials, in as few cohorts as there can be.
+
+    Args:
+        params: The trials.
+        capacity: The most trials in a cohort.
+        exact: Whether a trial's value must not depend on its company, to the last bit.
+
+    Returns:
+        The cohorts, each trial in one of them; within a cohort in the order of the list if
+        ``exact``, else by size, so that little is widened for the others' sake.
+    """
+    shapes = [shape_of(one) for one in params]
+    order = sorted(range(len(shapes)), key=shapes.__getitem__)
+    found: list[Cohort] = []
+    for at in order:
+        own, last = shapes[at], found[-1] if found else None
+        if last is None or len(last.members) == capacity or not _alike(own, last.shape, exact):
+            found.append(Cohort(own, (at,)))
+            continue
+        units, rows = max(own.units, last.shape.units), max(own.rows, last.shape.rows)
+        found[-1] = Cohort(Shape(own.cell, own.layers, units, rows), (*last.members, at))
+    return found
+
+
+def _alike(one: Shape, other: Shape, exact: bool) -> bool:
+    return one == other if exact else (one.cell, one.layers) == (other.cell, other.layers)
