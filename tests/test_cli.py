@@ -355,7 +355,14 @@ def test_json_and_timeout(tmp_path: Path) -> None:
     assert list(trial.intermediate_values) == list(range(1, 301))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_once(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, SIGTERM and SIGHUP end a run with 130, its summary, its checkpoints, no process."""
     write_study(tmp_path, space=SLOW_SPACE, stopping={"patience": 0})

@@ -190,6 +190,7 @@ def test_off_unless_asked_for() -> None:
     assert [one.number for one in study.trials if "follows" in one.user_attrs] == []
 
 
+@pytest.mark.slow
 def test_a_run_follows_and_says_so(tmp_path: Path) -> None:
     """A study that trains slowly tries a trial again three times as fast; `show` tells which."""
     space = {

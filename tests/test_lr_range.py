@@ -190,6 +190,7 @@ def test_the_picture_is_legible(cells: int, optimizers: int, name: str) -> None:
     require_legible(figure_of(module, lambda: range_picture(tests, (0.001, 0.3), 3.8, name)))
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path) -> None:
     """It prints one line a test and what to write, draws a picture, and makes no database."""
     write_study(tmp_path)

@@ -62,7 +62,7 @@ def test_tables_into_a_short_pipe(folder: Path, arguments: tuple[str, ...]) -> N
     assert (run.returncode, run.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("encoding", ["latin-1", pytest.param("ascii", marks=pytest.mark.slow)])
 def test_an_encoding_that_lacks_the_marks(tmp_path: Path, encoding: str) -> None:
     """What the terminal cannot show is replaced; nothing ends because of it."""
     write_study(tmp_path)
@@ -161,6 +161,7 @@ def test_the_next_commands_name_the_storage(tmp_path: Path) -> None:
     assert read_json(again.stdout)["trials"]["complete"] == 1
 
 
+@pytest.mark.slow
 def test_an_enqueued_trial_that_cannot_be(tmp_path: Path) -> None:
     """A trial enqueued with a value that is no choice fails, and the study goes on."""
     write_study(tmp_path)

@@ -407,10 +407,10 @@ class TestLocalTrainers(TrainersConformance):
     def test_trainers_that_start_die_silently(self, tmp_path: Path) -> None:
         """A coordinator killed while its trainer comes to life leaves no traceback of that."""
         script = (
-            "import pathlib, sys\nfrom search.trainers import LocalTrainers\n"
+            "import torch\nfrom search.trainers import LocalTrainers\n"
             "if __name__ == '__main__':\n"
             "    print('starting', flush=True)\n"
-            "    LocalTrainers(bytes(10_000_000), None, 1, 'cpu')\n"
+            "    LocalTrainers(torch.zeros(2_500_000), None, 1, 'cpu')\n"
         )
         with (tmp_path / "said").open("w+") as said:
             parent = subprocess.Popen(
