@@ -96,6 +96,11 @@ class NoTrainers:
     def stop(self) -> None:
         """There is nothing to stop."""
 
+    def surroundings(self, worker: int) -> dict[str, str]:
+        """They compute with nothing but this process."""
+        del worker
+        return {}
+
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields the next epoch, or the end."""
         if self._job is None:
