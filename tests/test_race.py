@@ -297,7 +297,7 @@ def test_an_interrupted_race_leaves_nothing(tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode != 0
     assert not begun[0].exists()
     assert not store.exists()
