@@ -22,7 +22,7 @@ from search.worker import Job
 
 LIVES = 3
 """Trainers that a trial may take down before it is failed; likewise trainers that may die with no
-trial before the run is given up."""
+trial, one after another with no epoch between, before the run is given up."""
 FAILURES = 5
 """Trials in a row that may fail; then the fault is not the trials'."""
 TICK = 0.2
@@ -219,6 +219,7 @@ class Coordinator:
             return
         active = self._active.get(event.worker)
         if isinstance(event, EpochDone) and active is not None:
+            self._orphans = 0
             active.losses += event.losses
             self._advance(event.worker, active, event.epoch)
         elif isinstance(event, TrialEnded) and active is not None:
@@ -293,13 +294,14 @@ class Coordinator:
         return told
 
     def _bury(self, died: TrainerDied) -> None:
-        active = self._active.pop(died.worker, None)
-        if active is None:
+        active = self._active.get(died.worker)
+        if active is None or died.number is None:
             # Once told to stop, a trainer leaves as soon as it has nothing to do.
             self._orphans += not self._winding_down
             if self._orphans > LIVES:
                 raise TrainerError(f"trainers do not start ({died.how})")
             return
+        del self._active[died.worker]
         if self._winding_down:
             self._stored.release(active.taken)
             return

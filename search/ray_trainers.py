@@ -187,7 +187,7 @@ class RayTrainers(Trainers):
     def _place(self) -> None:
         """Sends trials that are held to actors that have room, whichever seat these are at."""
         for seat in self._workers:
-            if seat.held is None:
+            if seat.held is None or self._stopping:
                 continue
             if not seat.handle.ready:
                 other = self._idle()
@@ -271,11 +271,13 @@ class RayTrainers(Trainers):
     def _bury(self, index: int, error: Exception) -> TrainerDied:
         seat = self._workers[index]
         self._ray.kill(seat.handle.actor)  # It may yet live behind a network that does not.
-        died = TrainerDied(index, seat.number, None, _end_of(seat.handle, error))
-        if self._stopping:
-            seat.number, seat.dropping, seat.gone = None, None, True
-        else:
-            self._workers[index] = _Seat(handle=self._hire())
+        waits = seat.held is not None  # A trial that had yet to reach it waits for the next.
+        died = TrainerDied(index, None if waits else seat.number, None, _end_of(seat.handle, error))
+        if not waits:
+            seat.number, seat.folders = None, {}
+        seat.dropping, seat.gone = None, self._stopping
+        if not self._stopping:
+            seat.handle = self._hire()
         return died
 
     def _look_at_head(self) -> Iterator[Event]:

@@ -13,7 +13,7 @@ from tiny import tiny_config
 
 from search import coordinator as module
 from search.checkpoints import CHECKPOINT, trial_folder
-from search.coordinator import Attacher, Coordinator, Ending
+from search.coordinator import LIVES, Attacher, Coordinator, Ending
 from search.database import Database
 from search.diagnosis import Finding
 from search.errors import RunError, TrainerError
@@ -290,6 +290,20 @@ def test_trainers_that_never_start(stored: StoredStudy) -> None:
     with pytest.raises(TrainerError, match="do not start"):
         run(stored, other, 1)
     assert states(stored) == [TrialState.RUNNING]
+
+
+def test_trainers_that_die_before_their_trial_reaches_them(stored: StoredStudy) -> None:
+    """Their deaths are not the trial's, which waits for one that lives; an epoch ends the count."""
+
+    class Waiting(ScriptedTrainers):
+        def events(self, timeout: float) -> Iterator[Event]:
+            if self.epochs[0] == 0:
+                yield from [TrainerDied(0, None, None)] * LIVES
+            yield from super().events(timeout)
+
+    run(stored, Waiting(completes), 3)
+    assert states(stored) == [TrialState.COMPLETE] * 3
+    assert all("trainer_deaths" not in trial.user_attrs for trial in stored.trials())
 
 
 def test_trials_say_what_they_were_trained_with(stored: StoredStudy) -> None:

@@ -19,6 +19,8 @@ from test_trainers import (
     collect,
     epochs_in,
     job,
+    make,
+    shared,
     splits,
     train_here,
     until_end,
@@ -35,7 +37,7 @@ from search.trial import Outcome
 from search.worker import Job
 
 pytestmark = [pytest.mark.loopback, pytest.mark.slow, pytest.mark.timeout(600)]
-__all__ = ["home", "nodes", "splits"]
+__all__ = ["home", "make", "nodes", "shared", "splits"]
 """Fixtures of other files."""
 
 
@@ -47,23 +49,9 @@ def cluster(nodes: Any) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def make(splits: Splits, cluster: Cluster) -> Iterator[Make]:
-    """Makes trainers that are killed at the end of the module."""
-    made: list[RayTrainers] = []
-
-    def make_one() -> RayTrainers:
-        made.append(RayTrainers(splits, RULES, 1, "cpu", None, cluster))
-        return made[-1]
-
-    yield make_one
-    for trainers in made:
-        trainers.kill()
-
-
-@pytest.fixture(scope="module")
-def shared(make: Make) -> list[Trainers]:
-    """One actor that trains, for one test after another."""
-    return [make()]
+def hire(splits: Splits, cluster: Cluster) -> Make:
+    """Starts new trainers with one actor."""
+    return lambda: RayTrainers(splits, RULES, 1, "cpu", None, cluster)
 
 
 def pid_of(trainers: Trainers, worker: int) -> int:
@@ -84,14 +72,6 @@ def until_death(trainers: Trainers) -> None:
 
 class TestRayTrainers(TrainersConformance):
     """Actors on a cluster."""
-
-    @pytest.fixture
-    def trainers(self, shared: list[Trainers], make: Make) -> Trainers:
-        """The shared actor, or a new one if the test before has failed to leave it free."""
-        if shared[0].busy():
-            shared[0] = make()
-        collect(shared[0], lambda _: shared[0].free() != [], "a free actor")
-        return shared[0]
 
     def pid(self, trainers: Trainers, worker: int) -> int:
         """Returns the id of an actor's process."""
@@ -153,8 +133,11 @@ def test_trial_of_a_killed_node_goes_on_elsewhere(
         assert saved is not None
         again = replace(one, params=replace(LONG, epochs=len(saved["run"]["curve"]) + 1))
         trainers.start(0, again)
-        figures = [epoch.figures for epoch in epochs_in(until_end(trainers))]
+        said = until_end(trainers)
         assert node_of(nodes, pid_of(trainers, 0)) is other
+    # An actor that the cluster sends to the dead node first does not die with the trial.
+    assert not any(isinstance(event, TrainerDied) and event.number == 0 for event in said)
+    figures = [epoch.figures for epoch in epochs_in(said)]
     expected = train_here(again, splits, again.params.epochs)
     assert figures == [epoch.figures for epoch in expected.curve.epochs]
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def train_here(one: Job, splits: Splits, epochs: int) -> Run:
 
 
 class TrainersConformance:
-    """The promises of trainers of any kind; a subclass supplies the two fixtures and two methods.
+    """The promises of trainers of any kind; a subclass supplies two methods, its module `hire`.
 
     ``make`` makes new trainers with one worker; ``trainers`` may be shared between tests, because
     every test leaves them free.
@@ -93,6 +94,15 @@ class TrainersConformance:
 
     exit_code: int | None = None
     """What is known of the end of a trainer that was killed with -9."""
+
+    @pytest.fixture
+    def trainers(self, shared: list[Trainers], hire: Make) -> Trainers:
+        """The shared ones, or new ones if the test before has failed to leave them free."""
+        if shared[0].busy():
+            shared[0].kill()
+            shared[0] = hire()
+        collect(shared[0], lambda _: shared[0].free() != [], "a free trainer")
+        return shared[0]
 
     def pid(self, trainers: Trainers, worker: int) -> int:
         """Returns the id of a trainer's process."""
@@ -325,36 +335,30 @@ def losses_here(one: Job, splits: Splits, epochs: int) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def make(splits: Splits) -> Iterator[Make]:
-    """Makes trainers that are killed at the end of the module."""
-    made: list[LocalTrainers] = []
+def hire(splits: Splits) -> Make:
+    """Starts new trainers with one process."""
+    return lambda: LocalTrainers(splits, RULES, workers=1, device="cpu")
 
-    def make_one() -> LocalTrainers:
-        made.append(LocalTrainers(splits, RULES, workers=1, device="cpu"))
-        return made[-1]
 
-    yield make_one
-    for trainers in made:
-        trainers.kill()
+@pytest.fixture
+def make(hire: Make) -> Iterator[Make]:
+    """Makes trainers that are killed at the end of the test, so that they take no other's room."""
+    with ExitStack() as made:
+        yield lambda: made.enter_context(hire())
 
 
 @pytest.fixture(scope="module")
-def shared(make: Make) -> list[LocalTrainers]:
-    """One process that trains, for one test after another."""
-    return [make()]
+def shared(hire: Make) -> Iterator[list[Trainers]]:
+    """Trainers for one test after another."""
+    ones = [hire()]
+    yield ones
+    ones[0].kill()
 
 
 class TestLocalTrainers(TrainersConformance):
     """Processes on this machine."""
 
     exit_code = -signal.SIGKILL
-
-    @pytest.fixture
-    def trainers(self, shared: list[LocalTrainers], make: Make) -> LocalTrainers:
-        """The shared process, or a new one if the test before has failed to leave it free."""
-        if shared[0].busy():
-            shared[0] = make()
-        return shared[0]
 
     def pid(self, trainers: Trainers, worker: int) -> int:
         """Returns the id of a trainer's process."""
