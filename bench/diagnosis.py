@@ -1,7 +1,7 @@
 """Is the advice of `search.diagnose` any good? All else equal, is another rate really better?
 
-    python bench/diagnosis.py train curves/ladders.jsonl 40      40 ladders on each example
-    python bench/diagnosis.py judge curves/ladders.jsonl
+    python -m bench.diagnosis train curves/ladders.jsonl 40      40 ladders on each example
+    python -m bench.diagnosis judge curves/ladders.jsonl
 
 A ladder is a random configuration of the default space (but of 4 to 12 epochs), trained with one
 seed at every third of its learning rate, from 1e-4 to 1.0: each curve is a trial, whose neighbours
@@ -25,8 +25,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from random_curves import TASKS, load_example, random_params, train
 
+from bench.random_curves import TASKS, load_example, random_params, train
 from search.diagnosis import ADVICE, RATE_STEP, constant_of, diagnose
 from search.stopping import Divergence, batch_judge, out_of_patience
 from search.trial import Goal, derive_seed
@@ -151,7 +151,7 @@ def compare_examples(records: list[Record]) -> None:
 
     Chosen is the setting that finds the most among those that are right in `RIGHT` of the cases.
     """
-    grids: dict[tuple[str, int], list[dict[str, float]]] = {
+    grids: dict[tuple[str, int], list[dict[str, Any]]] = {
         ("too-slow", 1): [{"LITTLE": little} for little in (0.1, 0.15, 0.2, 0.25, 0.3)],
         ("jumping", -1): [
             {"LEAP": leap, "FAR_FROM_GOOD": far, "JUMPY_VALIDATION": jumpy}
@@ -166,7 +166,7 @@ def compare_examples(records: list[Record]) -> None:
             with mock.patch.multiple("search.diagnosis", **setting):
                 table.append((setting, outcomes(records, name, direction)))
         for example in TASKS:
-            best: tuple[int, dict[str, float], list[bool]] = (0, {}, [])
+            best: tuple[int, dict[str, Any], list[bool]] = (0, {}, [])
             for setting, by in table:
                 seen = [better for other in TASKS if other != example for better in by[other]]
                 if len(seen) > best[0] and sum(seen) >= RIGHT * len(seen):

@@ -1,6 +1,6 @@
 """Does the search learn to keep away from a region that diverges?
 
-    python bench/diverging_space.py 5
+    python -m bench.diverging_space 5
 
 Studies of 60 trials on a space the upper half of whose learning rates diverges (plain SGD, 1e-3 to
 1e3), with our sampler and with random sampling, on two examples. Prints the share of diverged

@@ -1,7 +1,7 @@
 """Does it help a study to follow the advice on its trials?
 
-    python bench/follow_ups.py run curves/follow_ups.jsonl 20      20 seeds on each example
-    python bench/follow_ups.py show curves/follow_ups.jsonl
+    python -m bench.follow_ups run curves/follow_ups.jsonl 20      20 seeds on each example
+    python -m bench.follow_ups show curves/follow_ups.jsonl
 
 Short studies with and without follow-ups, same seeds: starting points and TPE, the rules of
 divergence, patience and the median. Up to the first follow-up the two are the same, so that part is
@@ -21,8 +21,8 @@ from typing import Any
 import optuna
 import torch
 from optuna.trial import TrialState
-from random_curves import TASKS, load_example, train
 
+from bench.random_curves import TASKS, load_example, train
 from search.config import StudyConfig
 from search.data.splits import Splits
 from search.diagnosis import constant_of, diagnose

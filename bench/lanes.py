@@ -1,7 +1,7 @@
 """What K networks at once bring over torch.nn one after another: ratios, on one thread.
 
-    python bench/lanes.py            both tables for RESULTS.md
-    python bench/lanes.py --epochs   whole epochs only
+    python -m bench.lanes            both tables for RESULTS.md
+    python -m bench.lanes --epochs   whole epochs only
 
 Layers: forward and backward pass of one layer. Epochs: a study's first trial with seeds, rates and
 optimizers of all kinds, through `Lanes` and, one after another, through `Run` with torch's layers
@@ -20,8 +20,8 @@ from dataclasses import replace
 from unittest import mock
 
 import torch
-from recurrent import medians, torchs_own
 
+from bench.recurrent import medians, torchs_own
 from search import models
 from search.cohorts import shape_of
 from search.data import load_splits

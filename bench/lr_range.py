@@ -1,6 +1,6 @@
 """Does the range test agree with training? The best rate of a grid, and where the test puts it.
 
-    python bench/lr_range.py vowels sunspots mine.toml
+    python -m bench.lr_range vowels sunspots mine.toml
 
 For each study, cell and optimizer, it trains the study's first trial at two rates a decade, and
 prints whether the best of them lies inside what the test of that cell and optimizer suggests.
@@ -41,7 +41,7 @@ def main() -> None:
             values = {"hidden_units": 64, "hidden_layers": 1, **starting_points(space)[0]}
             values.update(cell=test.cell, optimizer=test.optimizer, epochs=args.epochs)
             losses = {
-                rate: best_loss(HyperParams(**{**values, "learning_rate": rate}), splits)
+                rate: best_loss(HyperParams.of({**values, "learning_rate": rate}), splits)
                 for rate in RATES
             }
             best = min(losses, key=losses.__getitem__)

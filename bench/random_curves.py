@@ -1,6 +1,6 @@
 """Trains random configurations of the default space to the end, with no rule that stops them.
 
-    python bench/random_curves.py japanese-vowels 200 curves/vowels.jsonl
+    python -m bench.random_curves japanese-vowels 200 curves/vowels.jsonl
 
 The curves are what `bench/rules.py` tries stopping rules on. Of each configuration it writes one
 JSON line: hyperparameters, loss of every batch, figures of every epoch.

@@ -1,6 +1,6 @@
 """How much quicker `search.recurrent` trains than torch's own layers: ratios, from one run.
 
-    python bench/recurrent.py
+    python -m bench.recurrent
 
 Prints two tables for RESULTS.md: forward and backward pass of one layer by shape; and whole epochs
 of a study's first trial, validation, optimizer and all, on the examples. Both ways take turns, on
@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 from unittest import mock
 
 import torch
@@ -27,8 +28,11 @@ from search.space import HyperParams, starting_points
 from search.training import Run
 from search.trial import Goal
 
-SHAPES = ((32, 24, 12, 16), (32, 24, 12, 32), (32, 24, 12, 64), (16, 24, 12, 110))
-SHAPES += (
+SHAPES = (
+    (32, 24, 12, 16),
+    (32, 24, 12, 32),
+    (32, 24, 12, 64),
+    (16, 24, 12, 110),
     (64, 24, 12, 43),
     (32, 48, 1, 64),
     (128, 24, 1, 16),
@@ -64,8 +68,8 @@ def layer_ratio(cell: str, batch: int, steps: int, inputs: int, hidden: int) -> 
     layers = models.CELLS[cell](inputs, hidden, batch_first=True)
     data = torch.randn(batch, steps, inputs)
 
-    def passes(run: Callable[..., object]) -> Callable[[], object]:
-        return lambda: run(layers, data, None)[0][:, -1].square().sum().backward()  # type: ignore[index]
+    def passes(run: Callable[..., Any]) -> Callable[[], object]:
+        return lambda: run(layers, data, None)[0][:, -1].square().sum().backward()
 
     theirs, ours = medians([passes(torchs_own), passes(recur)], TURNS)
     return theirs / ours

@@ -1,6 +1,6 @@
 """Tries the stopping rules on the curves that `bench/random_curves.py` has written.
 
-    python bench/rules.py curves/*.jsonl
+    python -m bench.rules curves/*.jsonl
 
 Prints, for each data set: what the divergence rule stops, and what it costs; then, over simulated
 studies that draw the configurations in random order, what pruner and patience gain.
@@ -54,8 +54,8 @@ def stopped_at(record: Record, rule: Divergence) -> int | None:
 
 def planned_batches(record: Record) -> int:
     """Returns how many batches a trial would have trained."""
-    first = record["epoch_ends"][0] if record["epoch_ends"] else len(record["batch_losses"])
-    return first * record["params"]["epochs"]
+    first: int = record["epoch_ends"][0] if record["epoch_ends"] else len(record["batch_losses"])
+    return first * int(record["params"]["epochs"])
 
 
 def values(record: Record) -> list[float]:

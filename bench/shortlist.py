@@ -1,6 +1,6 @@
 """What does it cost a long study that TPE is fitted on the best and the latest trials only?
 
-    python bench/shortlist.py shortlist.jsonl --seeds 3
+    python -m bench.shortlist shortlist.jsonl --seeds 3
 
 Studies of an invented landscape over the default space, the same up to trial 1 000, then on to
 2 000 with TPE fitted on all trials, or on the latest 1 000, 500 or 250 besides the best. The
@@ -40,7 +40,7 @@ def landscape(params: dict[str, Any]) -> float:
     rate = math.log10(params["learning_rate"]) - OPTIMUM[params["optimizer"]]
     rate -= 0.3 * math.log2(params["batch_size"] / 32) - 0.2 * (params["hidden_layers"] - 1)
     units = math.log2(params["hidden_units"] / 64) + 0.3 * rate
-    return (
+    return float(
         0.3 * rate**2
         + 0.1 * units**2
         + 2.0 * (params["dropout"] - 0.15 - 0.05 * units) ** 2

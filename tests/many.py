@@ -96,7 +96,7 @@ def _trial(stored: StoredStudy, line: TrialLine) -> Rows:
     whose = {"trial_id": line.number + 1}
     for name, one in distributions(stored.config.space).items():
         value = one.to_internal_repr(line.params[name])
-        row = {
+        row: dict[str, Any] = {
             "param_name": name,
             "param_value": value,
             "distribution_json": distribution_to_json(one),
@@ -108,10 +108,10 @@ def _trial(stored: StoredStudy, line: TrialLine) -> Rows:
     )
     row = {"objective": 0, "value": line.value, "value_type": kinds[0].FINITE}
     yield models.TrialValueModel, whose | row
-    for step, value in enumerate(line.curve["valid"], start=1):
+    for step, loss in enumerate(line.curve["valid"], start=1):
         row = {
             "step": step,
-            "intermediate_value": value,
+            "intermediate_value": loss,
             "intermediate_value_type": kinds[1].FINITE,
         }
         yield models.TrialIntermediateValueModel, whose | row

@@ -200,8 +200,8 @@ def test_lock_keeps_others_out(url: str) -> None:
     thread.join()
 
 
-def test_lock_of_a_killed_process_is_free(url: str) -> None:
-    """A process that is killed while it holds the lock does not keep it."""
+def hold(url: str) -> subprocess.Popen[str]:
+    """Starts a process that holds a database's lock, and returns once it does."""
     script = (
         "import sys, time; from search.database import Database\n"
         "with Database(sys.argv[1], create=True).exclusive():\n"
@@ -214,7 +214,13 @@ def test_lock_of_a_killed_process_is_free(url: str) -> None:
     assert holder.stdout is not None
     with holder.stdout:
         assert holder.stdout.readline() == "held\n"
-        holder.kill()
+    return holder
+
+
+def test_lock_of_a_killed_process_is_free(url: str) -> None:
+    """A process that is killed while it holds the lock does not keep it."""
+    holder = hold(url)
+    holder.kill()
     holder.wait()
     with Database(url, create=False).exclusive():
         pass
@@ -223,19 +229,8 @@ def test_lock_of_a_killed_process_is_free(url: str) -> None:
 def test_lock_of_a_sleeping_process_is_lost(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sleeps (SIGSTOP) with the lock does not keep others out for ever, nor those after it."""
     monkeypatch.setattr(sqlite_file, "HOLD_SECONDS", 0.5)
-    script = (
-        "import sys, time; from search.database import Database\n"
-        "with Database(sys.argv[1], create=True).exclusive():\n"
-        "    print('held', flush=True)\n"
-        "    time.sleep(600)\n"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, url], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    with holder.stdout:
-        assert holder.stdout.readline() == "held\n"
-        holder.send_signal(signal.SIGSTOP)
+    holder = hold(url)
+    holder.send_signal(signal.SIGSTOP)
     try:
         with Database(url, create=False).exclusive():
             pass

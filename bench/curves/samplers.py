@@ -28,6 +28,18 @@ def config_of(seed: int, **changes: Any) -> StudyConfig:
     return make_config({"name": "simulated", "seed": seed, "data": SPACE, **changes}, "bench")
 
 
+class _Counted(Shortlist):
+    """A shortlist that counts the good ones as it is told."""
+
+    def __init__(self, good: Callable[[int], int], *settings: Any) -> None:
+        super().__init__(*settings)
+        self._of = good
+
+    def good(self) -> int:
+        """Returns how many of the trials TPE is to take for good."""
+        return self._of(self._count)
+
+
 class VariedTPE(StudySampler):
     """Our sampler with other options for TPE.
 
@@ -46,10 +58,9 @@ class VariedTPE(StudySampler):
 
     def shortlist(self) -> Shortlist:
         """Returns a shortlist that counts the good ones as it is told."""
-        made = super().shortlist()
-        if (good := self._good) is not None:
-            made.good = lambda: good(made._count)  # type: ignore[method-assign]
-        return made
+        if self._good is None:
+            return super().shortlist()
+        return _Counted(self._good, self._goal, starting_points(self._config.space))
 
     def _tpe(self, number: int) -> TPESampler:
         seed = derive_seed(self._config.seed, "proposal", number)

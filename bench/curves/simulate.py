@@ -198,8 +198,8 @@ def _with(rule: Stopper) -> Stopper:
 def epochs() -> list[Strategy]:
     """Returns numbers of epochs and orders of trials."""
 
-    def rows(asked: int | None, **more: object) -> Callable[[CurveTable, int], Proposer]:
-        return lambda table, seed: Rows(table, seed, epochs=asked, **more)  # type: ignore[arg-type]
+    def rows(asked: int | None, **more: Any) -> Callable[[CurveTable, int], Proposer]:
+        return lambda table, seed: Rows(table, seed, epochs=asked, **more)
 
     made = [Strategy("drawn from 4 to 36 (ours)", Rows)]
     made += [Strategy(f"all {n}", rows(n)) for n in (6, 12, 18, 24, 36)]

@@ -7,7 +7,6 @@ leaves nothing, so the long form can be made over several days.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,7 +83,7 @@ class Store:
         path = self.folder / result.key.file
         begun = path.with_suffix(".part")
         begun.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-        os.replace(begun, path)  # noqa: PTH105
+        begun.replace(path)
 
     def results(self, seconds: float | None = None) -> list[Result]:
         """Returns all results, or those of races of one length, by file name."""
