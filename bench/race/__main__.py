@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from bench.race.contestants import CONTESTANTS
 from bench.race.prepare import prepare
 from bench.race.runner import CORES, RaceError, run_race
 from bench.race.store import Key, Store
+from search.processes import SIGNALS
 
 HERE = Path(__file__).parent
 RESULTS, PICTURES = HERE / "results", HERE / "pictures"
@@ -133,6 +135,8 @@ def main() -> None:
     args = parser.parse_args()
     if (os.cpu_count() or 1) < CORES:
         sys.exit(f"a race takes {CORES} cores")
+    for number in SIGNALS:  # A shell that starts it in the background has Ctrl-C ignored.
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="race-data-") as folder:
         _run(args, Path(folder))
 
