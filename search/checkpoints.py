@@ -31,6 +31,8 @@ CHECKPOINT, LOSSES, WEIGHTS = "checkpoint.pt", "losses.safetensors", "weights.sa
 TRAINED = (CHECKPOINT, LOSSES, WEIGHTS)
 """What a trainer writes of a trial."""
 RESULT = "result.json"
+WRITES = 5
+"""A file that is swept away while it is written is written again, so often at most."""
 DIGEST_SIZE = 32
 """A checkpoint begins with so many bytes of SHA-256 of the rest, which is what torch saves."""
 
@@ -187,7 +189,19 @@ def _digest(content: bytes) -> bytes:
 
 
 def _write(path: Path, write: Callable[[Path], object], settle: bool = True) -> None:
-    """Writes a file whole or not at all; ``settle``: when it returns, the file is on the disk."""
+    """Writes a file whole or not at all; ``settle``: when it returns, the file is on the disk.
+
+    A pruned trial is told while its trainer still writes, so that another coordinator may tidy the
+    trial's folder at that moment, and take the unfinished file for a dead trainer's: again, then.
+    """
+    for _ in range(WRITES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            _write_once(path, write, settle)
+            return
+    _write_once(path, write, settle)
+
+
+def _write_once(path: Path, write: Callable[[Path], object], settle: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

@@ -23,6 +23,7 @@ from search.checkpoints import (
     DIGEST_SIZE,
     LOSSES,
     WEIGHTS,
+    WRITES,
     copy_files,
     keep_weights,
     load_checkpoint,
@@ -251,6 +252,25 @@ def test_a_removed_checkpoint_takes_an_empty_folder_along(tmp_path: Path) -> Non
     remove_checkpoint(place)
     remove_checkpoint(place)
     assert names(place) == {LOSSES, WEIGHTS}
+
+
+def test_a_folder_may_be_tidied_while_a_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses get written though another coordinator tidies their trial's folder in between."""
+    sweeps = iter(range(WRITES - 1))
+    settle = os.fsync
+
+    def sweep_and_settle(handle: int) -> None:
+        for _ in zip(range(1), sweeps, strict=False):
+            remove_checkpoint(tmp_path / "trial")
+        settle(handle)
+
+    monkeypatch.setattr(os, "fsync", sweep_and_settle)
+    save_losses(tmp_path / "trial", [0.5, 0.25], [2])
+    assert not list(sweeps)
+    assert names(tmp_path / "trial") == {LOSSES}
+    assert load_file(tmp_path / "trial" / LOSSES)["train"].tolist() == [0.5, 0.25]
 
 
 def test_files_are_copied_without_the_unfinished(tmp_path: Path) -> None:

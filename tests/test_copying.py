@@ -350,7 +350,9 @@ def test_there_and_back_again(reference: Reference, tmp_path: Path, postgres: Po
     url = postgres.url(name)
     done = rnn_search(tmp_path, "copy", "tiny", "--to", url, "--json")
     assert done.returncode == 0, done.stderr
-    assert read_json(done.stdout)["unfinished"] == 1
+    # The kill may have come between two trials.
+    unfinished = [trial for trial in trials_of(tmp_path) if not trial.state.is_finished()]
+    assert read_json(done.stdout)["unfinished"] == len(unfinished) <= 1
     known = sum(len(trial.intermediate_values) for trial in trials_at(url))
     again = start(tmp_path, "resume", "tiny", "--storage", url, "--workers", 1)
 
