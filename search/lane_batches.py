@@ -58,6 +58,7 @@ class Batches:
         else:
             self.targets = numbers.new_full(answers, IGNORED)
         self.sizes = numbers.new_zeros(count, 1)
+        self._filled = [0] * count
         self._last: Tensor | None = None
         dropped = any(one.dropout > 0 for one in params)
         between = (shape.layers - 1, steps, count, rows, units)
@@ -69,7 +70,8 @@ class Batches:
     def fill(self, at: int, batch: Batch, random: torch.Generator) -> None:
         """Takes a network's minibatch, and draws its dropout as `SequenceModel` would."""
         size, steps = batch.inputs.shape[:2]
-        self.sizes[at] = size
+        if size != self._filled[at]:  # To write a number takes as long as a small product.
+            self.sizes[at] = self._filled[at] = size
         inputs, targets = self.inputs[:, at], self._of(self.targets, at)
         if (steps, size) != inputs.shape[:2]:
             inputs.zero_()
