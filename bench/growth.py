@@ -1,7 +1,7 @@
 """How an epoch's time grows with H, T, B, K and layers, beside the work that there is to do.
 
-    python -m bench.growth                      all sweeps, then the picture and a table
-    python -m bench.growth --letters H T --turns 3 --picture /tmp/growth.png
+    python -m bench.growth                              all sweeps, then the picture and a table
+    python -m bench.growth --letters H --cells rnn      these again; of others what is there is kept
 
 From one point (H 32, T 32, B 32, K 1, one layer) one letter at a time is changed. An epoch is 16
 minibatches, losses, optimizer and validation included; K networks train in `search.lanes`, one in
@@ -18,6 +18,7 @@ Shapes: K networks, B minibatch, T time, F features, H hidden, O outputs.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ MINIBATCHES = 16
 VALIDATED = 4
 """Examples of the validation part for each row of a minibatch."""
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
-DOUBLING = (8, 16, 32, 64, 128, 256, 512)
+DOUBLING = (8, 16, 32, 64, 128, 256)
 NOTABLE = 1.05
 """Exponents above are said to be above 1."""
 
@@ -134,16 +135,21 @@ def epoch(point: Point) -> Callable[[], object]:
     return train
 
 
-def swept(letter: str, turns: int, cells: Sequence[str] = tuple(CELLS)) -> Sweep:
-    """Measures all points of a letter."""
-    about, values, base, change = LETTERS[letter]
+def measured(letter: str, turns: int, cells: Sequence[str]) -> dict[str, list[float]]:
+    """Returns the median seconds of an epoch at every value of a letter, by cell."""
+    _, values, _, change = LETTERS[letter]
     points = [change(Point(cell), value) for cell in cells for value in values]
     seconds = medians([epoch(point) for point in points], turns)
-    works = [float(work(point)) for point in points]
     size = len(values)
+    return {cell: seconds[at * size : (at + 1) * size] for at, cell in enumerate(cells)}
+
+
+def sweep_of(letter: str, times: Mapping[str, Sequence[float]]) -> Sweep:
+    """Returns a letter's times beside its works."""
+    about, values, base, change = LETTERS[letter]
     by_cell = {
-        cell: (works[at : at + size], seconds[at : at + size])
-        for cell, at in zip(cells, range(0, len(points), size), strict=True)
+        cell: ([float(work(change(Point(cell), value))) for value in values], seconds)
+        for cell, seconds in times.items()
     }
     return Sweep(letter, about, values, values.index(base), by_cell)
 
@@ -190,18 +196,23 @@ def main() -> None:
     """Reads the command line, measures, prints the table and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--letters", nargs="+", choices=LETTERS, default=list(LETTERS))
-    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--picture", type=Path, default=HERE / "pictures" / "growth.png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| | cell | work, times | time, times | exponent | faster than work |")
     print("|---|---|--:|--:|--:|---|")
-    sweeps = []
-    for letter in arguments.letters:
-        sweeps.append(swept(letter, arguments.turns))
-        print("\n".join(table(sweeps[-1])), flush=True)
-    trials = recorded_trials((HERE / "RESULTS.md").read_text(encoding="utf-8"))
+    kept = arguments.picture.with_suffix(".json")
+    times = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+    for letter in arguments.letters:
+        new = measured(letter, arguments.turns, arguments.cells)
+        times[letter] = times.get(letter, {}) | new
+        print("\n".join(table(sweep_of(letter, new))), flush=True)
+        kept.write_text(json.dumps(times, indent=1) + "\n", encoding="utf-8")
+    sweeps = [sweep_of(letter, times[letter]) for letter in LETTERS if letter in times]
+    trials = recorded_trials((HERE / "RESULTS.md").read_text(encoding="utf-8"))
     arguments.picture.write_bytes(draw(sweeps, trials))
 
 

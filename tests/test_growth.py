@@ -18,10 +18,11 @@ from bench.growth import (
     LETTERS,
     Point,
     exponents,
+    measured,
     products,
     recorded_trials,
     runs_of,
-    swept,
+    sweep_of,
     table,
 )
 from bench.growth_picture import Sweep, apart, draw
@@ -70,8 +71,7 @@ def test_exponents_and_where_time_grows_faster() -> None:
 
 def test_a_letter_is_measured() -> None:
     """Every value of a letter has a time, and the work of K networks is K times that of one."""
-    found = swept("K", 1, ["rnn"])
-    works, seconds = found.by_cell["rnn"]
+    works, seconds = sweep_of("K", measured("K", 1, ["rnn"])).by_cell["rnn"]
     assert [one / works[0] for one in works] == list(LETTERS["K"][1])
     assert min(seconds) > 0.0
 
