@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from search.config import ForecastData
 from search.data.forecasting import load_forecast
 from search.data.splits import Part
@@ -34,13 +36,16 @@ PLAIN = HyperParams(
 
 
 @cache
-def waves(train: int, valid: int, window: int) -> ForecastSplits:
+def waves(
+    train: int, valid: int, window: int, dtype: torch.dtype = torch.float32
+) -> ForecastSplits:
     """Returns a forecast of two sines added up, one feature, one step ahead.
 
     Args:
         train: N of the training part.
         valid: N of the validation part.
         window: T.
+        dtype: Of the numbers.
     """
     rows = math.ceil(max((train + window) / 0.7, valid / 0.15)) + 10
     values = (math.sin(row / 5) + 0.3 * math.sin(row / 1.7) for row in range(rows))
@@ -48,11 +53,13 @@ def waves(train: int, valid: int, window: int) -> ForecastSplits:
         path = Path(folder) / "waves.csv"
         path.write_text("y\n" + "".join(f"{value:.6f}\n" for value in values), encoding="utf-8")
         splits = load_forecast(ForecastData(task="forecast", path=path, window=window))
-    return replace(splits, train=_first(splits.train, train), valid=_first(splits.valid, valid))
+    parts = _first(splits.train, train, dtype), _first(splits.valid, valid, dtype)
+    return replace(splits, train=parts[0], valid=parts[1])
 
 
-def _first(part: Part, count: int) -> ForecastPart:
+def _first(part: Part, count: int, dtype: torch.dtype) -> ForecastPart:
     """Returns so many examples of a part."""
     if not isinstance(part, ForecastPart) or part.size < count:
         raise ValueError(f"a part of {part.size} windows, where {count} are wanted")
-    return replace(part, starts=part.starts[:count], targets=part.targets[:count])
+    targets = part.targets[:count].to(dtype)
+    return replace(part, values=part.values.to(dtype), starts=part.starts[:count], targets=targets)
