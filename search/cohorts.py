@@ -16,6 +16,14 @@ from search.models import ALIGNED
 from search.space import HyperParams
 
 
+LANE_CELLS = ("rnn", "gru")
+"""Cells that train in lanes on a CPU: of these one network costs there what it costs by itself, and
+several less, up to `CAPACITY` (`bench/RESULTS.md`, "K networks at once"). An LSTM is torch's own by
+itself, which alone is quicker and among others no slower."""
+CAPACITY = 16
+"""The most networks that were measured together."""
+
+
 @dataclass(frozen=True, order=True)
 class Shape:
     """What networks that train together have in common.
