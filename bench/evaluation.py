@@ -98,7 +98,8 @@ def points(study: str) -> tuple[Splits, HyperParams]:
 
 def main() -> None:
     """Prints the table."""
-    print(f"| {SEEDS} seeds of | cell | H " + "".join(f"{units} | " for units in UNITS))
+    sizes = " | ".join(f"H {units}" for units in UNITS)
+    print(f"| {SEEDS} seeds of | cell | {sizes} |")
     print("|---|---|" + "--:|" * len(UNITS))
     rules = TrialRules(Goal(), 0, divergence=True)
     for study, cell in itertools.product(STUDIES, CELLS):
