@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from search.models import ALIGNED
 from search.space import HyperParams
 
-
 LANE_CELLS = ("rnn", "gru")
 """Cells that train in lanes on a CPU: of these one network costs there what it costs by itself, and
 several less, up to `CAPACITY` (`bench/RESULTS.md`, "K networks at once"). An LSTM is torch's own by

@@ -30,7 +30,6 @@ from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, Trainer
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 from search.worker import Job
 
-
 SHARED = (Outcome.FAILED, Outcome.OUT_OF_MEMORY)
 """What ends a whole cohort, whichever of its members is to blame."""
 

@@ -68,7 +68,7 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class TrainerDied:
-    """A trainer is gone without a word; ``number`` is the trial that it had, if it had one alone."""
+    """A trainer is gone without a word; ``number`` is the trial that it had, if it had just one."""
 
     worker: int
     number: int | None

@@ -125,9 +125,7 @@ class TrialWorker:
     def begin(self) -> Run:
         """Returns the trial's run as its checkpoint left it, or untrained; its end may be known."""
         job = self.job
-        run = Run(
-            job.params, self._splits, job.seed, self._rules.goal, self._device, self._factory
-        )
+        run = Run(job.params, self._splits, job.seed, self._rules.goal, self._device, self._factory)
         saved = load_checkpoint(job.folder)
         if saved is not None:
             run.load_state_dict(saved["run"])

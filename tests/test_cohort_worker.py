@@ -126,7 +126,7 @@ def test_an_end_that_was_saved_is_told_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "reason"),
-    [(80, "the validation loss is not finite"), (200, "the training loss is not finite")],
+    [(60, "the validation loss is not finite"), (200, "the training loss is not finite")],
 )
 def test_who_ends_takes_nobody_along(rows: int, reason: str, tmp_path: Path) -> None:
     """Patience and divergence, seen in a batch or in validation, end their own member alone."""

@@ -135,8 +135,9 @@ def test_the_search_is_left_as_it_was(copy: Path, capsys: pytest.CaptureFixture[
 def test_interrupted_evaluation_goes_on(
     cell: str, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    """After Ctrl-C (130) or a kill of all its processes an evaluation goes on from its checkpoints,
-    whether its seeds train together or not, to the bits of a whole one.
+    """After Ctrl-C (130) or a kill of all an evaluation goes on to the bits of a whole one.
+
+    Seeds of an LSTM train one after another, those of a GRU together.
     """
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
