@@ -52,12 +52,12 @@ class RetrainingProgress(Progress):
     def __init__(
         self, console: Console, stored: StoredStudy, total: int, done: int, workers: int
     ) -> None:
+        self._together: dict[int, dict[int, tuple[Taken, Epoch | None]]] = {}
         super().__init__(console, stored, total, workers, None)
         self._before = self._done = done
         # Its own best: the trials were the best of many, retrainings cannot compare with them.
         self._best = None
         self._seeds: dict[int, int] = {}
-        self._together: dict[int, dict[int, tuple[Taken, Epoch | None]]] = {}
 
     def label(self, taken: Taken) -> str:
         """Names a retraining by its trial and seed."""
