@@ -141,7 +141,7 @@ def test_interrupted_evaluation_goes_on(
     """
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
-    space = {**SPACE, "epochs": 400, "batch_size": [8], "cell": [cell]}
+    space = {**SPACE, "epochs": 200, "batch_size": [8], "cell": [cell]}
     write_study(whole, space=space, budget={"trials": 1}, stopping={"patience": 0})
     assert rnn_search(whole, "run", "tiny.toml", "--workers", 1).returncode == 0
     shutil.copytree(whole, cut)
