@@ -28,7 +28,7 @@ from search.data.splits import Splits
 from search.diagnosis import constant_of, diagnose
 from search.sampling import StudySampler
 from search.space import HyperParams, suggest
-from search.stopping import Divergence, batch_judge, out_of_patience, worse_than_peers
+from search.stopping import PRUNERS, Divergence, batch_judge, out_of_patience, worse_than_peers
 from search.trial import Decision, Goal, Outcome, derive_seed
 
 SPACE = {"epochs": {"low": 3, "high": 8}, "hidden_units": {"low": 16, "high": 64, "log": True}}
@@ -54,7 +54,7 @@ def train_trial(study: Study, params: HyperParams, number: int, peers: list[list
     def enough(values: list[float]) -> Decision | None:
         verdict = None
         if len(values) < params.epochs:
-            verdict = worse_than_peers(values, peers, Goal(), 1, 5)
+            verdict = worse_than_peers(PRUNERS["median"], values, peers, Goal(), 1, 5)
         return verdict or out_of_patience(values, Goal(), config.stopping.patience)
 
     seed = derive_seed(config.seed, "training", number)

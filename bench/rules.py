@@ -19,7 +19,7 @@ from typing import Any
 
 from search.config import make_config
 from search.data import load_splits
-from search.stopping import Divergence, batch_judge, out_of_patience, worse_than_peers
+from search.stopping import PRUNERS, Divergence, batch_judge, out_of_patience, worse_than_peers
 from search.trial import Goal
 
 NAIVE = {"forecast": "persistence", "classify": "majority", "language": "unigram"}
@@ -105,7 +105,7 @@ def report_both(records: list[Record], constant: float) -> None:
             diverged = stopped_at(record, rule)
             ends = [diverged / per_epoch] if diverged else []
             for epoch in range(1, len(curve) + 1):
-                if worse_than_peers(curve[:epoch], peers, goal, 1, 5):
+                if worse_than_peers(PRUNERS["median"], curve[:epoch], peers, goal, 1, 5):
                     ends.append(float(epoch))
                     break
             end = min(ends, default=None)
@@ -151,7 +151,10 @@ def settings() -> list[Setting]:
         def stops(seen: list[float], peers: list[list[float]]) -> bool:
             if out_of_patience(seen, goal, patience):
                 return True
-            return warmup is not None and bool(worse_than_peers(seen, peers, goal, warmup, 5))
+            median = PRUNERS["median"]
+            return warmup is not None and bool(
+                worse_than_peers(median, seen, peers, goal, warmup, 5)
+            )
 
         return stops
 

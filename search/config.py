@@ -154,16 +154,17 @@ class Stopping(_Section):
     """Which trials are ended early; `studies/LOG.md` has the figures behind each default.
 
     Attributes:
-        pruner: ``median`` ends a trial whose best value so far is worse than the median of its
-            peers' at the same epoch; ``none`` ends none.
-        warmup_epochs: No trial is pruned before it has trained this many epochs.
+        pruner: ``halving`` ends a trial whose best value so far is not among the best third of its
+            peers' at the same epoch, at the first epoch after the warm-up and at those with 3, 9,
+            27 ... times as many; ``median`` ends the worse half at every epoch; ``none`` ends none.
+        warmup_epochs: No trial is pruned before it has trained more epochs than this.
         peers: No trial is pruned where fewer peers than this have reached the same epoch.
         patience: A trial ends, complete, when its validation value has not become better for this
             many epochs; 0 turns this off.
         divergence: False lets diverging trials go on; non-finite losses always end a trial.
     """
 
-    pruner: Literal["median", "none"] = "median"
+    pruner: Literal["halving", "median", "none"] = "halving"
     warmup_epochs: Whole = Field(default=1, ge=0)
     peers: Whole = Field(default=5, ge=5)
     patience: Whole = Field(default=8, ge=0)

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.checkpoints import keep_weights, remove_checkpoint, trial_folder
 from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
-from search.stopping import worse_than_median
+from search.stopping import PRUNERS
 from search.storage import StoredStudy, Taken
 from search.telling import Attached
 from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
@@ -236,11 +236,13 @@ class Coordinator:
         # An epoch that an earlier life reported was judged then; but the last may not have been.
         if epoch.index < taken.reported or stopping.pruner == "none":
             return
+        pruner = PRUNERS[stopping.pruner]
         # At its last epoch a trial ends anyway.
-        if not stopping.warmup_epochs < epoch.index < taken.params.epochs:
+        at_end = epoch.index == taken.params.epochs
+        if at_end or not pruner.compares(epoch.index, stopping.warmup_epochs):
             return
         goal, reached = self._stored.goal, self._stored.news().reached(epoch.index, taken.number)
-        verdict = worse_than_median(active.curve.values(goal), reached, goal, stopping.peers)
+        verdict = pruner.judge(active.curve.values(goal), reached, goal, stopping.peers)
         if verdict is not None:
             if self._tell(worker, active, verdict):
                 self._trainers.drop(taken.number, epoch.index)

@@ -240,7 +240,8 @@ def _reasons(lines: list[TrialLine]) -> dict[str, dict[str, int]]:
 
 def _kind(line: TrialLine) -> str:
     if line.outcome == Outcome.PRUNED:
-        return "worse than the median of its peers"
+        median = "the median" in line.reason
+        return f"not among the best {'half' if median else 'third'} of its peers"
     if line.reason.startswith("the training loss grew"):
         return "the training loss grew far beyond its start"
     return line.reason.splitlines()[0].split(": ")[0] if "memory" in line.reason else line.reason

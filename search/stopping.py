@@ -188,48 +188,89 @@ class Peers:
         return [*known, *(_best_so_far(values, self._goal)[-1] for values in far)]
 
 
-def worse_than_peers(
-    values: Sequence[float], peers: Sequence[Sequence[float]], goal: Goal, warmup: int, least: int
-) -> Decision | None:
-    """Ends a trial whose best value so far is worse than its peers' median at the same epoch.
+@dataclass(frozen=True)
+class Pruner:
+    """Ends a trial whose best value so far is not among the best of its peers' at the same epoch.
 
-    The median rule of Golovin et al. 2017 (Google Vizier, KDD, section 3.2.1), on best values so
-    far on both sides. A peer that was pruned later counts where it has trained, so that the bar
-    is set by all trials and not by the survivors alone.
+    A peer that was pruned later counts where it has trained, so that the bar is set by all trials
+    and not by the survivors alone.
+
+    Attributes:
+        factor: Of those that came as far, one in so many may go on: 2 or 3.
+        rungs: Whether trials are compared at the first epoch after the warm-up and at those with
+            ``factor``, ``factor``², … times as many, or at every one.
+    """
+
+    factor: int
+    rungs: bool
+
+    def compares(self, epoch: int, warmup: int) -> bool:
+        """Says whether trials are compared after an epoch.
+
+        Args:
+            epoch: From 1.
+            warmup: Epochs that every trial is given first.
+        """
+        rung = warmup + 1
+        while self.rungs and rung < epoch:
+            rung *= self.factor
+        return epoch == rung if self.rungs else epoch >= rung
+
+    def judge(
+        self, values: Sequence[float], reached: Sequence[float], goal: Goal, least: int
+    ) -> Decision | None:
+        """Judges a trial after an epoch.
+
+        Args:
+            values: The trial's validation values so far, one an epoch; at least one.
+            reached: The best values of its peers by the same epoch.
+            goal: Which values are better.
+            least: No trial is pruned with fewer peers than this.
+        """
+        if len(reached) < least:
+            return None
+        best, bar = _best_so_far(values, goal)[-1], self._bar(reached, goal)
+        if not goal.better(bar, best):
+            return None
+        which, verb = ("median", "is") if self.factor == 2 else ("best third", "reached")
+        peers = f"the {which} of {len(reached)} peers {verb} {bar:.4g}"
+        return Decision(Outcome.PRUNED, f"{best:.4g} by epoch {len(values)}; {peers}")
+
+    def _bar(self, reached: Sequence[float], goal: Goal) -> float:
+        if self.factor == 2:
+            return statistics.median(reached)
+        ranked = sorted(reached, reverse=not goal.minimize)
+        return ranked[-(-len(ranked) // self.factor) - 1]
+
+
+PRUNERS = {"halving": Pruner(3, rungs=True), "median": Pruner(2, rungs=False)}
+"""By their names in a study file. ``halving``: asynchronous successive halving that stops and never
+promotes (Li et al. 2020, MLSys, section 3.3). ``median``: the median rule of Golovin et al. 2017
+(Google Vizier, KDD, section 3.2.1), on best values so far on both sides."""
+
+
+def worse_than_peers(
+    pruner: Pruner,
+    values: Sequence[float],
+    peers: Sequence[Sequence[float]],
+    goal: Goal,
+    warmup: int,
+    least: int,
+) -> Decision | None:
+    """Judges a trial after its last epoch, if trials are compared there.
 
     Args:
+        pruner: The rule.
         values: The trial's validation values so far, one an epoch.
         peers: The values of other trials, each from its first epoch.
         goal: Which values are better.
-        warmup: No trial is pruned before it has this many epochs.
+        warmup: Epochs that every trial is given first.
         least: No trial is pruned with fewer peers than this at its epoch.
     """
     epoch = len(values)
-    if epoch == 0 or epoch <= warmup:
+    if epoch == 0 or not pruner.compares(epoch, warmup):
         return None
-    return worse_than_median(values, Peers(goal).reached(epoch, peers), goal, least)
-
-
-def worse_than_median(
-    values: Sequence[float], reached: Sequence[float], goal: Goal, least: int
-) -> Decision | None:
-    """Ends a trial by what its peers had reached; see `worse_than_peers`.
-
-    Args:
-        values: The trial's validation values so far, one an epoch; at least one.
-        reached: The best values of its peers by the same epoch.
-        goal: Which values are better.
-        least: No trial is pruned with fewer peers than this.
-    """
-    if len(reached) < least:
-        return None
-    best, median = _best_so_far(values, goal)[-1], statistics.median(reached)
-    if not goal.better(median, best):
-        return None
-    return Decision(
-        Outcome.PRUNED,
-        f"{best:.4g} by epoch {len(values)}; the median of {len(reached)} peers is {median:.4g}",
-    )
+    return pruner.judge(values, Peers(goal).reached(epoch, peers), goal, least)
 
 
 def _best_so_far(values: Sequence[float], goal: Goal) -> list[float]:

@@ -383,7 +383,7 @@ def test_bad_trial_is_pruned_after_the_warm_up(stored: StoredStudy) -> None:
     assert trainers.dropped == [(5, 3)]
     assert states(stored) == [TrialState.COMPLETE] * 5 + [TrialState.PRUNED]
     assert stored.trials()[5].intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0}
-    assert "median" in stored.trials()[5].user_attrs["reason"]
+    assert "best third of 5 peers" in stored.trials()[5].user_attrs["reason"]
 
 
 def test_verdict_that_a_killed_run_did_not_reach(stored: StoredStudy) -> None:

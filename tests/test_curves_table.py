@@ -15,12 +15,12 @@ from bench.curves import table as tables
 from bench.curves.proposers import LESSON, Rows, build_portfolio, plan_of
 from bench.curves.simulate import DEFAULT, Strategy, rules
 from bench.curves.simulation import Board, Plan, Trial, simulate
-from bench.curves.stoppers import Halving, Patience, Percentile
+from bench.curves.stoppers import AsInSearch, Halving, Patience, Percentile
 from bench.curves.table import EPOCHS, CurveTable
 from bench.curves.train import configuration, finished
 from bench.data_sets import DATA_SETS, config_of
 from search.config import make_config
-from search.stopping import out_of_patience, worse_than_peers
+from search.stopping import PRUNERS, out_of_patience, worse_than_peers
 from search.trial import Goal
 
 SPACE = make_config({"name": "t", "data": {"task": "forecast", "path": "n.csv"}}, "t").space
@@ -139,25 +139,29 @@ def test_no_rule_sees_the_future(table: CurveTable, strategy: Strategy) -> None:
 
 
 def test_our_rules_are_those_of_the_search(table: CurveTable) -> None:
-    """Half as a share and patience say at every epoch what `search.stopping` says."""
+    """Pruners, a half as a share, and patience say at every epoch what `search.stopping` says."""
     board, goal = Board(), Goal()
     ended: list[list[float]] = []
     verdicts = []
-    for number in range(30):
-        trial = Trial(number, plan_of(table, number, 20))
+    for number in range(60):
+        trial = Trial(number, plan_of(table, number % len(table), 20))
         for value in trial.plan.valid:
             trial.values.append(value)
             trial.best = min(trial.best, value)
-            median = worse_than_peers(trial.values, ended, goal, 1, 5)
+            median, halving = (
+                worse_than_peers(PRUNERS[name], trial.values, ended, goal, 1, 5)
+                for name in ("median", "halving")
+            )
             patience = out_of_patience(trial.values, goal, 4)
             assert (Percentile().judge(trial, board) is None) == (median is None)
+            assert (AsInSearch().judge(trial, board) is None) == (halving is None)
             assert (Patience(4).judge(trial, board) is None) == (patience is None)
             board.add(trial)
-            verdicts.append(median is not None)
-            if median is not None:
+            verdicts.append((median is not None, halving is not None))
+            if median is not None and number % 2:
                 break
         ended.append(trial.values)
-    assert any(verdicts)
+    assert all(map(any, zip(*verdicts, strict=True)))
 
 
 def test_halving_keeps_the_best_of_each_rung() -> None:

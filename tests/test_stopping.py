@@ -10,9 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from search.stopping import (
+    PRUNERS,
     SMALLEST,
     Divergence,
     DivergenceState,
+    Pruner,
     batch_judge,
     not_finite,
     out_of_patience,
@@ -31,6 +33,7 @@ sequences = st.lists(losses_, min_size=1, max_size=60)
 per_epoch = st.integers(1, 20)
 curves = st.lists(st.integers(0, 9).map(float), max_size=12)
 goals = st.sampled_from([MINIMIZE, MAXIMIZE])
+pruners = st.sampled_from(list(PRUNERS.values()))
 
 
 def judge_all(
@@ -230,58 +233,78 @@ def test_no_patience_is_endless(values: list[float], goal: Goal) -> None:
     assert out_of_patience(values, goal, 0) is None
 
 
-@given(curves, st.lists(curves, max_size=9), goals, st.integers(0, 5), st.integers(1, 9))
-def test_a_trial_is_pruned_below_the_median(
-    values: list[float], peers: list[list[float]], goal: Goal, warmup: int, least: int
+@given(pruners, curves, st.lists(curves, max_size=9), goals, st.integers(0, 5), st.integers(1, 9))
+def test_a_trial_is_pruned_below_the_best_of_its_peers(
+    pruner: Pruner,
+    values: list[float],
+    peers: list[list[float]],
+    goal: Goal,
+    warmup: int,
+    least: int,
 ) -> None:
-    """Pruned is who is past warm-up, has the peers, and is worse at best than their median."""
+    """Pruned is who is compared, has the peers, and is worse at best than the share that stays."""
     best = min if goal.minimize else max
     reached = [best(peer[: len(values)]) for peer in peers if len(peer) >= len(values) > 0]
-    decision = worse_than_peers(values, peers, goal, warmup, least)
-    if len(values) <= warmup or len(reached) < least:
+    decision = worse_than_peers(pruner, values, peers, goal, warmup, least)
+    if not values or not pruner.compares(len(values), warmup) or len(reached) < least:
         assert decision is None
     else:
-        worse = goal.better(statistics.median(reached), best(values))
-        assert (decision is not None) == worse
+        better = sum(goal.better(other, best(values)) for other in reached)
+        if pruner.factor == 2:
+            assert (decision is not None) == goal.better(statistics.median(reached), best(values))
+        else:
+            assert (decision is not None) == (better >= math.ceil(len(reached) / pruner.factor))
     if decision is not None:
         assert decision.outcome is Outcome.PRUNED
         assert f"{len(reached)} peers" in decision.reason
 
 
-@given(st.lists(curves, max_size=12), st.data())
-def test_peers_are_compared_at_equal_epochs(peers: list[list[float]], data: st.DataObject) -> None:
+@given(st.integers(1, 100), st.integers(0, 9))
+def test_trials_are_compared_at_rungs_or_always(epoch: int, warmup: int) -> None:
+    """Halving compares after the warm-up, then at 3, 9, 27 ... times as many epochs."""
+    rungs = [(warmup + 1) * 3**power for power in range(6)]
+    assert PRUNERS["halving"].compares(epoch, warmup) == (epoch in rungs)
+    assert PRUNERS["median"].compares(epoch, warmup) == (epoch > warmup)
+
+
+@given(pruners, st.lists(curves, max_size=12), st.data())
+def test_peers_are_compared_at_equal_epochs(
+    pruner: Pruner, peers: list[list[float]], data: st.DataObject
+) -> None:
     """What peers did after the trial's epoch, and peers that never got there, change nothing."""
     values = data.draw(st.lists(st.integers(0, 9).map(float), min_size=1, max_size=8))
     until = len(values)
     later = [peer[:until] + [-100.0] * (len(peer) - until) for peer in peers]
     there = [peer for peer in peers if len(peer) >= until]
-    decision = worse_than_peers(values, peers, MINIMIZE, 0, 5)
-    assert decision == worse_than_peers(values, later, MINIMIZE, 0, 5)
-    assert decision == worse_than_peers(values, there, MINIMIZE, 0, 5)
+    decision = worse_than_peers(pruner, values, peers, MINIMIZE, 0, 5)
+    assert decision == worse_than_peers(pruner, values, later, MINIMIZE, 0, 5)
+    assert decision == worse_than_peers(pruner, values, there, MINIMIZE, 0, 5)
 
 
-@given(curves, st.lists(curves, min_size=5, max_size=9), st.integers(0, 3))
+@given(pruners, curves, st.lists(curves, min_size=5, max_size=9), st.integers(0, 3))
 def test_minimising_and_maximising_mirror_each_other(
-    values: list[float], peers: list[list[float]], patience: int
+    pruner: Pruner, values: list[float], peers: list[list[float]], patience: int
 ) -> None:
     """With every value negated and the other direction, the rules end the same trials."""
     flipped = [-value for value in values]
     others = [[-value for value in peer] for peer in peers]
-    one = worse_than_peers(values, peers, MINIMIZE, 0, 5)
-    assert (one is None) == (worse_than_peers(flipped, others, MAXIMIZE, 0, 5) is None)
+    one = worse_than_peers(pruner, values, peers, MINIMIZE, 0, 5)
+    other = worse_than_peers(pruner, flipped, others, MAXIMIZE, 0, 5)
+    assert (one is None) == (other is None)
     assert out_of_patience(values, MINIMIZE, patience) == out_of_patience(
         flipped, MAXIMIZE, patience
     )
 
 
-def test_the_best_of_all_is_never_pruned() -> None:
+@pytest.mark.parametrize("name", list(PRUNERS))
+def test_the_best_of_all_is_never_pruned(name: str) -> None:
     """A trial that is level with its peers, or ahead, goes on."""
-    peers = [[1.0, 1.0, 1.0, 1.0]] * 5
-    assert worse_than_peers([1.0] * 4, peers, MINIMIZE, 3, 5) is None
-    assert worse_than_peers([9.0, 9.0, 9.0, 0.5], peers, MINIMIZE, 3, 5) is None
-    assert worse_than_peers([2.0] * 4, peers, MINIMIZE, 3, 5) is not None
-    assert worse_than_peers([2.0] * 4, peers[:4], MINIMIZE, 3, 5) is None
-    assert worse_than_peers([2.0] * 3, peers, MINIMIZE, 3, 5) is None
+    pruner, peers = PRUNERS[name], [[1.0, 1.0, 1.0, 1.0]] * 5
+    assert worse_than_peers(pruner, [1.0] * 4, peers, MINIMIZE, 3, 5) is None
+    assert worse_than_peers(pruner, [9.0, 9.0, 9.0, 0.5], peers, MINIMIZE, 3, 5) is None
+    assert worse_than_peers(pruner, [2.0] * 4, peers, MINIMIZE, 3, 5) is not None
+    assert worse_than_peers(pruner, [2.0] * 4, peers[:4], MINIMIZE, 3, 5) is None
+    assert worse_than_peers(pruner, [2.0] * 3, peers, MINIMIZE, 3, 5) is None
 
 
 trial_values = st.lists(st.none() | st.integers(0, 9).map(float), max_size=30)

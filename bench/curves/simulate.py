@@ -4,6 +4,7 @@
     python -m bench.curves.simulate epochs          how many epochs a trial is asked for
     python -m bench.curves.simulate starts          what is tried first, left out what it is told on
     python -m bench.curves.simulate samplers        what proposes, on a surrogate of each table
+    python -m bench.curves.simulate pruning         the same rules with our sampler, likewise
 
 Time is that of two workers, in units of one configuration's 36 epochs on the same data. A study is
 as good as the time in which it finds a loss within 1 or 5 % of the table's best, and as its regret:
@@ -30,7 +31,9 @@ from bench.curves.proposers import LESSON, Portfolio, Rows, build_portfolio, cos
 from bench.curves.samplers import AtRandom, Sampled, VariedTPE, WithPoints
 from bench.curves.simulation import Proposer, Stopper, Trace, simulate
 from bench.curves.stoppers import (
+    AsInSearch,
     Both,
+    Everyone,
     Extrapolation,
     Halving,
     Hyperband,
@@ -45,7 +48,7 @@ from search.sampling import StudySampler
 
 HORIZON = 30.0
 MOMENTS = 18
-DEFAULT = Both((Patience(8), Percentile()))
+DEFAULT = Both((Patience(8), AsInSearch()))
 """The rules of a study file that says nothing."""
 
 
@@ -161,7 +164,8 @@ def left_out(scores: Mapping[str, Mapping[str, Score]]) -> None:
 def rules() -> list[Strategy]:
     """Returns pruners and patiences, ours first."""
     made: dict[str, Stopper] = {
-        "median, patience 8 (ours)": DEFAULT,
+        "halving, patience 8 (ours)": DEFAULT,
+        "median, patience 8": _with(Percentile()),
         "none": Patience(0),
         "patience 8": Patience(8),
         "patience 4": Patience(4),
@@ -288,10 +292,36 @@ def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
     return [Strategy(name, proposer) for name, proposer in made.items()]
 
 
+def pruning(on: Sequence[CurveTable]) -> list[Strategy]:
+    """Returns rules that end trials, on surrogates of the tables.
+
+    Unlike a random row, a proposal depends on what the rule let live before it.
+    """
+    worlds = {table.name: Surrogate(table) for table in on}
+    made: dict[str, Stopper] = {
+        "median": _with(Percentile()),
+        "third at 2, 6, 18 (ours)": DEFAULT,
+        "none": Patience(8),
+        **{f"best {100 * s:.0f} %": _with(Percentile(s)) for s in (0.6, 0.67, 0.75, 0.8)},
+        "median at 2, 4, 8, 16": _with(Percentile(only=(2, 4, 8, 16))),
+        "best 67 % at 2, 4, 8, 16": _with(Percentile(0.67, only=(2, 4, 8, 16))),
+        "third at 3, 9, 27": _with(Percentile(0.33, only=(3, 9, 27))),
+        "fifth at 3, 12": _with(Percentile(0.2, only=(3, 12))),
+        "fifth at 4, 16": _with(Percentile(0.2, only=(4, 16))),
+        **{f"best {100 * s:.0f} % of all": _with(Everyone(s)) for s in (0.5, 0.33, 0.2, 0.1)},
+        "best 20 % of all after 2": _with(Everyone(0.2, 2)),
+        "best 20 % of all after 3": _with(Everyone(0.2, 3)),
+    }
+    return [
+        Strategy(name, lambda t, seed: Sampled(worlds[t.name], seed, StudySampler), stopper)
+        for name, stopper in made.items()
+    ]
+
+
 def main() -> None:
     """Reads the command line and prints one comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["rules", "epochs", "starts", "samplers"])
+    parser.add_argument("what", choices=["rules", "epochs", "starts", "samplers", "pruning"])
     parser.add_argument("--tables", type=Path, default=tables.FOLDER)
     parser.add_argument("--on", nargs="+", help="names of tables; left out: all of them")
     parser.add_argument("--seeds", type=int, default=200)
@@ -305,6 +335,7 @@ def main() -> None:
         "epochs": epochs,
         "starts": lambda: starts(on),
         "samplers": lambda: samplers(on),
+        "pruning": lambda: pruning(on),
     }
     strategies = made[args.what]()
     if args.only:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.curves.simulation import Board, Stopper, Trial
+from search.stopping import PRUNERS, Pruner
+from search.trial import Goal
 
 PEERS = 5
 """No rule that compares with peers ends a trial where there are fewer."""
@@ -32,14 +34,56 @@ class Patience:
 
 
 @dataclass(frozen=True)
+class AsInSearch:
+    """A pruner of `search.stopping`; ``halving`` is that of a study file that says nothing."""
+
+    pruner: Pruner = PRUNERS["halving"]
+
+    def judge(self, trial: Trial, board: Board) -> str | None:
+        """Returns ``pruned`` if a search would end the trial."""
+        epoch = len(trial.values)
+        if not self.pruner.compares(epoch, 1):
+            return None
+        verdict = self.pruner.judge(trial.values, board.reached(epoch), Goal(), PEERS)
+        return None if verdict is None else "pruned"
+
+
+@dataclass(frozen=True)
 class Percentile:
     """Ends a trial that is not among the best share of its peers at the same epoch.
 
-    With a share of one half it is `search.stopping.worse_than_median`, and with Optuna's names
+    With a share of one half it is ``median`` of `search.stopping.PRUNERS`, and with Optuna's names
     PercentilePruner on the best values so far.
 
     Attributes:
         share: Of the peers, how many may be better.
+        warmup: Epochs before which no trial is ended.
+        peers: Fewer end no trial.
+        only: Epochs after which trials are judged; none: every one.
+    """
+
+    share: float = 0.5
+    warmup: int = 1
+    peers: int = PEERS
+    only: tuple[int, ...] = ()
+
+    def judge(self, trial: Trial, board: Board) -> str | None:
+        """Returns ``pruned`` if the trial is worse than the quantile."""
+        epoch = len(trial.values)
+        reached = board.reached(epoch)
+        if epoch <= self.warmup or len(reached) < self.peers:
+            return None
+        if self.only and epoch not in self.only:
+            return None
+        return "pruned" if trial.best > quantile(reached, self.share) else None
+
+
+@dataclass(frozen=True)
+class Everyone:
+    """As `Percentile`, among all that are over: those that ended earlier with what they had.
+
+    Attributes:
+        share: Of them, how many may be better.
         warmup: Epochs before which no trial is ended.
         peers: Fewer end no trial.
     """
@@ -51,8 +95,11 @@ class Percentile:
     def judge(self, trial: Trial, board: Board) -> str | None:
         """Returns ``pruned`` if the trial is worse than the quantile."""
         epoch = len(trial.values)
-        reached = board.reached(epoch)
-        if epoch <= self.warmup or len(reached) < self.peers:
+        if epoch <= self.warmup:
+            return None
+        over = (one for one in board.trials if one.state != "running" and one.values)
+        reached = sorted(min(one.values[:epoch]) for one in over)
+        if len(reached) < self.peers:
             return None
         return "pruned" if trial.best > quantile(reached, self.share) else None
 
