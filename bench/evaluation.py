@@ -108,7 +108,7 @@ def gain(splits: Splits, params: HyperParams) -> float:
             retrain(way, params)
         turns = [[retrain(way, params) for way in ways] for _ in range(TURNS)]
     together, apart = (statistics.median(way) for way in zip(*turns, strict=True))
-    return apart / together
+    return float(apart / together)
 
 
 def main() -> None:
