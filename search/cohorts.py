@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from search.models import ALIGNED
 from search.space import HyperParams
 
-LANE_CELLS = ("rnn", "gru")
-"""Cells that train in lanes on a CPU: of these one network costs there what it costs by itself, and
-several less, up to `CAPACITY` (`bench/RESULTS.md`, "K networks at once"). An LSTM is torch's own by
-itself, which alone is quicker and among others no slower."""
+LANE_CELLS, LANE_UNITS = ("rnn", "gru"), 64
+"""What trains in lanes on a CPU: of these networks one costs there about what it costs by itself,
+and several less; larger ones gain nothing or lose by the cache, and an LSTM, torch's own by itself,
+is then quicker alone (`bench/RESULTS.md`, "Seeds of an evaluation")."""
 CAPACITY = 16
 """The most networks that were measured together."""
 
@@ -65,6 +65,11 @@ def shape_of(params: HyperParams) -> Shape:
         -(-size // ALIGNED) * ALIGNED for size in (params.hidden_units, params.batch_size)
     )
     return Shape(params.cell, params.hidden_layers, units, rows)
+
+
+def gains_in_lanes(params: HyperParams) -> bool:
+    """Says whether trials like this are better trained in lanes on a CPU, in any company."""
+    return params.cell in LANE_CELLS and params.hidden_units <= LANE_UNITS
 
 
 def cohorts(params: Sequence[HyperParams], capacity: int, *, exact: bool) -> list[Cohort]:

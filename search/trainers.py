@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from search.cohorts import LANE_CELLS
+from search.cohorts import gains_in_lanes
 from search.data.splits import Splits
 from search.desk import Desk, Drop, Order, Stop, Together
 from search.errors import FactoryError, TrainerError
@@ -240,7 +240,7 @@ class LocalTrainers(Trainers):
     def in_lanes(self, params: HyperParams) -> bool:
         """Says whether a trial can be trained by `start_together` here, and gains by it."""
         _, _, device, factory = self._setup
-        return device == "cpu" and factory is None and params.cell in LANE_CELLS
+        return device == "cpu" and factory is None and gains_in_lanes(params)
 
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""

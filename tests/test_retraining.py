@@ -209,18 +209,18 @@ def test_a_cohort_too_large_for_the_memory(hire: Hire, tmp_path: Path) -> None:
     The trainer's address space is limited to what one network of theirs takes, and some more.
     """
     trainers = hire(1)
-    retrain(trainers, seeds(tmp_path / "first", 1, hidden_units=640, epochs=1), Watcher())
+    retrain(trainers, seeds(tmp_path / "first", 1, batch_size=20_000, epochs=1), Watcher())
     pid = trainers._workers[0].process.pid
     assert pid is not None
     room = psutil.Process(pid).memory_info().vms + 250 * 2**20
     resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
-    wanted = seeds(tmp_path, 8, hidden_units=640, epochs=2)
+    wanted = seeds(tmp_path, 8, batch_size=20_000, epochs=2)
     watcher = Watcher()
     found = retrain(trainers, wanted, watcher)
     assert watcher.cohorts == [list(range(8)), *([at] for at in range(8))]
     assert len(watcher.lines) == 8
     assert all("goes on alone: out of memory" in line for line in watcher.lines)
     assert kept(found) == each_alone(hire(1), wanted, tmp_path / "alone")
-    (too_large,) = retrain(trainers, seeds(tmp_path / "most", 1, hidden_units=4000), watcher)
+    (too_large,) = retrain(trainers, seeds(tmp_path / "most", 1, batch_size=10**6), watcher)
     assert too_large.outcome is Outcome.OUT_OF_MEMORY
     assert not (tmp_path / "most" / "0" / RESULT).exists()
