@@ -33,7 +33,7 @@ from search.worker import TrialRules
 
 STUDIES = ("sunspots", "vowels")
 CELLS = ("rnn", "gru", "lstm")
-UNITS = (16, 32, 64, 128)
+UNITS = (16, 32, 48, 64, 128)
 SEEDS = 5
 TURNS = 3
 
