@@ -33,8 +33,13 @@ class Batches:
         like: Of the dtype and device of the weights.
 
     Attributes:
+        inputs: (T, K, B, F) the coming minibatches; language: (T, K, B) indices.
+        targets: (K, B, O) for a forecast, else indices: (K, B), or (T, K, B) for language.
+        sizes: (K, 1) int64 how many of the B rows are a network's own.
         state: (S, L, K, B, H) the hidden state, for LSTM also the cell state, after the last
             batch; S is 1, or 2 for LSTM.
+
+    These tensors stay where they are: what is new is written into them.
     """
 
     def __init__(
@@ -45,14 +50,15 @@ class Batches:
         answers = (steps, count, rows) if splits.per_step else (count, rows)
         numbers = like.new_zeros((), dtype=torch.int64)
         if splits.per_step:
-            self._inputs = numbers.new_zeros(answers)
+            self.inputs = numbers.new_zeros(answers)
         else:
-            self._inputs = like.new_zeros(steps, count, rows, splits.input_size)
+            self.inputs = like.new_zeros(steps, count, rows, splits.input_size)
         if splits.task == "forecast":
-            self._targets = like.new_zeros(*answers, splits.output_size)
+            self.targets = like.new_zeros(*answers, splits.output_size)
         else:
-            self._targets = numbers.new_full(answers, IGNORED)
-        self._sizes = [0] * count
+            self.targets = numbers.new_full(answers, IGNORED)
+        self.sizes = numbers.new_zeros(count, 1)
+        self._filled = [0] * count
         self._last: Tensor | None = None
         dropped = any(one.dropout > 0 for one in params)
         between = (shape.layers - 1, steps, count, rows, units)
@@ -64,8 +70,9 @@ class Batches:
     def fill(self, at: int, batch: Batch, random: torch.Generator) -> None:
         """Takes a network's minibatch, and draws its dropout as `SequenceModel` would."""
         size, steps = batch.inputs.shape[:2]
-        self._sizes[at] = size
-        inputs, targets = self._inputs[:, at], self._of(self._targets, at)
+        if size != self._filled[at]:  # To write a number takes as long as a small product.
+            self.sizes[at] = self._filled[at] = size
+        inputs, targets = self.inputs[:, at], self._of(self.targets, at)
         if (steps, size) != inputs.shape[:2]:
             inputs.zero_()
             targets.fill_(0 if self._splits.task == "forecast" else IGNORED)
@@ -76,7 +83,7 @@ class Batches:
             targets[:size] = batch.targets
         if batch.lengths is not None:
             if self._last is None:
-                self._last = self._targets.new_zeros(self._targets.shape[:2], dtype=torch.int64)
+                self._last = torch.zeros_like(self.targets)
             self._last[at, :size] = batch.lengths - 1
         if not batch.carries:
             self.state[:, :, at].zero_()
@@ -95,13 +102,12 @@ class Batches:
         if outputs == 1:  # A product with a vector adds up otherwise for one network than for many.
             weight, bias = functional.pad(weight, (0, 0, 0, 1)), functional.pad(bias, (0, 1))
         answers = torch.baddbmm(bias, hidden, weight.transpose(1, 2))[..., :outputs]
-        targets = self._targets
+        targets = self.targets
         if self._splits.per_step:
             targets = targets.transpose(0, 1).flatten(1)
         losses = self._splits.losses(answers, targets)
         if targets.is_floating_point():
-            sizes = torch.tensor(self._sizes, device=losses.device).unsqueeze(1)
-            counts = torch.arange(targets.shape[1], device=losses.device) < sizes
+            counts = torch.arange(targets.shape[1], device=losses.device) < self.sizes
             counted = counts.unsqueeze(2).expand_as(losses)
         else:
             counted = targets != IGNORED
@@ -110,7 +116,7 @@ class Batches:
 
     def _hidden(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Returns what the heads see: (K, B, H), or (K, TB, H) if they answer at every step."""
-        steps, ends = self._inputs, []
+        steps, ends = self.inputs, []
         if self._splits.per_step:
             table = weights["embedding.weight"]
             first = torch.arange(len(table), device=table.device).view(-1, 1) * table.shape[1]
@@ -122,7 +128,7 @@ class Batches:
             steps, end = run_layer(self._shape.cell, steps, list(self.state[:, layer]), own)
             ends.append(torch.stack([one.detach() for one in end]))
         if self._splits.per_step:
-            self.state = torch.stack(ends, 1)
+            self.state.copy_(torch.stack(ends, 1))
         elif self._last is None:
             steps = steps[-1]
         else:

@@ -80,7 +80,9 @@ class Rows:
                 for memory, part in zip(MEMORIES[kind], parts[1:], strict=False)
             }
             if kind != "sgd":
-                state["step"] = torch.tensor(float(len(run.batch_losses)))
+                # Of torch's optimizers only a fused one counts its steps where the weights are.
+                place = weight.device if kind == "adam" else None
+                state["step"] = torch.tensor(float(len(run.batch_losses)), device=place)
             run.optimizer.state[weight] = state
 
     def _parts(self, run: Run, rows: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:

@@ -21,8 +21,9 @@ from search.cohorts import Shape
 from search.data.splits import Batch, Splits
 from search.lane_batches import Batches
 from search.lane_rows import Rows
+from search.lane_steps import LaneStep
 from search.models import SequenceModel
-from search.steps import MEMORIES, Setting, clip, step
+from search.steps import MEMORIES, Settings
 from search.training import BatchJudge, Run
 from search.trial import Decision, Epoch
 
@@ -36,7 +37,7 @@ class _Lane:
     Attributes:
         run: The run.
         judge: Judges its batches.
-        setting: How its steps are made.
+        rate: Its learning rate.
         rows: (1 + MOST, P) its weights and memories while it has no place among the others.
         random: Draws its dropout.
         state: (S, L, B, H) its hidden states, likewise.
@@ -48,7 +49,7 @@ class _Lane:
 
     run: Run
     judge: BatchJudge
-    setting: Setting
+    rate: float
     rows: Tensor
     random: torch.Generator
     state: Tensor | None = None
@@ -58,11 +59,9 @@ class _Lane:
     started: float = 0.0
 
     def begin(self) -> None:
-        """Begins an epoch, if none has begun."""
-        if self.batch is not None:
-            return
+        """Begins an epoch."""
         self.started, self.losses = time.perf_counter(), []
-        self.setting.rate = self.run.set_learning_rate()
+        self.rate = self.run.set_learning_rate()
         part = self.run.splits.train
         self.batches = part.batches(self.run.params.batch_size, self.run.order)
         self.batch = next(self.batches)
@@ -80,8 +79,7 @@ class Lanes:
         self._shape, self._splits = shape, splits
         self._lanes: list[_Lane] = []
         self._rows: Rows
-        self._batches: Batches
-        self._table = self._gradients = torch.empty(0)
+        self._step: LaneStep
 
     @property
     def runs(self) -> list[Run]:
@@ -104,17 +102,9 @@ class Lanes:
             raise ValueError(f"{run.params} cannot be trained as {self._shape}")
         if not self._lanes:
             self._rows = Rows(self._shape, run)
-        params = run.params
-        setting = Setting(
-            params.optimizer,
-            params.learning_rate,
-            params.weight_decay,
-            params.gradient_clipping,
-            steps=len(run.batch_losses),
-        )
         random = torch.Generator()
         random.set_state(run.random["cpu"])
-        lane = _Lane(run, judge, setting, self._rows.read(run), random)
+        lane = _Lane(run, judge, run.params.learning_rate, self._rows.read(run), random)
         self._arrange([*self._lanes, lane])
 
     def leave(self, run: Run) -> None:
@@ -128,8 +118,10 @@ class Lanes:
             The runs that have come to the end of an epoch, with it; and those that have left,
             because their judge or their validation ended them, with the reason.
         """
-        for lane in self._lanes:
-            lane.begin()
+        for at, lane in enumerate(self._lanes):
+            if lane.batch is None:
+                lane.begin()
+                self._step.settings.rates[at] = lane.rate
         decisions = self._train()
         ends: list[tuple[Run, Epoch | Decision]] = []
         stay = []
@@ -148,43 +140,36 @@ class Lanes:
 
     def _validate(self, at: int, lane: _Lane) -> Epoch | Decision:
         """Ends an epoch: the run gets back what was trained of it."""
-        self._rows.write(self._table[:, at], lane.run)
+        self._rows.write(self._step.table[:, at], lane.run)
         lane.run.random = {**lane.run.random, "cpu": lane.random.get_state()}
-        return lane.run.validate(lane.losses, lane.setting.rate, lane.started)
+        return lane.run.validate(lane.losses, lane.rate, lane.started)
 
     def _arrange(self, lanes: list[_Lane]) -> None:
         """Gives lanes their places, those of one optimizer side by side."""
         for at, lane in enumerate(self._lanes):
-            lane.rows, lane.state = self._table[:, at], self._batches.state[:, :, at]
+            lane.rows, lane.state = self._step.table[:, at], self._step.batches.state[:, :, at]
         self._lanes = sorted(lanes, key=lambda lane: KINDS.index(lane.run.params.optimizer))
         if not lanes:
             return
-        self._table = torch.stack([lane.rows for lane in self._lanes], 1)
-        self._gradients = torch.zeros_like(self._table[0])
+        table = torch.stack([lane.rows for lane in self._lanes], 1)
         params = [lane.run.params for lane in self._lanes]
-        self._batches = Batches(self._shape, self._splits, params, self._gradients)
+        batches = Batches(self._shape, self._splits, params, table)
         for at, lane in enumerate(self._lanes):
             if lane.state is not None:
-                self._batches.state[:, :, at] = lane.state
+                batches.state[:, :, at] = lane.state
+        rates = [lane.rate for lane in self._lanes]
+        made = [len(lane.run.batch_losses) for lane in self._lanes]
+        self._step = LaneStep(self._rows, table, batches, Settings(params, rates, made, table))
 
     def _train(self) -> list[Decision | None]:
-        """Makes a step of every lane that its judge lets go on."""
+        """Makes a step of every lane, and asks its judge whether it may go on."""
         for at, lane in enumerate(self._lanes):
             assert lane.batch is not None
-            self._batches.fill(at, lane.batch, lane.random)
-        views = self._rows.views(self._table[0])
-        weights = {name: view.detach().requires_grad_() for name, view in views.items()}
-        losses = self._batches.losses(weights)
-        found = torch.autograd.grad(losses.sum(), list(weights.values()))
-        self._rows.gather(found, self._gradients)
-        norms = torch.linalg.vector_norm(self._gradients, dim=1)
+            self._step.batches.fill(at, lane.batch, lane.random)
+        losses, norms = self._step().tolist()
         decisions = []
-        both = zip(self._lanes, losses.tolist(), norms.tolist(), strict=True)
-        for lane, loss, norm in both:
+        for lane, loss, norm in zip(self._lanes, losses, norms, strict=True):
             lane.losses.append(loss)
             lane.run.batch_losses.append(loss)
             decisions.append(lane.judge(loss, norm, len(lane.run.curve) + 1))
-        settings = [lane.setting for lane in self._lanes]
-        clip(self._gradients, norms, settings)
-        step(self._table[0], self._gradients, list(self._table[1:]), settings)
         return decisions

@@ -8,12 +8,14 @@ Shapes: K networks, P weights of each, with padding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from search.space import HyperParams
 from search.training import MOMENTUM
 
 MEMORIES: dict[str, tuple[str, ...]] = {
@@ -32,41 +34,59 @@ TINY, TINIEST = 1e-8, 1e-10
 """What is added to roots: by Adam and RMSprop; by Adagrad."""
 
 
-@dataclass
-class Setting:
-    """How one network is trained.
+class Settings:
+    """How K networks are trained: tensors, so that a step asks nothing of Python.
+
+    Args:
+        params: Of each network; those of one optimizer side by side.
+        rates: Their learning rates.
+        steps: How many steps each has made.
+        like: Of the dtype and device of the weights.
 
     Attributes:
-        optimizer: Its name in `MEMORIES`.
-        rate: The learning rate.
-        weight_decay: Added to the gradient, times the weights.
-        clipping: The norm that a gradient is shortened to; 0: none is.
-        steps: How many steps have been made.
+        rates: (K, 1) float64 the learning rates, changed in place where they decay.
+        steps: (K, 1) int64 how many steps have been made.
+        weight_decays: (K, 1) what times the weights is added to gradients; None: nothing is.
+        limits: (K, 1) the norms that gradients are shortened to; None: none is.
+        places: Which rows have an optimizer, by its name in `MEMORIES`.
+        corrections: What Adam's moments are divided by, by the number of steps.
     """
 
-    optimizer: str
-    rate: float
-    weight_decay: float
-    clipping: float
-    steps: int = 0
+    def __init__(
+        self,
+        params: Sequence[HyperParams],
+        rates: Sequence[float],
+        steps: Sequence[int],
+        like: Tensor,
+    ) -> None:
+        def column(values: Sequence[float], dtype: torch.dtype = like.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=like.device).unsqueeze(1)
+
+        self.rates, self.steps = column(rates, torch.float64), column(steps, torch.int64)
+        decays = [one.weight_decay for one in params]
+        self.weight_decays = column(decays) if any(decays) else None
+        limits = [one.gradient_clipping or math.inf for one in params]
+        self.limits = column(limits) if min(limits) < math.inf else None
+        kinds = [one.optimizer for one in params]
+        self.corrections = _corrections(like.device)
+        firsts = {kind: kinds.index(kind) for kind in kinds}
+        self.places = {kind: slice(at, at + kinds.count(kind)) for kind, at in firsts.items()}
 
 
-def clip(gradients: Tensor, norms: Tensor, settings: Sequence[Setting]) -> None:
+def clip(gradients: Tensor, norms: Tensor, settings: Settings) -> None:
     """Shortens gradients as `torch.nn.utils.clip_grads_with_norm_` does.
 
     Args:
         gradients: (K, P), changed in place.
         norms: (K,) their norms.
-        settings: Of each network.
+        settings: Of the networks.
     """
-    if all(one.clipping == 0 for one in settings):
-        return
-    limits = norms.new_tensor([one.clipping or torch.inf for one in settings])
-    gradients.mul_((limits / (norms + 1e-6)).clamp_(max=1.0).unsqueeze(1))
+    if settings.limits is not None:
+        gradients.mul_((settings.limits / (norms.unsqueeze(1) + 1e-6)).clamp_(max=1.0))
 
 
 def step(
-    weights: Tensor, gradients: Tensor, memories: Sequence[Tensor], settings: Sequence[Setting]
+    weights: Tensor, gradients: Tensor, memories: Sequence[Tensor], settings: Settings
 ) -> None:
     """Makes a step of every network.
 
@@ -74,63 +94,66 @@ def step(
         weights: (K, P), changed in place.
         gradients: (K, P), used up.
         memories: `MOST` of (K, P), 0 before the first step, changed in place.
-        settings: Of each network; those of one optimizer side by side.
+        settings: Of the networks; counts their steps.
     """
-    if any(one.weight_decay > 0 for one in settings):
-        gradients.addcmul_(weights, _column(weights, [one.weight_decay for one in settings]))
-    first = 0
-    while first < len(settings):
-        kind = settings[first].optimizer
-        last = first
-        while last < len(settings) and settings[last].optimizer == kind:
-            settings[last].steps += 1
-            last += 1
-        rows = slice(first, last)
+    if settings.weight_decays is not None:
+        gradients.addcmul_(weights, settings.weight_decays)
+    settings.steps.add_(1)
+    for kind, rows in settings.places.items():
         kept = [memory[rows] for memory in memories]
-        _STEPS[kind](weights[rows], gradients[rows], kept, settings[rows])
-        first = last
+        _STEPS[kind](weights[rows], gradients[rows], kept, settings, rows)
 
 
-def _adam(weights: Tensor, g: Tensor, memories: list[Tensor], settings: Sequence[Setting]) -> None:
+def _adam(
+    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Settings, rows: slice
+) -> None:
     """Kingma and Ba 2015, with both moments' biases corrected."""
     mean, square = memories
     one, two = BETAS
     mean.lerp_(g, 1 - one)
     square.mul_(two).addcmul_(g, g, value=1 - two)
-    rates = _column(g, [setting.rate / (1 - one**setting.steps) for setting in settings])
-    roots = _column(g, [(1 - two**setting.steps) ** 0.5 for setting in settings])
-    weights.sub_((mean * rates).div_(square.sqrt().div_(roots).add_(TINY)))
+    biases, roots = settings.corrections
+    steps = settings.steps[rows].clamp(max=len(biases) - 1)
+    rates = (settings.rates[rows] / biases[steps]).to(g.dtype)
+    weights.sub_((mean * rates).div_(square.sqrt().div_(roots[steps].to(g.dtype)).add_(TINY)))
 
 
-def _sgd(weights: Tensor, g: Tensor, memories: list[Tensor], settings: Sequence[Setting]) -> None:
+def _sgd(
+    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Settings, rows: slice
+) -> None:
     """Gradient descent with momentum."""
     velocity = memories[0].mul_(MOMENTUM).add_(g)
-    weights.sub_(velocity * _rates(g, settings))
+    weights.sub_(velocity * settings.rates[rows].to(g.dtype))
 
 
 def _rmsprop(
-    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Sequence[Setting]
+    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Settings, rows: slice
 ) -> None:
     """Tieleman and Hinton 2012, lecture 6.5."""
     square = memories[0].mul_(ALPHA).addcmul_(g, g, value=1 - ALPHA)
-    weights.sub_((g * _rates(g, settings)).div_(square.sqrt().add_(TINY)))
+    weights.sub_((g * settings.rates[rows].to(g.dtype)).div_(square.sqrt().add_(TINY)))
 
 
 def _adagrad(
-    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Sequence[Setting]
+    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Settings, rows: slice
 ) -> None:
     """Duchi, Hazan and Singer 2011."""
     total = memories[0].addcmul_(g, g)
-    weights.sub_((g * _rates(g, settings)).div_(total.sqrt().add_(TINIEST)))
+    weights.sub_((g * settings.rates[rows].to(g.dtype)).div_(total.sqrt().add_(TINIEST)))
 
 
 _STEPS = {"adam": _adam, "sgd": _sgd, "rmsprop": _rmsprop, "adagrad": _adagrad}
 
 
-def _rates(like: Tensor, settings: Sequence[Setting]) -> Tensor:
-    return _column(like, [one.rate for one in settings])
+@cache
+def _corrections(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns (N,) what Adam divides its mean by after n steps, and the same of its root.
 
-
-def _column(like: Tensor, values: list[float]) -> Tensor:
-    """Returns (K, 1)."""
-    return like.new_tensor(values).unsqueeze(1)
+    A table and not powers of a tensor, whose last bits depend on the place among the others. It
+    ends where both are 1.
+    """
+    one, two = BETAS
+    last = math.ceil(-54 / math.log2(two))
+    biases = torch.tensor([1 - one**n for n in range(last + 1)], dtype=torch.float64)
+    roots = torch.tensor([(1 - two**n) ** 0.5 for n in range(last + 1)], dtype=torch.float64)
+    return biases.to(device), roots.to(device)

@@ -51,6 +51,7 @@ ORDER = [
     "steps",
     "lane_rows",
     "lane_batches",
+    "lane_steps",
     "lanes",
     "ensembles",
     "stopping",
