@@ -4,9 +4,9 @@
     python -m bench.evaluation STUDY CELL   one row of it
 
 The retrainings of `rnn-search evaluate`, on one real trainer, checkpoints and all: five seeds of a
-configuration in lanes, and one after another. Both
-ways take turns; what counts is the processor's time of trainer and coordinator. LSTM and larger
-networks still train one after another; the table has what lanes would make of them.
+configuration in lanes, and one after another. Both ways take turns; what counts is the processor's
+time of trainer and coordinator. LSTM and larger networks still train one after another; the table
+has what lanes would make of them.
 """
 
 from __future__ import annotations
