@@ -15,6 +15,13 @@ from dataclasses import dataclass
 from search.models import ALIGNED
 from search.space import HyperParams
 
+LANE_UNITS = {"rnn": 64, "gru": 48}
+"""The largest networks that train in lanes on a CPU, by cell. Of these, one costs there about what
+it costs by itself, and several less; larger ones gain nothing or lose by the cache, and one LSTM,
+torch's own by itself, is slower there (`bench/RESULTS.md`, "Seeds of an evaluation")."""
+CAPACITY = 16
+"""The most networks that were measured together."""
+
 
 @dataclass(frozen=True, order=True)
 class Shape:
@@ -58,6 +65,11 @@ def shape_of(params: HyperParams) -> Shape:
         -(-size // ALIGNED) * ALIGNED for size in (params.hidden_units, params.batch_size)
     )
     return Shape(params.cell, params.hidden_layers, units, rows)
+
+
+def gains_in_lanes(params: HyperParams) -> bool:
+    """Says whether trials like this are better trained in lanes on a CPU, in any company."""
+    return params.hidden_units <= LANE_UNITS.get(params.cell, 0)
 
 
 def cohorts(params: Sequence[HyperParams], capacity: int, *, exact: bool) -> list[Cohort]:

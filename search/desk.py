@@ -7,10 +7,18 @@ from typing import Any, Protocol
 
 import torch
 
+from search.cohort_worker import CohortWorker
 from search.data.splits import Splits
 from search.factories import Factory
-from search.trial import Decision, Outcome
+from search.trial import Decision, Epoch, Outcome
 from search.worker import Job, TrialRules, TrialWorker
+
+
+@dataclass(frozen=True)
+class Together:
+    """Train these trials of one shape together, in lanes; they can be stopped, not dropped."""
+
+    jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Stop:
     """Stop at the end of the epoch, leaving the checkpoint, and exit."""
 
 
-Order = Job | Drop | Stop
+Order = Job | Together | Drop | Stop
 
 _INTERRUPTED = Decision(Outcome.INTERRUPTED, "stopped; goes on from its checkpoint")
 
@@ -59,7 +67,7 @@ class Desk:
         self._number = -1
         self._worker: TrialWorker | None = None
         self._dropped: Drop | None = None
-        self._next: Job | None = None
+        self._next: Job | Together | None = None
         self._stopping = False
 
     def serve(self) -> None:
@@ -72,34 +80,53 @@ class Desk:
                     self._settle()
                 if self._next is None:
                     return
-                job, self._next = self._next, None
-                self._train(job)
+                order, self._next = self._next, None
+                self._dropped = None
+                if isinstance(order, Job):
+                    self._train(order)
+                else:
+                    self._train_together(order)
                 self._settle()
             except OSError as error:
                 self._connection.send((self._number, str(error)))
                 return
 
     def _train(self, job: Job) -> None:
-        self._number, self._dropped = job.number, None
+        self._number = job.number
         settings = (self._splits, self._rules, self._device, self._look, self._factory)
         worker = TrialWorker(job, *settings)
         self._worker = worker
         for epoch in worker.epochs():
-            self._connection.send((job.number, (epoch, worker.losses(epoch))))
+            self._tell(worker, epoch)
             self._look()
             # Epochs of a checkpoint are told to the last, or what is said of the trial is wrong.
             stops = self._stopping and worker.decision is None and worker.is_last(epoch)
             if self._dropped or stops:
                 break
         self._look()
-        if self._dropped:
-            return
+        if not self._dropped:
+            self._end(worker)
+
+    def _train_together(self, order: Together) -> None:
+        self._number, self._worker = order.jobs[0].number, None
+        settings = (self._splits, self._rules, self._device, self._stops)
+        for worker, epoch in CohortWorker(order.jobs, *settings).words():
+            if epoch is None:
+                self._end(worker)
+            else:
+                self._tell(worker, epoch)
+
+    def _tell(self, worker: TrialWorker, epoch: Epoch) -> None:
+        self._connection.send((worker.job.number, (epoch, worker.losses(epoch))))
+
+    def _end(self, worker: TrialWorker) -> None:
+        """Leaves the files of a trial that was not dropped as they should be, and says so."""
         if worker.decision is None:
             worker.save()
-            self._connection.send((job.number, (_INTERRUPTED, "")))
+            self._connection.send((worker.job.number, (_INTERRUPTED, "")))
         else:
             worker.finish()
-            self._connection.send((job.number, (worker.decision, worker.traceback)))
+            self._connection.send((worker.job.number, (worker.decision, worker.traceback)))
 
     def _settle(self) -> None:
         """Leaves a dropped trial's files as they should be, and says so."""
@@ -110,6 +137,10 @@ class Desk:
         self._connection.send((self._number, None))
         self._worker = self._dropped = None
 
+    def _stops(self) -> bool:
+        self._look()
+        return self._stopping
+
     def _look(self) -> Decision | None:
         """Reads what orders have come; a decision means that the trial ends at once."""
         while self._connection.poll():
@@ -119,10 +150,10 @@ class Desk:
     def _take(self, order: Order) -> None:
         if isinstance(order, Stop):
             self._stopping = True
-        elif isinstance(order, Job):
+        elif isinstance(order, (Job, Together)):
             self._next = order
         elif order.number == self._number:
             self._dropped = order
-        elif self._next is not None and order.number == self._next.number:
+        elif isinstance(self._next, Job) and order.number == self._next.number:
             self._next = None
             self._connection.send((order.number, None))

@@ -14,18 +14,20 @@ import pickle
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 
+from search.cohorts import gains_in_lanes
 from search.data.splits import Splits
-from search.desk import Desk, Drop, Order, Stop
+from search.desk import Desk, Drop, Order, Stop, Together
 from search.errors import FactoryError, TrainerError
 from search.factories import Factory, ordinary_path
 from search.processes import context, signals_blocked
+from search.space import HyperParams
 from search.trial import Decision, Epoch
 from search.worker import Job, TrialRules
 
@@ -66,7 +68,7 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class TrainerDied:
-    """A trainer is gone without a word; ``number`` is the trial that it had, if any."""
+    """A trainer is gone without a word; ``number`` is the trial that it had, if it had just one."""
 
     worker: int
     number: int | None
@@ -92,15 +94,16 @@ Event = EpochDone | TrialEnded | TrainerDied | TrainerFault
 
 @dataclass(kw_only=True)
 class Worker:
-    """What the coordinator's side knows of a trainer: its trial, and one it has yet to let go."""
+    """What the coordinator's side knows of a trainer: its trials, and one it has yet to let go."""
 
     number: int | None = None
+    cohort: set[int] = field(default_factory=set)
     dropping: int | None = None
     gone: bool = False
 
 
 class Trainers(ABC):
-    """Trainers of any kind, each with one thread and one trial at a time."""
+    """Trainers of any kind, each with one thread and one trial, or one cohort, at a time."""
 
     _workers: Sequence[Worker]
 
@@ -117,13 +120,28 @@ class Trainers(ABC):
         return [
             index
             for index, worker in enumerate(self._workers)
-            if worker.number is None and not worker.gone
+            if worker.number is None and not worker.cohort and not worker.gone
         ]
 
     def start(self, worker: int, job: Job) -> None:
         """Gives a free worker a trial; it goes on from the trial's checkpoint if there is one."""
         self._workers[worker].number = job.number
         self._send(worker, job)
+
+    def in_lanes(self, params: HyperParams) -> bool:
+        """Says whether a trial can be trained by `start_together` here, and gains by it."""
+        del params
+        return False
+
+    def start_together(self, worker: int, jobs: Sequence[Job]) -> None:
+        """Gives a free worker trials of one shape, or one, to train in lanes; none can be dropped.
+
+        What they come to is the same in any company, and equals what `start` makes of them but for
+        rounding. An exception in training, lack of memory or the trainer's death ends all that are
+        left, whoever's fault it was.
+        """
+        self._workers[worker].cohort = {job.number for job in jobs}
+        self._send(worker, Together(tuple(jobs)))
 
     def drop(self, number: int, epoch: int) -> None:
         """Ends a trial whose result is settled as of ``epoch``; nothing more comes from it."""
@@ -144,7 +162,8 @@ class Trainers(ABC):
     def busy(self) -> list[int]:
         """Returns the numbers of the trials in training, or dropped with files yet to settle."""
         both = [number for worker in self._workers for number in (worker.number, worker.dropping)]
-        return [number for number in both if number is not None]
+        together = [number for worker in self._workers for number in worker.cohort]
+        return [number for number in both if number is not None] + together
 
     def surroundings(self, worker: int) -> Mapping[str, str]:
         """Returns what a trainer computes with where that may differ from this machine."""
@@ -171,11 +190,12 @@ class Trainers(ABC):
         if message is None:
             worker.dropping = None if worker.dropping == number else worker.dropping
             return None
-        if number != worker.number:
+        if number != worker.number and number not in worker.cohort:
             return None  # a late word of a trial that was dropped
         if isinstance(message[0], Epoch):
             return EpochDone(index, number, *message)
         worker.number = None
+        worker.cohort.discard(number)
         return TrialEnded(index, number, *message)
 
 
@@ -217,6 +237,11 @@ class LocalTrainers(Trainers):
             self.kill()
             raise
 
+    def in_lanes(self, params: HyperParams) -> bool:
+        """Says whether a trial can be trained by `start_together` here, and gains by it."""
+        _, _, device, factory = self._setup
+        return device == "cpu" and factory is None and gains_in_lanes(params)
+
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""
         alive = [worker.connection for worker in self._workers if not worker.gone]
@@ -257,6 +282,7 @@ class LocalTrainers(Trainers):
             worker.connection.close()
             self._workers[index] = self._start()
         worker.number = worker.dropping = None
+        worker.cohort = set()
         return died
 
     def _send(self, index: int, order: Order) -> None:

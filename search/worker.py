@@ -36,6 +36,9 @@ take a hundredth of a second, and what is redone after a kill comes out the same
 Interruption = Callable[[], Decision | None]
 """Asked after every batch; a decision ends the epoch at once."""
 
+FAULTS = (MemoryError, RuntimeError, ValueError, ArithmeticError)
+"""What training itself can raise; such an exception ends the trial, and not the trainer."""
+
 
 @dataclass(frozen=True)
 class TrialRules:
@@ -116,14 +119,42 @@ class TrialWorker:
         """
         try:
             yield from self._epochs()
-        except (MemoryError, RuntimeError, ValueError, ArithmeticError) as error:
-            if is_out_of_memory(error):
-                self.decision = out_of_memory(error)
-            else:
-                self.decision = Decision(
-                    Outcome.FAILED, " ".join(f"{type(error).__name__}: {error}".split())
-                )
-                self.traceback = traceback.format_exc()
+        except FAULTS as error:
+            self.blame(error)
+
+    def begin(self) -> Run:
+        """Returns the trial's run as its checkpoint left it, or untrained; its end may be known."""
+        job = self.job
+        run = Run(job.params, self._splits, job.seed, self._rules.goal, self._device, self._factory)
+        saved = load_checkpoint(job.folder)
+        if saved is not None:
+            run.load_state_dict(saved["run"])
+            self.decision = _read_decision(saved)
+        self._run = run
+        return run
+
+    def judge(self, run: Run) -> BatchJudge:
+        """Returns the judge of batches, in the state in which the batches so far leave it."""
+        rule = Divergence() if self._rules.divergence else None
+        judge = batch_judge(rule, self._splits.constant_loss, run.batch_losses, run.epoch_ends)
+        return lambda loss, norm, epoch: judge(loss, norm, epoch) or self._interruption()
+
+    def settle(self, run: Run, result: Epoch | Decision) -> None:
+        """Takes what training came to: decides whether the trial goes on, and saves it if due."""
+        self.decision = result if isinstance(result, Decision) else self._end(run)
+        # An interruption comes in the middle of an epoch, from where no run can go on.
+        interrupted = self.decision and self.decision.outcome is Outcome.INTERRUPTED
+        stale = time.monotonic() - self._saved > CHECKPOINT_SECONDS
+        if not interrupted and (self.decision or stale):
+            self._save(run)
+
+    def blame(self, error: BaseException) -> None:
+        """Ends the trial by an exception, while that is handled."""
+        if is_out_of_memory(error):
+            self.decision = out_of_memory(error)
+            return
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        self.decision, self.traceback = Decision(Outcome.FAILED, said), traceback.format_exc()
 
     def losses(self, epoch: Epoch) -> tuple[float, ...]:
         """Returns the training loss of every batch of an epoch that `epochs` has yielded."""
@@ -159,26 +190,12 @@ class TrialWorker:
             self._save(self._run)
 
     def _epochs(self) -> Iterator[Epoch]:
-        job, rules = self.job, self._rules
-        run = Run(job.params, self._splits, job.seed, rules.goal, self._device, self._factory)
-        saved = load_checkpoint(job.folder)
-        if saved is not None:
-            run.load_state_dict(saved["run"])
-            self.decision = _read_decision(saved)
-        self._run = run
+        run = self.begin()
         yield from run.curve.epochs
-        judge = self._judge(run)
+        judge = self.judge(run)
         while self.decision is None:
             result = run.advance(judge)
-            if isinstance(result, Decision):
-                self.decision = result
-            else:
-                self.decision = self._end(run)
-            # An interruption comes in the middle of an epoch, from where no run can go on.
-            interrupted = self.decision and self.decision.outcome is Outcome.INTERRUPTED
-            stale = time.monotonic() - self._saved > CHECKPOINT_SECONDS
-            if not interrupted and (self.decision or stale):
-                self._save(run)
+            self.settle(run, result)
             if isinstance(result, Epoch):
                 yield result
 
@@ -187,12 +204,6 @@ class TrialWorker:
             return Decision(Outcome.COMPLETE, f"trained {len(run.curve)} epochs")
         values = run.curve.values(self._rules.goal)
         return out_of_patience(values, self._rules.goal, self._rules.patience)
-
-    def _judge(self, run: Run) -> BatchJudge:
-        """Returns the judge of batches, in the state in which the batches so far leave it."""
-        rule = Divergence() if self._rules.divergence else None
-        judge = batch_judge(rule, self._splits.constant_loss, run.batch_losses, run.epoch_ends)
-        return lambda loss, norm, epoch: judge(loss, norm, epoch) or self._interruption()
 
     def _save(self, run: Run) -> None:
         decision = self.decision

@@ -13,6 +13,8 @@ from tiny import tiny_config
 from search.database import Database
 from search.diagnosis import diagnose
 from search.display import Progress, verdict
+from search.evaluating import RetrainingProgress
+from search.retraining import Retraining
 from search.space import HyperParams, starting_points, suggest
 from search.storage import StoredStudy, Taken, create_study
 from search.trial import Curve, Decision, Epoch, Outcome
@@ -51,6 +53,42 @@ def test_live_bars_end_with_the_best_so_far(stored: StoredStudy) -> None:
     assert "best so far  █▁▁" in screen.getvalue()
     assert "#1 complete  loss 0.2 at epoch 1" in screen.getvalue()
     assert "jumping, lr 0.1 → lower  ← best" in screen.getvalue()
+
+
+def test_a_bar_for_seeds_that_train_together(stored: StoredStudy) -> None:
+    """A worker's bar names what trains on it and follows the first member that is not over."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    params = HyperParams.of(starting_points(stored.config.space)[0])
+    members = [Retraining(at, 17, 100 + at, params, Path(str(at))) for at in range(3)]
+
+    def drawn(progress: RetrainingProgress) -> str:
+        screen.truncate(0)
+        progress._drawn = 0.0
+        progress.tick()
+        return screen.getvalue()
+
+    with RetrainingProgress(console, stored, 3, 0, 1) as progress:
+        trials = [progress.as_trial(one) for one in members]
+        progress.begin(0, members)
+        for index in (1, 2):
+            for at, trial in enumerate(trials):
+                epoch = Epoch(index, 0.5, {"loss": index + at / 10}, 0.01, 0.1)
+                progress.advanced(0, trial, epoch)
+        row = drawn(progress)
+        assert "#17, 3 seeds" in row
+        assert "epoch 2/" in row
+        assert "valid 2.0000" in row
+        done = Decision(Outcome.COMPLETE, "trained 2 epochs")
+        progress.ended(0, trials[0], done, Curve())
+        assert "#17 seed 100 complete" in screen.getvalue()
+        row = drawn(progress)
+        assert "#17, 2 seeds" in row
+        assert "valid 2.1000" in row
+        progress.ended(0, trials[2], done, Curve())
+        assert "#17 seed 101" in drawn(progress)
+        progress.ended(0, trials[1], done, Curve())
+        assert "waiting" in drawn(progress)
 
 
 def test_a_finding_in_words(stored: StoredStudy) -> None:

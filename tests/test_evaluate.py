@@ -128,26 +128,35 @@ def test_the_search_is_left_as_it_was(copy: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
-    """After Ctrl-C (130) an evaluation goes on from its checkpoints to the bits of a whole one."""
+@pytest.mark.parametrize(
+    ("cell", "number", "code"),
+    [("lstm", signal.SIGINT, 130), ("gru", signal.SIGINT, 130), ("gru", signal.SIGKILL, -9)],
+)
+def test_interrupted_evaluation_goes_on(
+    cell: str, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """After Ctrl-C (130) or a kill of all an evaluation goes on to the bits of a whole one.
+
+    Seeds of an LSTM train one after another, those of a GRU together.
+    """
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
-    space = {**SPACE, "epochs": 400, "batch_size": [8]}
+    space = {**SPACE, "epochs": 200, "batch_size": [8], "cell": [cell]}
     write_study(whole, space=space, budget={"trials": 1}, stopping={"patience": 0})
     assert rnn_search(whole, "run", "tiny.toml", "--workers", 1).returncode == 0
     shutil.copytree(whole, cut)
-    arguments = ("evaluate", "tiny", "--seeds", 2, "--workers", 2, "--device", "cpu")
+    arguments = ("evaluate", "tiny", "--seeds", 3, "--workers", 2, "--device", "cpu")
     process = start(cut, *arguments)
     (place,) = (cut / "studies" / "studies.trials").glob("tiny-*")
 
     def has_checkpoint() -> bool:
         return any((place / "evaluation").glob("*/checkpoint.pt"))
 
-    children = interrupt_when(process, has_checkpoint, signal.SIGINT)
-    assert process.wait(60) == 130
+    children = interrupt_when(process, has_checkpoint, number)
+    assert process.wait(60) == code
     wait_for_end(children)
     output = (cut / "output.txt").read_text()
-    assert "evaluate again to go on" in output
+    assert ("evaluate again to go on" in output) == (code == 130)
     assert "Traceback" not in output
     assert "Test" not in output
     assert has_checkpoint()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,14 +38,16 @@ Make = Callable[[], Splits]
 
 
 class Silent:
-    """An observer that keeps how retrainings ended."""
+    """An observer that keeps which retrainings started together, and how they ended."""
 
     def __init__(self) -> None:
         self.endings: list[tuple[int, Outcome]] = []
         self.lines: list[str] = []
+        self.cohorts: list[list[int]] = []
 
-    def started(self, worker: int, retraining: Retraining) -> None:
-        """A retraining starts."""
+    def started(self, worker: int, retrainings: Sequence[Retraining]) -> None:
+        """Retrainings start together."""
+        self.cohorts.append([one.index for one in retrainings])
 
     def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
         """A retraining has trained an epoch."""
@@ -231,6 +233,10 @@ class Deadly:
     def __init__(self, deaths: int) -> None:
         self.deaths = deaths
         self.job: Job | None = None
+
+    def in_lanes(self, params: HyperParams) -> bool:
+        """Knows no lanes."""
+        return False
 
     def free(self) -> list[int]:
         """Returns the one worker, if it has nothing to do."""

@@ -61,6 +61,7 @@ ORDER = [
     "sparkline",
     "checkpoints",
     "worker",
+    "cohort_worker",
     "follow_ups",
     "sampling",
     "history",

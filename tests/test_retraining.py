@@ -1,0 +1,226 @@
+"""Retrainings on real trainers: the same bits in any company, whatever happens to a trainer."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from networks import LOSS, hyper, sine
+
+from search.checkpoints import LOSSES, RESULT, WEIGHTS
+from search.cohorts import shape_of
+from search.retraining import Result, Retrainer, Retraining
+from search.trainers import LocalTrainers
+from search.trial import Curve, Decision, Epoch, Outcome
+from search.worker import TrialRules
+
+Hire = Callable[[int], LocalTrainers]
+
+
+class Watcher:
+    """An observer that keeps what it is told, and does something after some epochs."""
+
+    def __init__(self, then: Callable[[int, Retraining, Epoch], None] | None = None) -> None:
+        self.cohorts: list[list[int]] = []
+        self.lines: list[str] = []
+        self.ends: dict[int, Outcome] = {}
+        self._then = then
+
+    def started(self, worker: int, retrainings: Sequence[Retraining]) -> None:
+        """Retrainings start together."""
+        self.cohorts.append([one.index for one in retrainings])
+
+    def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
+        """A retraining has trained an epoch."""
+        if self._then is not None:
+            self._then(worker, retraining, epoch)
+
+    def ended(self, worker: int, retraining: Retraining, decision: Decision, curve: Curve) -> None:
+        """A retraining is over, or interrupted."""
+        self.ends[retraining.index] = decision.outcome
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+    def say(self, line: str) -> None:
+        """Something happened."""
+        self.lines.append(line)
+
+
+@pytest.fixture
+def hire() -> Iterator[Hire]:
+    """Starts so many trainers, which end with the test."""
+    rules = TrialRules(LOSS, 0, divergence=True)
+    with ExitStack() as hired:
+        yield lambda count: hired.enter_context(LocalTrainers(sine(), rules, count, "cpu"))
+
+
+def seeds(folder: Path, count: int, first: int = 0, **changes: Any) -> list[Retraining]:
+    """Returns so many retrainings of one configuration."""
+    params = hyper(**{"cell": "gru"} | changes)
+    return [
+        Retraining(at, first, 100 + at, params, folder / str(at))
+        for at in range(first, first + count)
+    ]
+
+
+def retrain(
+    trainers: LocalTrainers,
+    wanted: Sequence[Retraining],
+    watcher: Watcher,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> list[Result]:
+    """Trains what is wanted."""
+    return Retrainer(trainers, LOSS, watcher, {"device": "cpu"}, interrupted).run(wanted)
+
+
+def kept(results: Sequence[Result]) -> list[tuple[object, ...]]:
+    """Returns what came of retrainings, and all that they left, but for times and places."""
+    found: list[tuple[object, ...]] = []
+    for one in results:
+        folder = one.retraining.folder
+        assert {file.name for file in folder.iterdir()} == {LOSSES, RESULT, WEIGHTS}
+        stored = json.loads((folder / RESULT).read_text()) | {"seconds": 0}
+        files = [(folder / name).read_bytes() for name in (LOSSES, WEIGHTS)]
+        found.append((one.outcome, one.reason, one.epoch, one.figures, stored, *files))
+    return found
+
+
+def each_alone(
+    trainers: LocalTrainers, wanted: Sequence[Retraining], folder: Path
+) -> list[tuple[object, ...]]:
+    """Returns what comes of each retraining if there is no other."""
+    return [
+        kept(retrain(trainers, [replace(one, folder=folder / str(one.index))], Watcher()))[0]
+        for one in wanted
+    ]
+
+
+def kill(trainers: LocalTrainers, worker: int) -> None:
+    """Kills a trainer with -9, if it still lives."""
+    trainers._workers[worker].process.kill()
+
+
+def test_cohorts_give_what_each_gives_alone(hire: Hire, tmp_path: Path) -> None:
+    """Results and files of seeds that trained together are to the bit those of each alone.
+
+    Seeds of a GRU and of an RNN train together, in lanes; those of an LSTM one after another.
+    """
+    wanted = [
+        *seeds(tmp_path, 5, cell="gru", dropout=0.2),
+        *seeds(tmp_path, 3, first=5, cell="rnn", hidden_layers=2, optimizer="rmsprop"),
+        *seeds(tmp_path, 2, first=8, cell="lstm"),
+    ]
+    watcher, trainers = Watcher(), hire(1)
+    results = retrain(trainers, wanted, watcher)
+    assert watcher.cohorts == [[0, 1, 2, 3, 4], [5, 6, 7], [8], [9]]
+    assert [one.retraining for one in results] == wanted
+    assert set(watcher.ends.values()) == {Outcome.COMPLETE}
+    together = kept(results)
+    assert together == each_alone(trainers, wanted, tmp_path / "alone")
+    lanes = [json.loads((one.folder / RESULT).read_text())["lanes"] for one in wanted]
+    assert lanes == [True] * 8 + [False] * 2
+
+
+def test_workers_share_what_there_is(hire: Hire, tmp_path: Path) -> None:
+    """Two workers take the same number of one shape, and nobody takes the last all by itself."""
+    trainers, watcher = hire(2), Watcher()
+    retrain(trainers, seeds(tmp_path / "one", 6, epochs=1), watcher)
+    assert watcher.cohorts == [[0, 1, 2], [3, 4, 5]]
+    three = [
+        one
+        for at, units in enumerate((6, 20, 40))
+        for one in seeds(tmp_path / "three", 5, 5 * at, hidden_units=units, epochs=1)
+    ]
+    watcher = Watcher()
+    assert len(retrain(trainers, three, watcher)) == 15
+    assert watcher.cohorts[:2] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert len(watcher.cohorts[2]) < 5
+    assert sorted(index for cohort in watcher.cohorts for index in cohort) == list(range(15))
+    for cohort in watcher.cohorts:
+        assert len({shape_of(three[index].params) for index in cohort}) == 1
+
+
+def test_interrupted_seeds_go_on_in_other_company(hire: Hire, tmp_path: Path) -> None:
+    """After an interruption all go on from their checkpoints, in other cohorts, to the same."""
+    wanted = seeds(tmp_path, 4, epochs=60, dropout=0.2)
+    seen: list[int] = []
+    watcher = Watcher(lambda _worker, _retraining, epoch: seen.append(epoch.index))
+    assert retrain(hire(1), wanted, watcher, lambda: 3 in seen) == []
+    assert watcher.ends == dict.fromkeys(range(4), Outcome.INTERRUPTED)
+    assert all([file.name for file in one.folder.iterdir()] == ["checkpoint.pt"] for one in wanted)
+    later, trainers = Watcher(), hire(2)
+    found = retrain(trainers, wanted, later)
+    assert later.cohorts == [[0, 1], [2, 3]]
+    assert kept(found) == each_alone(trainers, wanted, tmp_path / "alone")
+
+
+def test_a_trainer_killed_with_its_cohort(hire: Hire, tmp_path: Path) -> None:
+    """Whatever trained on a killed trainer goes on, each alone and blameless, to the same bits."""
+    trainers, wanted = hire(1), seeds(tmp_path, 4, epochs=60)
+    killed: list[int] = []
+
+    def then(worker: int, _retraining: Retraining, epoch: Epoch) -> None:
+        if epoch.index == 5 and not killed:
+            killed.append(worker)
+            kill(trainers, worker)
+
+    watcher = Watcher(then)
+    found = retrain(trainers, wanted, watcher)
+    assert watcher.cohorts == [[0, 1, 2, 3], [0], [1], [2], [3]]
+    (line,) = watcher.lines
+    assert line == (
+        "a trainer died (exit code -9) with trial 0, seed 100 and 3 more; each goes on alone"
+    )
+    assert kept(found) == each_alone(trainers, wanted, tmp_path / "alone")
+
+
+def test_only_the_deadly_one_fails(hire: Hire, tmp_path: Path) -> None:
+    """Who takes trainers down fails in the end; those who were beside it do not."""
+    trainers, wanted = hire(1), seeds(tmp_path, 4, epochs=3)
+    wanted[1] = replace(wanted[1], params=replace(wanted[1].params, epochs=100_000))
+
+    def then(worker: int, retraining: Retraining, _epoch: Epoch) -> None:
+        if retraining.index == 1:
+            kill(trainers, worker)
+
+    watcher = Watcher(then)
+    found = retrain(trainers, wanted, watcher)
+    failed = found.pop(1)
+    assert (failed.outcome, failed.reason) == (
+        Outcome.FAILED,
+        "took 3 trainers down, the last with exit code -9",
+    )
+    assert len(watcher.lines) == 4
+    innocent = [one for one in wanted if one.index != 1]
+    assert kept(found) == each_alone(trainers, innocent, tmp_path / "alone")
+
+
+def test_a_cohort_too_large_for_the_memory(hire: Hire, tmp_path: Path) -> None:
+    """Seeds that do not fit the memory together are trained one by one; one that never fits ends.
+
+    The trainer's address space is limited to what one network of theirs takes, and some more.
+    """
+    trainers = hire(1)
+    retrain(trainers, seeds(tmp_path / "first", 1, batch_size=20_000, epochs=1), Watcher())
+    pid = trainers._workers[0].process.pid
+    assert pid is not None
+    room = psutil.Process(pid).memory_info().vms + 250 * 2**20
+    resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
+    wanted = seeds(tmp_path, 8, batch_size=20_000, epochs=2)
+    watcher = Watcher()
+    found = retrain(trainers, wanted, watcher)
+    assert watcher.cohorts == [list(range(8)), *([at] for at in range(8))]
+    assert len(watcher.lines) == 8
+    assert all("goes on alone: out of memory" in line for line in watcher.lines)
+    assert kept(found) == each_alone(hire(1), wanted, tmp_path / "alone")
+    (too_large,) = retrain(trainers, seeds(tmp_path / "most", 1, batch_size=10**6), watcher)
+    assert too_large.outcome is Outcome.OUT_OF_MEMORY
+    assert not (tmp_path / "most" / "0" / RESULT).exists()
