@@ -212,7 +212,8 @@ def test_a_cohort_too_large_for_the_memory(hire: Hire, tmp_path: Path) -> None:
     retrain(trainers, seeds(tmp_path / "first", 1, batch_size=20_000, epochs=1), Watcher())
     pid = trainers._workers[0].process.pid
     assert pid is not None
-    room = psutil.Process(pid).memory_info().vms + 250 * 2**20
+    # Enough for one (400 MiB are), too little for eight together (1 200 MiB are).
+    room = psutil.Process(pid).memory_info().vms + 700 * 2**20
     resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
     wanted = seeds(tmp_path, 8, batch_size=20_000, epochs=2)
     watcher = Watcher()
