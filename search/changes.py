@@ -33,8 +33,11 @@ def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None
     if changes:
         # What its trials reached is worth nothing on other data, or by another figure.
         same = stored.attributes["data"] == data and stored.config.metric == config.metric
-        fork = "give another name, or take its trials along with --fork NEWNAME"
-        remedy = fork if same else "or give another name"
+        others = (
+            "give another name, take its trials along with --fork NEWNAME, or go on as it was "
+            f"begun: rnn-search resume {config.name}"
+        )
+        remedy = others if same else "or give another name"
         raise StudyError(
             f"the study '{config.name}' was begun otherwise: {'; '.join(changes)}; change it back, "
             f"{remedy}"

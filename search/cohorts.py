@@ -19,6 +19,10 @@ LANE_UNITS = {"rnn": 64, "gru": 48}
 """The largest networks that train in lanes on a CPU, by cell. Of these, one costs there about what
 it costs by itself, and several less; larger ones gain nothing or lose by the cache, and one LSTM,
 torch's own by itself, is slower there (`bench/RESULTS.md`, "Seeds of an evaluation")."""
+LANE_WORK = 64 * 32 * 26
+"""Units of all layers, or outputs, x minibatch x steps of the largest networks that gained. Larger
+ones lose: GRU of 48 units with batches of 128 x 24 steps, or of 64 x 168, take 1.5 times as long in
+company. A series far longer than the others makes every step as long in lanes, so it counts."""
 CAPACITY = 16
 """The most networks that were measured together."""
 
@@ -67,9 +71,17 @@ def shape_of(params: HyperParams) -> Shape:
     return Shape(params.cell, params.hidden_layers, units, rows)
 
 
-def gains_in_lanes(params: HyperParams) -> bool:
-    """Says whether trials like this are better trained in lanes on a CPU, in any company."""
-    return params.hidden_units <= LANE_UNITS.get(params.cell, 0)
+def gains_in_lanes(params: HyperParams, steps: int, outputs: int) -> bool:
+    """Says whether trials like this are better trained in lanes on a CPU, in any company.
+
+    Args:
+        params: Of the trial.
+        steps: T of the longest training example.
+        outputs: O, C or V of the data.
+    """
+    width = max(params.hidden_units * params.hidden_layers, outputs)
+    small = width * params.batch_size * steps <= LANE_WORK
+    return small and params.hidden_units <= LANE_UNITS.get(params.cell, 0)
 
 
 def cohorts(params: Sequence[HyperParams], capacity: int, *, exact: bool) -> list[Cohort]:

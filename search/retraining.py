@@ -248,6 +248,7 @@ class Retrainer:
             raise RunError(event.reason)
         active = self._active[event.number]
         if isinstance(event, EpochDone):
+            self._orphans = 0
             active.curve = active.curve.then(event.epoch)
             self._observer.advanced(event.worker, active.retraining, event.epoch)
             return

@@ -228,6 +228,7 @@ class LocalTrainers(Trainers):
         # Plain pickle copies the tensors; torch's own way would need /dev/shm, which is small in
         # containers.
         self._setup = (pickle.dumps(splits), rules, device, factory)
+        self._sizes = (splits.train.steps, splits.output_size)
         self._stopping = False
         self._workers: list[_Process] = []
         try:
@@ -240,7 +241,7 @@ class LocalTrainers(Trainers):
     def in_lanes(self, params: HyperParams) -> bool:
         """Says whether a trial can be trained by `start_together` here, and gains by it."""
         _, _, device, factory = self._setup
-        return device == "cpu" and factory is None and gains_in_lanes(params)
+        return device == "cpu" and factory is None and gains_in_lanes(params, *self._sizes)
 
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""

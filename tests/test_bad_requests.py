@@ -216,7 +216,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (
                 "seed",
                 "run tiny.toml --seed 5",
-                ("the study 'tiny' was begun otherwise: seed: 0", "--fork"),
+                ("the study 'tiny' was begun otherwise: seed: 0", "--fork", "resume tiny"),
             ),
             ("fork", "run tiny.toml --fork a/b", "'a/b' cannot be a study's name"),
             ("fork taken", "run tiny.toml --fork tiny", "there is a study of this name already"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import hyper
 
-from search.cohorts import cohorts, shape_of
+from search.cohorts import cohorts, gains_in_lanes, shape_of
 from search.space import HyperParams
 
 trials = st.lists(
@@ -54,3 +56,16 @@ def test_shapes_are_rounded_up() -> None:
     """Units and rows are the next multiples of 16."""
     shape = shape_of(hyper(hidden_units=17, batch_size=16))
     assert (shape.units, shape.rows) == (32, 16)
+
+
+def test_only_small_trials_gain_in_lanes() -> None:
+    """What was measured to gain trains in lanes; an LSTM and whatever is larger does not."""
+    small = hyper(cell="gru", hidden_units=48, batch_size=32, hidden_layers=1)
+    assert gains_in_lanes(small, steps=26, outputs=9)
+    assert gains_in_lanes(replace(small, cell="rnn", hidden_units=64), steps=26, outputs=9)
+    assert not gains_in_lanes(replace(small, cell="lstm"), steps=26, outputs=9)
+    assert not gains_in_lanes(replace(small, hidden_units=49), steps=1, outputs=1)
+    assert not gains_in_lanes(replace(small, batch_size=128), steps=24, outputs=1)
+    assert not gains_in_lanes(replace(small, hidden_layers=2), steps=26, outputs=1)
+    assert not gains_in_lanes(small, steps=1000, outputs=1)
+    assert not gains_in_lanes(replace(small, batch_size=16), steps=24, outputs=2000)
