@@ -408,25 +408,32 @@ class TestLocalTrainers(TrainersConformance):
         trainers.kill()
         assert not any(is_alive(pid) for pid in pids if pid is not None)
 
-    def test_trainers_that_start_die_silently(self, tmp_path: Path) -> None:
+    def test_trainers_that_start_die_silently(self, splits: Splits, tmp_path: Path) -> None:
         """A coordinator killed while its trainer comes to life leaves no traceback of that."""
         script = (
-            "import torch\nfrom search.trainers import LocalTrainers\n"
+            "import pickle, sys, pathlib\nfrom search.trainers import LocalTrainers\n"
             "if __name__ == '__main__':\n"
+            "    splits, rules, _ = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
             "    print('starting', flush=True)\n"
-            "    LocalTrainers(torch.zeros(2_500_000), None, 1, 'cpu')\n"
+            "    trainers = LocalTrainers(splits, rules, 1, 'cpu')\n"
+            "    sys.stdin.read()\n"  # else a slow look comes after the script's own end
         )
         with (tmp_path / "said").open("w+") as said:
             parent = subprocess.Popen(
-                [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=said, text=True
+                [sys.executable, "-c", script, pack(splits, job(tmp_path))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
             )
+            assert parent.stdin is not None
             assert parent.stdout is not None
-            with parent.stdout:
+            with parent.stdin, parent.stdout:
                 assert parent.stdout.readline() == "starting\n"
-            wait_until(lambda: bool(trainers_of(parent.pid)), "a trainer's process")
-            pids = trainers_of(parent.pid)
-            parent.kill()
-            parent.wait()
+                wait_until(lambda: bool(trainers_of(parent.pid)), "a trainer's process")
+                pids = trainers_of(parent.pid)
+                parent.kill()
+                parent.wait()
             wait_for_end(pids)
             said.seek(0)
             assert said.read() == ""
