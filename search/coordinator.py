@@ -236,6 +236,10 @@ class Coordinator:
         # An epoch that an earlier life reported was judged then; but the last may not have been.
         if epoch.index < taken.reported or stopping.pruner == "none":
             return
+        # A trainer that was told to stop leaves without reading that its trial is to be dropped,
+        # so the next life judges this epoch, which it reports once more.
+        if self._winding_down:
+            return
         pruner = PRUNERS[stopping.pruner]
         # At its last epoch a trial ends anyway.
         at_end = epoch.index == taken.params.epochs
@@ -325,11 +329,17 @@ class Coordinator:
                 self._observer.say(f"trial {lost.number} was taken over by another run")
 
     def _wind_down(self) -> None:
-        """Lets every trainer stop at its next epoch and gives back what is unfinished."""
+        """Lets every trainer stop at its next epoch and gives back what is unfinished.
+
+        A trial that another run took over may be finished there before its trainer here has
+        stopped, which then leaves a checkpoint: so all finished trials are tidied at last.
+        """
         self._winding_down = True
         self._trainers.stop()
         while self._trainers.busy():
             self._listen()
+        self._best, self._tidied = [], 0
+        self._tidy()
 
     def _tidy(self) -> None:
         """Removes files that are of no use any more, of trials that ended since the last time."""

@@ -403,6 +403,29 @@ def test_verdict_that_a_killed_run_did_not_reach(stored: StoredStudy) -> None:
     assert stored.trials()[5].intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0}
 
 
+def test_no_verdict_once_trainers_were_told_to_stop(stored: StoredStudy) -> None:
+    """An epoch that comes after the interruption is judged by the next run, as its trainer left."""
+    run(stored, ScriptedTrainers(bad_sixth), 5)
+
+    class Late(ScriptedTrainers):
+        def events(self, timeout: float) -> Iterator[Event]:
+            late, self.stopping = self.stopping, False
+            yield from super().events(timeout)
+            self.stopping = late
+            if late:
+                yield from super().events(timeout)
+
+    trainers = Late(bad_sixth)
+    asked = iter([False, True])
+    _, observer = run(stored, trainers, 6, interrupted=lambda: next(asked))
+    assert trainers.dropped == []
+    assert observer.endings == [(5, Outcome.INTERRUPTED)]
+    assert stored.trials()[5].intermediate_values == {1: 9.0, 2: 9.0}
+    again = ScriptedTrainers(bad_sixth)
+    run(stored, again, 6)
+    assert again.dropped == [(5, 2)]
+
+
 def test_lost_trial_is_abandoned(stored: StoredStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that another run took over is left to it, files and all, and not told."""
     monkeypatch.setattr("search.storage.LEASE_SECONDS", 0.0)
@@ -445,16 +468,44 @@ def test_a_sleeper_leaves_the_files_alone(stored: StoredStudy, verdict: str) -> 
         other._leases.take(stored.trials()[5]._trial_id)
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(b"the other's")
-        other.study.tell(5, 1.0)
         if verdict == "pruned":
             yield from (9.0, 9.0, 9.0)
         yield COMPLETE
 
     trainers = ScriptedTrainers(script)
-    _, observer = run(stored, trainers, 6)
+    _, observer = run(
+        stored, trainers, 6, interrupted=lambda: checkpoint.exists() and not trainers.busy()
+    )
     assert trainers.dropped == ([(5, 0)] if verdict == "pruned" else [])
-    assert observer.lines == ["trial 5 was taken over by another run"]
+    assert observer.lines[0] == "trial 5 was taken over by another run"
     assert checkpoint.read_bytes() == b"the other's"
+
+
+def test_checkpoint_of_a_trial_that_another_run_finished(
+    stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a trainer still writes of a trial that another run has finished does not stay."""
+    monkeypatch.setattr("search.storage.LEASE_SECONDS", 0.0)
+    other = open_study(stored.database, "tiny")
+    checkpoint = trial_folder(stored.folder, 0) / CHECKPOINT
+
+    def script(job: Job) -> Iterator[Any]:
+        yield 1.0
+        if job.number == 0:
+            other._leases.take(stored.trials()[0]._trial_id)
+            other.study.tell(0, 1.0)
+        yield 2.0
+        yield COMPLETE
+
+    class Slow(ScriptedTrainers):
+        def stop(self) -> None:
+            super().stop()
+            assert self.dropped == [(0, 0)]
+            checkpoint.parent.mkdir(parents=True)
+            checkpoint.write_bytes(b"late")
+
+    run(stored, Slow(script), 2)
+    assert not checkpoint.parent.exists()
 
 
 def test_only_the_best_keep_their_weights(stored: StoredStudy) -> None:
