@@ -381,7 +381,8 @@ def test_backup_of_a_running_study(reference: Reference, tmp_path: Path) -> None
     source = Database(f"sqlite:///{tmp_path / 'studies' / 'studies.db'}", create=False)
     copied = back_up(open_study(source, "tiny"), tmp_path / "safe" / "mine.db")
     assert run.poll() is None, "the study ended before its backup"
-    assert (copied.unfinished, copied.in_training) == (1, 1)
+    # None, if one trial has just ended and the next has not begun.
+    assert (copied.unfinished, copied.in_training) in ((1, 1), (0, 0))
     assert run.wait(PATIENCE) == 0
     url = f"sqlite:///{tmp_path / 'safe' / 'mine.db'}"
     shown = rnn_search(tmp_path, "show", "tiny", "--storage", url, "--json")
