@@ -17,10 +17,10 @@ from bench.race.tables import curves
 COLOURS = ("#0b3c7d", "#c0392b", "#e08a1e", "#2e8b57", "#7d3c98", "#777777")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 """As well as colours, for those who see few."""
-TICKS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-TOP = 1.6
-"""The axis ends at so many times what the last of all has at the end, or the first losses, which
-are far above, would leave no room for the rest."""
+TICKS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+SETTLED = 20.0
+"""The axis holds all that there is after so many seconds; the first losses, which are far above,
+would leave no room for the rest."""
 
 
 def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path: Path) -> None:
@@ -29,7 +29,7 @@ def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path
     figure = Figure((8.0, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    ends = []
+    shown: list[float] = []
     for place, name in enumerate(CONTESTANTS):
         results = by_contestant.get(name)
         if not results:
@@ -43,12 +43,13 @@ def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path
             at, middle, color=colour, linestyle=style, label=name, drawstyle="steps-post", zorder=3
         )
         axes.fill_between(at, low, high, color=colour, alpha=0.15, step="post", linewidth=0)
-        ends += [value for value in spread[-1] if np.isfinite(value)]
+        settled = spread[np.array(at) >= min(SETTLED, seconds / 2)]
+        shown += [float(value) for value in settled[np.isfinite(settled)]]
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(1.0, seconds)
-    if ends:
-        axes.set_ylim(min(ends) * 0.95, max(ends) * TOP)
+    axes.set_xlim(TICKS[0], seconds)
+    if shown:
+        axes.set_ylim(min(shown) * 0.95, max(shown) * 1.1)
     axes.set_xticks([tick for tick in TICKS if tick < seconds / 1.2] + [seconds])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -63,6 +64,6 @@ def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path
     )
     axes.set_xlabel("seconds since the process was started")
     axes.set_ylabel("best validation loss so far")
-    axes.legend(frameon=False, loc="upper right")
+    figure.legend(frameon=False, loc="outside right upper")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
