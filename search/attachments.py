@@ -1,8 +1,7 @@
 """Attaches what optuna-dashboard shows of ours: notes, pictures and plots of a study.
 
 A trial's note and the record of its picture are stored together with its end: both or neither. The
-picture itself is drawn when the trainers are busy again, and if a run is killed before, by the next
-one. What a person has written stays.
+picture itself is drawn later. What a person has written stays.
 
 Notes are attributes of the study, under the names that optuna-dashboard gives them. They are
 written here, because its `save_note` reads the notes of all trials each time: 0.15 s at 2 000
@@ -11,30 +10,23 @@ trials, and over a second once for the packages that it loads.
 
 from __future__ import annotations
 
-import io
 import json
-import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
-from optuna.trial import FrozenTrial
 
 from search.coordinator import Attacher
 from search.diagnosis import Finding
 from search.notes import study_note, trial_note
-from search.pictures import curve_picture
 from search.plots import best_curves, rate_against_loss
 from search.report import TrialLine, summarize, trial_line
 from search.storage import StoredStudy, Taken
 from search.telling import Attached
 from search.trial import Curve, Decision
+from search.trial_pictures import TrialPictures, picture_id, picture_of, record
 from search.trial_rows import write_study_attributes
 
-PICTURE = "curve.png"
 LINE = "\n\n---\n"
 BELOW = (
     f"\n\n*rnn-search writes this anew as it goes on. What you write below the line stays.*{LINE}"
@@ -44,8 +36,6 @@ FEW, SHARE = 3, 10
 """A study's note and plots are written anew when so many trials, or this part of all, are new."""
 PARTS = 8
 """Parts of a note that are read at once."""
-LATE = 20
-"""Pictures that a killed run has left undrawn and that are drawn at a run's end, 30 ms each."""
 _attributes = sa.table(
     "study_system_attributes", sa.column("study_id"), sa.column("key"), sa.column("value_json")
 )
@@ -62,11 +52,8 @@ class Attachments(Attacher):
     def __init__(self, stored: StoredStudy, say: Callable[[str], None]) -> None:
         self._stored = stored
         self._study_id = stored.study._study_id
-        self._say = say
-        self._folder = stored.database.artifacts
-        self._store = FileSystemArtifactStore(self._folder)
-        self._undrawn: deque[tuple[str, TrialLine]] = deque()
-        self._missing: deque[tuple[str, TrialLine]] | None = None
+        self._pictures = TrialPictures(stored, say)
+        self._looked_back = False
         self._new, self._wanted = 0, 1
 
     def attach(
@@ -96,30 +83,23 @@ class Attachments(Attacher):
         )
         picture = None
         if line.epochs:
-            # The same at a second try, so that there is never a second picture.
-            whose = f"{self._stored.folder.name}/{taken.number:05d}"
-            picture = str(uuid.uuid5(uuid.NAMESPACE_OID, whose))
-            self._undrawn.append((picture, line))
+            picture = picture_id(self._stored, taken.number)
+            self._pictures.add(picture, line)
         self._new += 1
         note = self._stored.database.patiently(lambda: self._note(taken.trial_id, line, picture))
-        return Attached(_record(picture) if picture else {}, note)
+        return Attached(record(picture) if picture else {}, note)
 
     def idle(self) -> None:
-        """Draws what is to be drawn, and writes the study's note anew if it is time."""
-        if self._missing is None:
-            self._missing = self._look_back()
-            curve_picture([], [])  # Loads what draws, while the first trials begin.
-        if not self._draw() and self._missing:
-            self._paint(*self._missing.popleft())
+        """Draws if there is time, and writes the study's note anew if it is due."""
+        self._look_back()
+        self._pictures.draw_if_time()
         if self._new >= self._wanted:
             self._refresh()
 
     def close(self) -> None:
-        """Draws what is left, and writes the study's note for the last time."""
-        missing = self._look_back() if self._missing is None else self._missing
-        self._draw()
-        for _ in range(min(LATE, len(missing))):
-            self._paint(*missing.popleft())
+        """Draws some of what is left, and writes the study's note for the last time."""
+        self._look_back()
+        self._pictures.draw_last()
         self._refresh()
 
     def _note(self, trial_id: int, line: TrialLine, picture: str | None) -> dict[str, Any]:
@@ -137,40 +117,19 @@ class Attachments(Attacher):
         with self._stored.database.engine.begin() as connection:
             write_study_attributes(connection, self._study_id, attributes)
 
-    def _draw(self) -> bool:
-        """Draws the pictures of this run's trials; returns False if there was none to draw."""
-        any_left = bool(self._undrawn)
-        while self._undrawn:
-            self._paint(*self._undrawn.popleft())
-        return any_left
+    def _look_back(self) -> None:
+        """Gives finished trials their notes that have none, and finds pictures that are missing.
 
-    def _paint(self, picture: str, line: TrialLine) -> None:
-        """Writes a picture; it is not worth a run that the disk does not take it."""
-        config = self._stored.config
-        png = curve_picture(
-            line.curve["train"],
-            line.curve["valid"],
-            metric=config.metric,
-            best_epoch=line.epoch,
-            title=f"{config.name} #{line.number}: {line.outcome}",
-        )
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._store.write(picture, io.BytesIO(png))
-        except OSError as error:
-            self._say(f"trial {line.number} has no picture: {error}")
-
-    def _look_back(self) -> deque[tuple[str, TrialLine]]:
-        """Gives finished trials their notes that have none; returns the pictures that are missing.
-
-        These are trials of a fork, of a study from before there were notes, and what a killed
-        run, or one on another machine, has not drawn here.
+        Once a run. These are trials of a fork, of a study from before there were notes, and what
+        another run, or one on another machine, has not drawn here.
         """
+        if self._looked_back:
+            return
+        self._looked_back = True
         known = self._stored.database.patiently(self._noted)
-        missing: deque[tuple[str, TrialLine]] = deque()
         for trial in self._stored.news().finished:
-            picture = _picture(trial)
-            drawn = picture is None or (self._folder / picture).exists()
+            picture = picture_of(trial)
+            drawn = picture is None or self._pictures.has(picture)
             noted = trial._trial_id in known
             if drawn and noted:
                 continue
@@ -178,8 +137,7 @@ class Attachments(Attacher):
             if not noted:
                 self._give_note(trial._trial_id, line, picture)
             if picture is not None and not drawn and line.curve:
-                missing.append((picture, line))
-        return missing
+                self._pictures.add(picture, line)
 
     def _give_note(self, trial_id: int, line: TrialLine, picture: str | None) -> None:
         database = self._stored.database
@@ -213,20 +171,6 @@ class Attachments(Attacher):
         _, mark, below = note.body.partition(BELOW)
         changes = note.changes(study_note(summary) + BELOW + (below if mark else note.body))
         self._write({**parts, **changes})
-
-
-def _record(picture: str) -> dict[str, str]:
-    """Returns the attribute of a trial that says that it has a picture, as Optuna writes it."""
-    meta = ArtifactMeta(picture, PICTURE, "image/png", None)
-    return {f"artifacts:{picture}": json.dumps(asdict(meta))}
-
-
-def _picture(trial: FrozenTrial) -> str | None:
-    """Returns the id of the picture that a finished trial has."""
-    for name, text in trial.system_attrs.items():
-        if name.startswith("artifacts:") and json.loads(text)["filename"] == PICTURE:
-            return name.partition(":")[2]
-    return None
 
 
 class _Note:

@@ -9,6 +9,7 @@ read by every user of the machine.
 from __future__ import annotations
 
 import errno
+import io
 import ipaddress
 import re
 import signal
@@ -32,6 +33,7 @@ from search.database import Database, exists
 from search.errors import RequestError, StudyError
 from search.processes import SIGNALS
 from search.storage import list_studies
+from search.trial_pictures import draw_recorded
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -70,7 +72,7 @@ class Dashboard:
                 "studies; leave --host out, or add --i-know-there-is-no-login"
             )
         self.database = _open(storage)
-        store = _Pictures(self.database.artifacts)
+        store = _Pictures(self.database)
         _spare_scans()
         self._server = _listen(host, port)
         known = {*LOOPBACK, host} if private else None
@@ -163,14 +165,24 @@ def _open(storage: str) -> Database:
 
 
 class _Pictures(FileSystemArtifactStore):
-    """The pictures of the trials; those trained on another machine may not be here."""
+    """The pictures of the trials: files of this machine, and else drawn when they are asked for.
+
+    Args:
+        database: Where the trials are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.artifacts)
+        self._database = database
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Opens a picture, or answers that it is not there."""
-        try:
+        with suppress(ArtifactNotFound):
             return super().open_reader(artifact_id)
-        except ArtifactNotFound:
-            raise HTTPError(404, "This file is not on this machine.") from None
+        png = draw_recorded(self._database, artifact_id)
+        if png is None:
+            raise HTTPError(404, "This file is not on this machine.")
+        return io.BytesIO(png)
 
     def remove(self, artifact_id: str) -> None:
         """Removes a picture if it is there; else its study could not be deleted."""

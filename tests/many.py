@@ -19,7 +19,6 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from tiny import tiny_config
 
-from search.attachments import PICTURE
 from search.database import Database
 from search.diagnosis import diagnose
 from search.notes import trial_note
@@ -27,6 +26,7 @@ from search.pictures import curve_picture
 from search.report import TrialLine
 from search.space import distributions, ordered
 from search.storage import StoredStudy, create_study
+from search.trial_pictures import NAME
 
 EPOCHS = 12
 BORN = datetime(2026, 11, 1)
@@ -133,7 +133,7 @@ def _attributes(stored: StoredStudy, line: TrialLine) -> Rows:
     for key, value in attributes.items():
         yield models.TrialUserAttributeModel, whose | _pair(key, value)
     study_id, picture = stored.study._study_id, f"{line.number:032x}"
-    meta = asdict(ArtifactMeta(picture, PICTURE, "image/png", None))
+    meta = asdict(ArtifactMeta(picture, NAME, "image/png", None))
     yield models.TrialSystemAttributeModel, whose | _pair(f"artifacts:{picture}", json.dumps(meta))
     note = trial_note(line, "loss", f"/artifacts/{study_id}/{line.number + 1}/{picture}")
     for name, value in (("note_ver", 1), ("note_str:0", note)):

@@ -16,7 +16,6 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from PIL import Image
 from tiny import tiny_config
 
-from search import attachments as module
 from search.attachments import Attachments
 from search.database import Database
 from search.diagnosis import Finding
@@ -25,6 +24,7 @@ from search.report import TrialLine
 from search.storage import StoredStudy, Taken, create_study, open_study
 from search.telling import Attached
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
+from search.trial_pictures import draw_recorded
 
 COMPLETE = Decision(Outcome.COMPLETE, "trained 3 epochs")
 FAILED = Decision(Outcome.FAILED, "ValueError: <b>*no*</b>")
@@ -124,9 +124,9 @@ def test_note_and_picture_are_there_when_a_trial_is_told(
     assert "**too-slow**: raise the learning rate, 0.01 → 0.03 (fall 0.01, roughness 0.2)" in note
     assert "Best epoch 2 of 3: loss 0.4, rmse 0.4" in note
     assert f"](/artifacts/1/1/{artifact['artifact_id']})" in note
-    (file,) = pictures(stored)
-    assert file.name == artifact["artifact_id"]
-    assert Image.open(io.BytesIO(file.read_bytes())).format == "PNG"
+    png = draw_recorded(stored.database, artifact["artifact_id"])
+    assert png is not None
+    assert Image.open(io.BytesIO(png)).format == "PNG"
 
 
 def test_optuna_reads_both(stored: StoredStudy, attachments: Attachments) -> None:
@@ -185,33 +185,6 @@ def test_another_end_replaces_the_first_note(stored: StoredStudy, attachments: A
     )
     assert "too-slow" not in note_of(stored, taken)
     assert note_of(stored, taken).startswith("**pruned**: worse")
-
-
-def test_a_picture_that_was_not_drawn_is_drawn_by_the_next_run(
-    stored: StoredStudy, attachments: Attachments, said: list[str]
-) -> None:
-    """What a run killed after telling has not drawn is there after the next, even an empty one."""
-    train(stored, attachments, 0.9, 0.4)
-    assert pictures(stored) == []
-    Attachments(stored, said.append).close()
-    assert len(pictures(stored)) == 1
-
-
-def test_many_missing_pictures_are_drawn_bit_by_bit(
-    stored: StoredStudy,
-    attachments: Attachments,
-    said: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Where many pictures are missing, each idle moment draws one and the end a few, no more."""
-    monkeypatch.setattr(module, "LATE", 2)
-    for _ in range(5):
-        train(stored, attachments, 0.9)
-    later = Attachments(stored, said.append)
-    later.idle()
-    assert len(pictures(stored)) == 1
-    later.close()
-    assert len(pictures(stored)) == 3
 
 
 def test_a_trial_without_an_epoch_has_a_note_only(
@@ -324,19 +297,6 @@ def test_a_fork_has_its_own_notes(stored: StoredStudy, attachments: Attachments)
     path = f"/artifacts/2/{trial['trial_id']}/{artifact['artifact_id']}"
     assert f"]({path})" in trial["note"]["body"]
     assert trial["note"]["body"].startswith("**too-slow**: raise the learning rate, 0.01 → 0.03")
-
-
-def test_a_disk_that_takes_no_picture_stops_nothing(
-    stored: StoredStudy, attachments: Attachments, said: list[str]
-) -> None:
-    """If a picture cannot be written, that is said, and the trial is told all the same."""
-    stored.database.artifacts.parent.mkdir(parents=True, exist_ok=True)
-    stored.database.artifacts.write_text("no folder")
-    train(stored, attachments, 0.9, 0.4)
-    attachments.idle()
-    assert len(said) == 1
-    assert said[0].startswith("trial 0 has no picture: ")
-    assert stored.trials()[0].state.is_finished()
 
 
 def test_a_trial_told_by_another_run_is_left_alone(

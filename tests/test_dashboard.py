@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import socket
@@ -9,13 +10,17 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 from asked import Asked
 from many import write_many
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna_dashboard import _serializer
+from PIL import Image
 from refusing import Refuse
 from tiny import COMMAND, environment, tiny_config
 
@@ -24,6 +29,7 @@ from search.dashboard import Dashboard, by_trial
 from search.database import Database
 from search.errors import RequestError, StudyError
 from search.storage import StoredStudy, create_study
+from search.trial_pictures import record
 
 OPEN = ["127.0.0.1", "localhost"]
 Start = Callable[..., subprocess.Popen[str]]
@@ -247,16 +253,23 @@ def test_uploaded_files_cannot_run(stored: StoredStudy) -> None:
     assert "Access-Control-Allow-Origin" not in ask.headers
 
 
+def picture(url: str) -> bytes:
+    """Returns what is served as a PNG, which can be opened."""
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        assert answer.headers["Content-Type"] == "image/png"
+        png: bytes = answer.read()
+    Image.open(io.BytesIO(png)).verify()
+    return png
+
+
 def test_pictures_are_served(tmp_path: Path) -> None:
-    """A trial's picture is served, a missing one is 404 and keeps no study from being deleted."""
+    """A trial's picture is served, and drawn if it is in no file; then a study can be deleted."""
     stored = write_many(tmp_path, 3)
-    trial = 2
     (stored.database.artifacts / f"{2:032x}").unlink()
     with Dashboard(str(stored.database)) as dashboard:
-        with urllib.request.urlopen(f"{dashboard.url}artifacts/1/{trial}/{1:032x}") as answer:
-            assert answer.headers["Content-Type"] == "image/png"
-            assert answer.read().startswith(b"\x89PNG")
-        assert status(f"{dashboard.url}artifacts/1/3/{2:032x}") == 404
+        in_file = picture(f"{dashboard.url}artifacts/1/2/{1:032x}")
+        drawn = picture(f"{dashboard.url}artifacts/1/3/{2:032x}")
+        assert drawn != in_file
         request = urllib.request.Request(
             f"{dashboard.url}api/studies/1", b"{}", {"Content-Type": "application/json"}
         )
@@ -264,6 +277,40 @@ def test_pictures_are_served(tmp_path: Path) -> None:
         with urllib.request.urlopen(request) as answer:
             assert answer.status == 204
     assert list(stored.database.artifacts.iterdir()) == []
+
+
+def test_many_ask_for_a_picture_at_once(tmp_path: Path) -> None:
+    """A picture that has to be drawn is the same for all of several browsers."""
+    stored = write_many(tmp_path, 2)
+    for file in stored.database.artifacts.iterdir():
+        file.unlink()
+    with Dashboard(str(stored.database)) as dashboard, ThreadPoolExecutor(8) as browsers:
+        urls = [f"{dashboard.url}artifacts/1/{1 + i % 2}/{i % 2:032x}" for i in range(16)]
+        pngs = list(browsers.map(picture, urls))
+    assert len(set(pngs[::2])) == len(set(pngs[1::2])) == 1
+    assert pngs[0] != pngs[1]
+
+
+def test_what_cannot_be_drawn_is_not_there(tmp_path: Path) -> None:
+    """404 is the answer for no picture's id, somebody's own file, and a study of others."""
+    stored = write_many(tmp_path, 1)
+    database = stored.database
+    store = FileSystemArtifactStore(database.artifacts)
+    (tmp_path / "own.txt").write_text("own")
+    own = upload_artifact(
+        artifact_store=store, file_path=str(tmp_path / "own.txt"), study_or_trial=stored.study
+    )
+    others = optuna.create_study(storage=database.storage, study_name="others")
+    theirs = others.ask()
+    database.storage.set_trial_system_attr(
+        theirs._trial_id, f"artifacts:{7:032x}", record("x")["artifacts:x"]
+    )
+    (database.artifacts / own).unlink()
+    with Dashboard(str(database)) as dashboard:
+        base = f"{dashboard.url}artifacts"
+        assert status(f"{base}/1/1/{9:032x}") == 404
+        assert status(f"{base}/1/{own}") == 404
+        assert status(f"{base}/2/{theirs._trial_id}/{7:032x}") == 404
 
 
 def test_the_shortcut_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,7 @@ ORDER = [
     "report",
     "notes",
     "plots",
+    "trial_pictures",
     "attachments",
     "retraining",
     "evaluation",
