@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 MANY = 500
 """Unfinished trials above which all of a study are read, because statements have their limits."""
 _trials = models.TrialModel.__table__
+_studies = models.StudyModel.__table__
 _PARTS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (models.TrialParamModel, ("param_name", "param_value", "distribution_json")),
     (models.TrialValueModel, ("objective", "value", "value_type")),
@@ -59,36 +60,63 @@ class QuickStorage(RDBStorage):
         Raises:
             KeyError: There is no such study.
         """
-        wanted = _trials.c.study_id == study_id
         again = {one for one in included_trial_ids if one <= trial_id_greater_than}
-        if trial_id_greater_than > -1 and len(again) <= MANY:
-            later = _trials.c.trial_id > trial_id_greater_than
-            wanted &= later | _trials.c.trial_id.in_(sorted(again)) if again else later
+        every = len(again) > MANY
+        which = {
+            "study": study_id,
+            "after": -1 if every else trial_id_greater_than,
+            "again": [] if every else sorted(again),
+        }
         with self.engine.connect() as connection:
             # The trials come first: what is written meanwhile of one that is not finished is read
             # once more, and of one that is finished nothing is.
-            query = sa.select(_trials).where(wanted).order_by(_trials.c.trial_id)
             found = [
                 row
-                for row in connection.execute(query)
+                for row in connection.execute(_TRIALS, which)
                 if (states is None or row.state in states)
                 and (row.trial_id > trial_id_greater_than or row.trial_id in again)
             ]
             if not found:
-                studies = models.StudyModel.__table__
-                known = sa.select(studies.c.study_id).where(studies.c.study_id == study_id)
-                if connection.execute(known).first() is None:
+                if connection.execute(_STUDY, which).first() is None:
                     raise KeyError(models.NOT_FOUND_MSG)
                 return []
-            return _assemble(connection, wanted, found)
+            parts = [_children(connection, query, which) for query in _CHILDREN]
+            return [_whole(row, *(part[row.trial_id] for part in parts)) for row in found]
 
 
-def _assemble(
-    connection: sa.Connection, wanted: sa.ColumnElement[bool], found: list[sa.Row[Any]]
-) -> list[FrozenTrial]:
-    """Reads what belongs to the trials found, and makes them whole."""
-    parts = [_children(connection, wanted, model, *names) for model, names in _PARTS]
-    return [_whole(row, *(part[row.trial_id] for part in parts)) for row in found]
+def _select_children(model: Any, *names: str) -> sa.Select[Any]:
+    """Selects these columns of all rows that belong to the wanted trials."""
+    table = model.__table__
+    (key,) = table.primary_key
+    # Kinds of numbers are read as text: as members of an enumeration they take twice the time.
+    kinds = [
+        sa.type_coerce(column, sa.String) if isinstance(column.type, sa.Enum) else column
+        for column in (table.c[name] for name in names)
+    ]
+    return (
+        sa.select(table.c.trial_id, *kinds)
+        .join_from(table, _trials, table.c.trial_id == _trials.c.trial_id)
+        .where(_WANTED)
+        .order_by(key)
+    )
+
+
+# Made once: to make a statement, and to find it among those compiled, takes longer than SQLite.
+_WANTED = (_trials.c.study_id == sa.bindparam("study")) & (
+    (_trials.c.trial_id > sa.bindparam("after"))
+    | _trials.c.trial_id.in_(sa.bindparam("again", expanding=True))
+)
+_TRIALS = sa.select(_trials).where(_WANTED).order_by(_trials.c.trial_id)
+_STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study"))
+_CHILDREN = [_select_children(model, *names) for model, names in _PARTS]
+
+
+def _children(connection: sa.Connection, query: sa.Select[Any], which: dict[str, Any]) -> Rows:
+    """Returns the rows that belong to the wanted trials, by the trials' ids."""
+    rows: Rows = defaultdict(list)
+    for trial_id, *rest in connection.execute(query, which).all():
+        rows[trial_id].append(rest)
+    return rows
 
 
 def _whole(
@@ -115,29 +143,6 @@ def _whole(
         intermediate_values={step: _number(value, kind) for step, value, kind in reported},
         trial_id=row.trial_id,
     )
-
-
-def _children(
-    connection: sa.Connection, wanted: sa.ColumnElement[bool], model: Any, *names: str
-) -> Rows:
-    """Returns these columns of all rows that belong to the wanted trials, by the trials' ids."""
-    table = model.__table__
-    (key,) = table.primary_key
-    # Kinds of numbers are read as text: as members of an enumeration they take twice the time.
-    kinds = [
-        sa.type_coerce(column, sa.String) if isinstance(column.type, sa.Enum) else column
-        for column in (table.c[name] for name in names)
-    ]
-    query = (
-        sa.select(table.c.trial_id, *kinds)
-        .join_from(table, _trials, table.c.trial_id == _trials.c.trial_id)
-        .where(wanted)
-        .order_by(key)
-    )
-    rows: Rows = defaultdict(list)
-    for trial_id, *rest in connection.execute(query).all():
-        rows[trial_id].append(rest)
-    return rows
 
 
 def _number(value: float | None, kind: str) -> float:

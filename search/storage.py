@@ -109,11 +109,13 @@ class StoredStudy:
 
     def reached(self) -> str | None:
         """Returns why the best value is good enough for ``[budget]``, or None."""
-        return target_reached(self.news().values, self.goal, self.config.budget.target)
+        target = self.config.budget.target
+        return None if target is None else target_reached(self.news().values, self.goal, target)
 
     def stagnated(self) -> str | None:
         """Returns why ``[budget]`` takes further trials to be in vain, or None."""
-        return stagnated(self.news().values, self.goal, self.config.budget.stagnation)
+        trials = self.config.budget.stagnation
+        return None if trials is None else stagnated(self.news().values, self.goal, trials)
 
     def held(self) -> set[int]:
         """Returns the ids of the trials that some running coordinator holds."""

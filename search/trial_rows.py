@@ -8,6 +8,7 @@ or not at all. What is written twice, after an answer that was lost, is as if wr
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -99,12 +100,22 @@ def report(connection: sa.Connection, trial_id: int, step: int, value: float) ->
         "intermediate_value": stored,
         "intermediate_value_type": kind,
     }
-    literals = [sa.literal(one, _reported.c[name].type) for name, one in row.items()]
-    in_training = sa.select(*literals).where(
-        sa.exists().where(_trials.c.trial_id == trial_id, _trials.c.state == TrialState.RUNNING)
+    connection.execute(_reporting(connection.dialect.name), row)
+
+
+@functools.cache
+def _reporting(dialect: str) -> Any:
+    """Returns the statement of `report`; to make it anew would take longer than to run it."""
+    columns = [column for column in _reported.columns if not column.primary_key]
+    given = [sa.bindparam(one.name, type_=one.type) for one in columns]
+    in_training = sa.select(*given).where(
+        sa.exists().where(
+            _trials.c.trial_id == sa.bindparam("trial_id"), _trials.c.state == TrialState.RUNNING
+        )
     )
-    statement = _insert[connection.dialect.name](_reported).from_select(list(row), in_training)
-    connection.execute(_replacing(statement, _reported, ("trial_id", "step")))
+    names = [column.name for column in columns]
+    statement = _insert[dialect](_reported).from_select(names, in_training)
+    return _replacing(statement, _reported, ("trial_id", "step"))
 
 
 def is_over(connection: sa.Connection, trial_id: int) -> bool:
@@ -162,8 +173,13 @@ def _write_attributes(
         for key, value in attributes.items()
     ]
     if rows:
-        statement = _insert[connection.dialect.name](table).values(rows)
-        connection.execute(_replacing(statement, table, (whose, "key")))
+        connection.execute(_setting(connection.dialect.name, table, whose), rows)
+
+
+@functools.cache
+def _setting(dialect: str, table: sa.Table, whose: str) -> Any:
+    """Returns the statement that writes an attribute."""
+    return _replacing(_insert[dialect](table), table, (whose, "key"))
 
 
 def _replacing(statement: Any, table: sa.Table, key: tuple[str, str]) -> Any:
