@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of training, a search")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.what == "show":
         show(args.work)
         return

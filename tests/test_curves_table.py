@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -245,3 +247,15 @@ def test_rules_end_trials(table: CurveTable) -> None:
     """The default rules try more in the same time than none."""
     ours, none = (simulate(Rows(table, 1), rule, 400.0) for rule in (DEFAULT, Patience(0)))
     assert ours.trials > none.trials
+
+
+def test_data_sets_are_named_after_options(tmp_path: Path) -> None:
+    """The command of the docstring, with the names of data sets last, trains what they name."""
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "bench.curves.train", work, "--count", "1", "recall"]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    # What is in the table already is not trained again.
+    assert len(finished(work / "recall.jsonl")) == len(tables.load("recall", tables.FOLDER))

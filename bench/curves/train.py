@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--whole", action="store_true", help="do not end what diverges")
     parser.add_argument("--pack", action="store_true", help="write the tables")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if args.pack:
