@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from bench.curves import table as tables
 from bench.curves.proposers import LESSON, Rows, build_portfolio, plan_of
+from bench.curves.samplers import ChildrenOfTheBest, VariedTPE
+from bench.curves.samplers import config_of as simulated
 from bench.curves.simulate import DEFAULT, Strategy, rules
 from bench.curves.simulation import Board, Plan, Trial, simulate
 from bench.curves.stoppers import AsInSearch, Halving, Patience, Percentile
@@ -22,6 +25,7 @@ from bench.curves.table import EPOCHS, CurveTable
 from bench.curves.train import configuration, finished
 from bench.data_sets import DATA_SETS, config_of
 from search.config import make_config
+from search.space import suggest
 from search.stopping import PRUNERS, out_of_patience, worse_than_peers
 from search.trial import Goal
 
@@ -259,3 +263,36 @@ def test_data_sets_are_named_after_options(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     # What is in the table already is not trained again.
     assert len(finished(work / "recall.jsonl")) == len(tables.load("recall", tables.FOLDER))
+
+
+def test_children_of_the_best() -> None:
+    """From the 30th trial on, two of three share values with one of the best, all in the space."""
+    config = simulated(0)
+    study = optuna.create_study(sampler=ChildrenOfTheBest(config))
+    for number in range(60):
+        trial = study.ask()
+        params = suggest(trial, config.space)
+        before = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda one: one.value)
+        shared = [
+            sum(one.params[name] == value for name, value in trial.params.items())
+            for one in before[: ChildrenOfTheBest.BEST]
+        ]
+        if number >= ChildrenOfTheBest.FIRST and number % 3:
+            assert max(shared) >= 3
+        study.tell(trial, abs(math.log(params.learning_rate / 0.02)) + 1 / params.hidden_units)
+
+
+def test_tpe_of_each_parameter_alone() -> None:
+    """What fits each parameter alone proposes other values than what fits them together."""
+    config, proposed = simulated(0), []
+    for options in ({}, {"multivariate": True}, {"multivariate": False}):
+        study = optuna.create_study(sampler=VariedTPE(config, **options))
+        for number in range(25):
+            trial = study.ask()
+            suggest(trial, config.space)
+            study.tell(trial, float(number % 7))
+        proposed.append([trial.params for trial in study.trials])
+    together, explicitly, alone = proposed
+    assert together == explicitly
+    assert together[:10] == alone[:10]
+    assert together[15:] != alone[15:]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna import Study
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,7 +22,7 @@ from bench.curves.simulation import Board, Plan, Trial
 from bench.curves.surrogate import Surrogate
 from search.config import StudyConfig, make_config
 from search.diagnosis import ADVICE
-from search.sampling import Shortlist, StudySampler
+from search.sampling import Shortlist, StudySampler, _FittedStudy, _unborn
 from search.space import distributions, starting_points, suggest
 from search.trial import derive_seed
 
@@ -66,6 +73,19 @@ class VariedTPE(StudySampler):
         seed = derive_seed(self._config.seed, "proposal", number)
         return TPESampler(seed=seed, **self._options)
 
+    def _tpe_proposal(
+        self, study: Study, number: int, running: list[FrozenTrial], shortlist: Shortlist
+    ) -> dict[str, Any]:
+        if self._options.get("multivariate", True):
+            return super()._tpe_proposal(study, number, running, shortlist)
+        tpe, trial = self._tpe(number), _unborn(number)
+        tpe._gamma = lambda _: shortlist.good()
+        fitted: Any = _FittedStudy(study, [*shortlist.trials(), *running])
+        return {
+            name: tpe.sample_independent(fitted, trial, name, distribution)
+            for name, distribution in self._distributions.items()
+        }
+
 
 class WithPoints(StudySampler):
     """Our sampler with further starting points after the lesson's.
@@ -91,6 +111,49 @@ class AtRandom(StudySampler):
         self, study: Study, number: int, running: list[FrozenTrial], shortlist: Shortlist
     ) -> dict[str, Any]:
         return super()._tpe_proposal(study, number, [], self.shortlist())
+
+
+class ChildrenOfTheBest(StudySampler):
+    """Our sampler, but two proposals of three are one of the best trials with some values changed.
+
+    An evolution strategy's mutation and recombination, such as Real et al. 2019 (AAAI, algorithm 1)
+    search with, though among the best and not among the youngest.
+    """
+
+    FIRST, BEST = 30, 5
+    """The first trial that may be such a child, and the trials that may have one."""
+    STEP = 0.07
+    """Standard deviation of a number's step, in parts of its range, logarithmic if that is."""
+
+    def propose(
+        self, study: Study, number: int, others: Sequence[FrozenTrial], shortlist: Shortlist
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns a child, or what our sampler proposes."""
+        complete = [one for one in others if one.state == TrialState.COMPLETE]
+        if number < self.FIRST or number % 3 == 0 or len(complete) < 2 * self.BEST:
+            return super().propose(study, number, others, shortlist)
+        draw = random.Random(derive_seed(self._config.seed, "proposal", number))
+        best = sorted(complete, key=lambda one: (one.value or 0.0, one.number))[: self.BEST]
+        parent, other = draw.choice(best), draw.choice(best)
+        values = {
+            name: self._changed(kind, parent.params[name], other.params[name], draw)
+            for name, kind in self._distributions.items()
+        }
+        return values, {}
+
+    def _changed(self, kind: BaseDistribution, value: Any, others: Any, draw: random.Random) -> Any:
+        if isinstance(kind, CategoricalDistribution):
+            chance = draw.random()
+            if chance < 0.08:
+                return draw.choice(kind.choices)
+            return others if chance < 0.3 else value
+        assert isinstance(kind, FloatDistribution | IntDistribution)
+        if draw.random() >= 0.6:
+            return value
+        there, back = (math.log, math.exp) if kind.log else (float, float)
+        step = draw.gauss(0, self.STEP * (there(kind.high) - there(kind.low)))
+        moved = min(max(back(there(value) + step), kind.low), kind.high)
+        return round(moved) if isinstance(kind, IntDistribution) else moved
 
 
 def gaussian(config: StudyConfig) -> BaseSampler:

@@ -28,7 +28,7 @@ from optuna.samplers import BaseSampler
 
 from bench.curves import table as tables
 from bench.curves.proposers import LESSON, Portfolio, Rows, build_portfolio, cost
-from bench.curves.samplers import AtRandom, Sampled, VariedTPE, WithPoints
+from bench.curves.samplers import AtRandom, ChildrenOfTheBest, Sampled, VariedTPE, WithPoints
 from bench.curves.simulation import Proposer, Stopper, Trace, simulate
 from bench.curves.stoppers import (
     AsInSearch,
@@ -280,6 +280,7 @@ def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
         "TPE, 8 candidates": tpe(n_ei_candidates=8),
         "TPE, a fifth is good": tpe(good=lambda n: min(25, math.ceil(0.2 * n))),
         "TPE, root of n is good": tpe(good=lambda n: math.ceil(0.5 * math.sqrt(n))),
+        "children of the best": sampled(ChildrenOfTheBest),
         "follow-ups": sampled(StudySampler, changes={"follow_advice": True}),
         "asked 4 at a time": sampled(StudySampler, at_once=4),
         "asked 8 at a time": sampled(StudySampler, at_once=8),
@@ -306,6 +307,8 @@ def pruning(on: Sequence[CurveTable]) -> list[Strategy]:
         "median at 2, 4, 8, 16": _with(Percentile(only=(2, 4, 8, 16))),
         "best 67 % at 2, 4, 8, 16": _with(Percentile(0.67, only=(2, 4, 8, 16))),
         "third at 3, 9, 27": _with(Percentile(0.33, only=(3, 9, 27))),
+        "half at 2, 6, 18": _with(Percentile(0.5, only=(2, 6, 18))),
+        "half at 3, 6, 12, 24": _with(Percentile(0.5, only=(3, 6, 12, 24))),
         "fifth at 3, 12": _with(Percentile(0.2, only=(3, 12))),
         "fifth at 4, 16": _with(Percentile(0.2, only=(4, 16))),
         **{f"best {100 * s:.0f} % of all": _with(Everyone(s)) for s in (0.5, 0.33, 0.2, 0.1)},
