@@ -80,8 +80,7 @@ class QuickStorage(RDBStorage):
                 if connection.execute(_STUDY, which).first() is None:
                     raise KeyError(models.NOT_FOUND_MSG)
                 return []
-            parts = [_children(connection, query, which) for query in _CHILDREN]
-            return [_whole(row, *(part[row.trial_id] for part in parts)) for row in found]
+            return _assemble(connection, which, found)
 
 
 def _select_children(model: Any, *names: str) -> sa.Select[Any]:
@@ -109,6 +108,14 @@ _WANTED = (_trials.c.study_id == sa.bindparam("study")) & (
 _TRIALS = sa.select(_trials).where(_WANTED).order_by(_trials.c.trial_id)
 _STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study"))
 _CHILDREN = [_select_children(model, *names) for model, names in _PARTS]
+
+
+def _assemble(
+    connection: sa.Connection, which: dict[str, Any], found: list[sa.Row[Any]]
+) -> list[FrozenTrial]:
+    """Reads what belongs to the trials found, and makes them whole."""
+    parts = [_children(connection, query, which) for query in _CHILDREN]
+    return [_whole(row, *(part[row.trial_id] for part in parts)) for row in found]
 
 
 def _children(connection: sa.Connection, query: sa.Select[Any], which: dict[str, Any]) -> Rows:
