@@ -11,10 +11,12 @@ trials, and over a second once for the packages that it loads.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
+from optuna.trial import FrozenTrial
 
 from search.coordinator import Attacher
 from search.diagnosis import Finding
@@ -24,7 +26,7 @@ from search.report import TrialLine, summarize, trial_line
 from search.storage import StoredStudy, Taken
 from search.telling import Attached
 from search.trial import Curve, Decision
-from search.trial_pictures import TrialPictures, picture_id, picture_of, record
+from search.trial_pictures import WAITING, TrialPictures, picture_id, picture_of, record
 from search.trial_rows import write_study_attributes
 
 LINE = "\n\n---\n"
@@ -125,19 +127,20 @@ class Attachments(Attacher):
         """
         if self._looked_back:
             return
-        self._looked_back = True
         known = self._stored.database.patiently(self._noted)
+        missing: deque[tuple[str, FrozenTrial]] = deque(maxlen=WAITING)
         for trial in self._stored.news().finished:
             picture = picture_of(trial)
-            drawn = picture is None or self._pictures.has(picture)
-            noted = trial._trial_id in known
-            if drawn and noted:
-                continue
-            line = trial_line(self._stored, trial, set())
-            if not noted:
+            if trial._trial_id not in known:
+                line = trial_line(self._stored, trial, set())
                 self._give_note(trial._trial_id, line, picture)
-            if picture is not None and not drawn and line.curve:
+            if picture is not None and not self._pictures.has(picture):
+                missing.append((picture, trial))
+        for picture, trial in missing:
+            line = trial_line(self._stored, trial, set())
+            if line.curve:
                 self._pictures.add(picture, line)
+        self._looked_back = True
 
     def _give_note(self, trial_id: int, line: TrialLine, picture: str | None) -> None:
         database = self._stored.database

@@ -62,11 +62,10 @@ class QuickStorage(RDBStorage):
         """
         again = {one for one in included_trial_ids if one <= trial_id_greater_than}
         every = len(again) > MANY
-        which = {
-            "study": study_id,
-            "after": -1 if every else trial_id_greater_than,
-            "again": [] if every else sorted(again),
-        }
+        after, asked = (-1, []) if every else (trial_id_greater_than, sorted(again))
+        # The least of all, so that the database need not look at what lies before.
+        least = min([after + 1, *asked])
+        which = {"study": study_id, "least": least, "after": after, "again": asked}
         with self.engine.connect() as connection:
             # The trials come first: what is written meanwhile of one that is not finished is read
             # once more, and of one that is finished nothing is.
@@ -101,9 +100,13 @@ def _select_children(model: Any, *names: str) -> sa.Select[Any]:
 
 
 # Made once: to make a statement, and to find it among those compiled, takes longer than SQLite.
-_WANTED = (_trials.c.study_id == sa.bindparam("study")) & (
-    (_trials.c.trial_id > sa.bindparam("after"))
-    | _trials.c.trial_id.in_(sa.bindparam("again", expanding=True))
+_WANTED = (
+    (_trials.c.study_id == sa.bindparam("study"))
+    & (_trials.c.trial_id >= sa.bindparam("least"))
+    & (
+        (_trials.c.trial_id > sa.bindparam("after"))
+        | _trials.c.trial_id.in_(sa.bindparam("again", expanding=True))
+    )
 )
 _TRIALS = sa.select(_trials).where(_WANTED).order_by(_trials.c.trial_id)
 _STUDY = sa.select(_studies.c.study_id).where(_studies.c.study_id == sa.bindparam("study"))

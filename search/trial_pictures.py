@@ -7,20 +7,20 @@ dashboard draws a picture that is in no file, also one of a trial of another mac
 
 from __future__ import annotations
 
-import io
 import json
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 
 import sqlalchemy as sa
-from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
+from optuna.artifacts import ArtifactMeta
 from optuna.trial import FrozenTrial
 
 from search.database import Database
-from search.errors import StudyError
+from search.errors import RequestError
 from search.pictures import curve_picture
 from search.report import TrialLine, trial_line
 from search.storage import StoredStudy, open_study
@@ -52,7 +52,6 @@ class TrialPictures:
         self._stored = stored
         self._say = say
         self._folder = stored.database.artifacts
-        self._store = FileSystemArtifactStore(self._folder)
         self._undrawn: deque[tuple[str, TrialLine]] = deque(maxlen=WAITING)
         self._began, self._spent, self._cost = time.monotonic(), 0.0, COST
 
@@ -79,11 +78,18 @@ class TrialPictures:
         """Writes the newest; it is not worth a run that the disk does not take it."""
         picture, line = self._undrawn.pop()
         begun = time.monotonic()
+        if self.has(picture):  # Another run has drawn it meanwhile.
+            return
         png = draw(self._stored, line)
+        # The dashboard takes what there is for whole.
+        part = self._folder / f"{picture}.part"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._store.write(picture, io.BytesIO(png))
+            part.write_bytes(png)
+            part.replace(self._folder / picture)
         except OSError as error:
+            with suppress(OSError):
+                part.unlink()
             self._say(f"trial {line.number} has no picture: {error}")
         self._cost = time.monotonic() - begun
         self._spent += self._cost
@@ -103,9 +109,15 @@ def record(picture: str) -> dict[str, str]:
 def picture_of(trial: FrozenTrial) -> str | None:
     """Returns the id of the picture that a finished trial has."""
     for name, text in trial.system_attrs.items():
-        if name.startswith("artifacts:") and json.loads(text)["filename"] == NAME:
+        if name.startswith("artifacts:") and _is_picture(text):
             return name.partition(":")[2]
     return None
+
+
+def _is_picture(text: str) -> bool:
+    """Says whether a record is of a picture; of a file that was deleted there is but ``null``."""
+    meta = json.loads(text)
+    return bool(meta) and meta.get("filename") == NAME
 
 
 def draw(stored: StoredStudy, line: TrialLine) -> bytes:
@@ -134,16 +146,18 @@ def draw_recorded(database: Database, picture: str) -> bytes | None:
         sa.select(_trials.c.trial_id, _trials.c.study_id)
         .join_from(_trials, _attributes, _trials.c.trial_id == _attributes.c.trial_id)
         .where(_attributes.c.key == f"artifacts:{picture}")
+        .order_by(_trials.c.trial_id)
     )
     with database.engine.connect() as connection:
-        found = connection.execute(query).first()
-    if found is None:
-        return None
+        found = connection.execute(query).all()
     storage = database.storage
-    try:
-        stored = open_study(database, storage.get_study_name_from_id(found.study_id))
-        trial = storage.get_trial(found.trial_id)
-    except (KeyError, StudyError):  # It was deleted meanwhile, or made by others.
-        return None
-    line = trial_line(stored, trial, set())
-    return draw(stored, line) if picture_of(trial) == picture and line.curve else None
+    # A fork's trials have the pictures of those that they are copies of.
+    for trial_id, study_id in found:
+        # What was deleted meanwhile, was made by others, or is of another version is left out.
+        with suppress(KeyError, RequestError):
+            stored = open_study(database, storage.get_study_name_from_id(study_id))
+            trial = storage.get_trial(trial_id)
+            line = trial_line(stored, trial, set())
+            if line.curve and _is_picture(trial.system_attrs[f"artifacts:{picture}"]):
+                return draw(stored, line)
+    return None
