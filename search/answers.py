@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pandas as pd
 
 from search.errors import RequestError, RunError
 from search.prediction import Classifier, Forecaster, LanguageModel, load
+from search.whole_files import written_whole
 
 TABLES = (".csv", ".parquet", ".pq")
 
@@ -133,12 +133,8 @@ def _save(table: pd.DataFrame, path: Path, kind: str) -> None:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write(part)
-        part.replace(path)
+        with written_whole(path) as part:
+            write(part)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)

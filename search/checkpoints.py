@@ -27,6 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from search.whole_files import written_whole
+
 CHECKPOINT, LOSSES, WEIGHTS = "checkpoint.pt", "losses.safetensors", "weights.safetensors"
 TRAINED = (CHECKPOINT, LOSSES, WEIGHTS)
 """What a trainer writes of a trial."""
@@ -203,18 +205,15 @@ def _write(path: Path, write: Callable[[Path], object], settle: bool = True) -> 
 
 def _write_once(path: Path, write: Callable[[Path], object], settle: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        write(part)
-        if settle:
-            _settle(part)
-        part.replace(path)
+        with written_whole(path) as part:
+            write(part)
+            if settle:
+                _settle(part)
         if settle:
             _settle(path.parent)
     except RuntimeError as error:  # torch and safetensors wrap what the disk says
         raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _settle(path: Path) -> None:

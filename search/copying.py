@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from search.database import Database, first_line
 from search.errors import StorageError, StudyError
 from search.storage import MARK, StoredStudy, list_studies
+from search.whole_files import written_whole
 
 OF_STUDY = (
     models.StudyDirectionModel,
@@ -341,10 +342,8 @@ def _copy_artifacts(copy: sa.Connection, ids: _Ids, source: Path, target: Path) 
 def _copy_file(source: Path, target: Path) -> None:
     """Copies a file, whole or not at all, if it is still there: its trial may end meanwhile."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), written_whole(target) as part:
         shutil.copyfile(source, part)
-        part.replace(target)
 
 
 def _states(database: Database, ids: _Ids) -> list[TrialState]:

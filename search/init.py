@@ -15,6 +15,7 @@ from search.data import load_splits
 from search.errors import RequestError, RunError, StudyError
 from search.proposals import propose
 from search.space import fit_to_data
+from search.whole_files import written_whole
 
 FOLDER = Path("studies")
 
@@ -186,16 +187,13 @@ def _require_free(study: Path, force: bool) -> None:
 
 def _write(study: Path, text: str, force: bool) -> None:
     """Writes a file whole or not at all, and never over one that has just appeared."""
-    part = study.with_name(f".{study.name}.{os.getpid()}.part")
     try:
         study.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        if not force:
-            study.touch(exist_ok=False)
-        part.replace(study)
+        with written_whole(study) as part:
+            part.write_text(text, encoding="utf-8")
+            if not force:
+                study.touch(exist_ok=False)
     except FileExistsError:
-        part.unlink(missing_ok=True)
         raise StudyError(f"{study} has just appeared; replace it with --force") from None
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise RunError(f"{study} cannot be written: {error.strerror}") from None

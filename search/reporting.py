@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from search.report import Summary, summarize
 from search.report_ending import again, cost
 from search.report_sections import Material
 from search.storage import StoredStudy
+from search.whole_files import written_whole
 
 HTML, MARKDOWN = "report.html", "report.md"
 PICTURES = ("rate", "curves", "progress", "importance", "coordinates", "timeline")
@@ -159,12 +159,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         raise _refusal(folder, error) from None
     try:
         for name, content in files.items():
-            part = folder / f".{name}.{os.getpid()}.part"
-            try:
+            with written_whole(folder / name) as part:
                 part.write_bytes(content)
-                part.replace(folder / name)
-            finally:
-                part.unlink(missing_ok=True)
         for name in set(FILES) - set(files):
             (folder / name).unlink(missing_ok=True)
     except PermissionError as error:

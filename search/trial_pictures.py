@@ -24,6 +24,7 @@ from search.errors import RequestError
 from search.pictures import curve_picture
 from search.report import TrialLine, trial_line
 from search.storage import StoredStudy, open_study
+from search.whole_files import written_whole
 
 NAME = "curve.png"
 SHARE = 0.02
@@ -81,15 +82,12 @@ class TrialPictures:
         if self.has(picture):  # Another run has drawn it meanwhile.
             return
         png = draw(self._stored, line)
-        # The dashboard takes what there is for whole.
-        part = self._folder / f"{picture}.part"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(png)
-            part.replace(self._folder / picture)
+            # The dashboard takes what there is for whole.
+            with written_whole(self._folder / picture) as part:
+                part.write_bytes(png)
         except OSError as error:
-            with suppress(OSError):
-                part.unlink()
             self._say(f"trial {line.number} has no picture: {error}")
         self._cost = time.monotonic() - begun
         self._spent += self._cost

@@ -98,7 +98,7 @@ def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     for _ in range(3):
         before = checkpoint.stat() if checkpoint.exists() else None
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], env=environment())
-        part = tmp_path / f"{CHECKPOINT}.{process.pid}.part"
+        part = tmp_path / f".{CHECKPOINT}.{process.pid}.part"
         try:
             wait_until(
                 lambda before=before: checkpoint.exists() and checkpoint.stat() != before,

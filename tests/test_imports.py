@@ -59,6 +59,7 @@ ORDER = [
     "pictures",
     "documents",
     "sparkline",
+    "whole_files",
     "checkpoints",
     "worker",
     "cohort_worker",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,14 @@ def test_the_best_loss_of_a_moment() -> None:
     """Before the first complete trial it is infinite, then that of the last before the moment."""
     record = {"best": [(1.0, 0.5), (2.0, 0.25)]}
     assert [loss_at(record, at) for at in (0.9, 1.0, 1.9, 5.0)] == [math.inf, 0.5, 0.5, 0.25]
+
+
+def test_data_sets_are_named_after_options(tmp_path: Path) -> None:
+    """The command of the docstring, with the names of data sets last, searches what they name."""
+    options = ["--rules", "none", "--seconds", "0.2", "--seeds", "1", "recall"]
+    command = [sys.executable, "-m", "bench.pruning", "run", str(tmp_path), *options]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(one["set"], one["rule"]) for one in records(tmp_path)] == [("recall", "none")]

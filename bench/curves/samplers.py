@@ -22,7 +22,7 @@ from bench.curves.simulation import Board, Plan, Trial
 from bench.curves.surrogate import Surrogate
 from search.config import StudyConfig, make_config
 from search.diagnosis import ADVICE
-from search.sampling import Shortlist, StudySampler, _FittedStudy, _unborn
+from search.sampling import Shortlist, StudySampler
 from search.space import distributions, starting_points, suggest
 from search.trial import derive_seed
 
@@ -71,20 +71,15 @@ class VariedTPE(StudySampler):
 
     def _tpe(self, number: int) -> TPESampler:
         seed = derive_seed(self._config.seed, "proposal", number)
-        return TPESampler(seed=seed, **self._options)
+        made = TPESampler if self._options.get("multivariate", True) else _EachAlone
+        return made(seed=seed, **self._options)
 
-    def _tpe_proposal(
-        self, study: Study, number: int, running: list[FrozenTrial], shortlist: Shortlist
-    ) -> dict[str, Any]:
-        if self._options.get("multivariate", True):
-            return super()._tpe_proposal(study, number, running, shortlist)
-        tpe, trial = self._tpe(number), _unborn(number)
-        tpe._gamma = lambda _: shortlist.good()
-        fitted: Any = _FittedStudy(study, [*shortlist.trials(), *running])
-        return {
-            name: tpe.sample_independent(fitted, trial, name, distribution)
-            for name, distribution in self._distributions.items()
-        }
+
+class _EachAlone(TPESampler):
+    """Has no proposal for all parameters together; ours then asks for one after the other."""
+
+    def _sample_relative(self, *_: Any) -> dict[str, Any]:
+        return {}
 
 
 class WithPoints(StudySampler):

@@ -1,0 +1,26 @@
+"""A file written whole or not at all: nobody reads half of it, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields the path to write to, which takes ``path``'s place at the end of the block.
+
+    If the block raises, ``path`` is as it was, and what was written is removed. Processes that
+    write the same file at once do not meet: the last one's is kept.
+
+    Args:
+        path: The file; its folder is there.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
