@@ -5,11 +5,11 @@
     python -m bench.gpu --device cpu     a rehearsal, tiny and without a graph
 
 Ways: a network of torch.nn, which on a GPU is cuDNN's, one after another, never waited for; K runs
-in `search.lanes` as they are; K networks whose whole step (minibatches, losses, gradients,
-clipping, optimizers) is one CUDA graph, after each of which losses and norms are read, as the
-judges of batches need them. K doubles until memory is full or no more steps are made a second. Each
-turn of K at once is timed beside one of torch.nn, and ratios are of medians. No epoch ends while
-the clock runs, so nothing is validated. cuDNN may round to TF32, as torch lets it; ours does not.
+in `search.lanes`, as a search trains them: the whole step (minibatches, losses, gradients,
+clipping, optimizers) is one CUDA graph, after which losses and norms are read and judged. K doubles
+until memory is full or no more steps are made a second. Each turn of K at once is timed beside one
+of torch.nn, and ratios are of medians. No epoch ends while the clock runs, so nothing is validated.
+cuDNN may round to TF32, as torch lets it; ours does not.
 
 Before a cell is timed, every way trains an epoch with each optimizer, in float64 and in float32,
 whose losses must be those of torch.nn on the CPU; else the bench ends with exit code 1.
@@ -33,19 +33,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.gpu_ways import (
-    WARM_UP,
-    Way,
-    in_lanes,
-    one_network,
-    places_of,
-    random_places,
-    whole_step,
-)
+from bench.gpu_ways import Way, in_lanes, one_network
 from bench.waves import PLAIN, waves
 from search.data.splits import Splits
 from search.models import CELLS
-from search.steps import MEMORIES
+from search.steps import KINDS
 from search.training import Run, is_out_of_memory
 from search.trial import Goal
 
@@ -57,6 +49,8 @@ GAIN = 1.05
 CHECKS = ((torch.float64, 8, 1e-6), (torch.float32, 3, 1e-3))
 """How many losses are compared with the CPU's, and how much they may differ, relative. In float32
 RMSprop made of a rounding a quarter of the loss within 8 steps at this rate, in float64 4e-9."""
+WARM_UP = 3
+"""Steps before the clock runs."""
 CPU = torch.device("cpu")
 
 
@@ -117,7 +111,7 @@ def largest_difference(
     """Returns the largest relative difference of any way's losses to torch.nn's on the CPU."""
     here = scale.splits(steps, dtype)
     there = here.to(device)
-    kinds = list(MEMORIES)
+    kinds = list(KINDS)
 
     def fresh(splits: Splits, place: torch.device) -> list[Run]:
         return make_runs(cell, scale, splits, len(kinds), place, kinds)
@@ -127,15 +121,10 @@ def largest_difference(
         made = [torch.cat([way().cpu() for way in ways]) for _ in range(steps)]
         return torch.stack(made).double()
 
-    def alone(runs: Sequence[Run], place: torch.device) -> list[Way]:
-        return [one_network(run, places_of([run], place)) for run in runs]
-
-    expected = losses(alone(fresh(here, CPU), CPU))
-    runs = fresh(here, CPU)
+    expected = losses([one_network(run) for run in fresh(here, CPU)])
     found = [
-        losses(alone(fresh(there, device), device)),
+        losses([one_network(run) for run in fresh(there, device)]),
         losses([in_lanes(fresh(there, device))]),
-        losses([whole_step(runs, there, device, places_of(runs, device))]),
     ]
     return max(float(((one - expected) / expected).abs().max()) for one in found)
 
@@ -214,37 +203,21 @@ def doubling(
 
 def table_of(cell: str, scale: Scale, device: torch.device) -> list[str]:
     """Returns the lines of a cell: one for each K, then what the best is."""
-    here = scale.splits(scale.turns * (scale.steps + WARM_UP) + 1)
-    there = here.to(device)
-
-    def places(count: int) -> Iterator[Tensor]:
-        return random_places(count, there.train.size, scale.batch, device)
+    there = scale.splits(scale.turns * (scale.steps + WARM_UP) + 1).to(device)
 
     def lanes(count: int) -> Way:
         return in_lanes(make_runs(cell, scale, there, count, device, ["adam"]))
 
-    def whole(count: int) -> Way:
-        runs = make_runs(cell, scale, here, count, CPU, ["adam"])
-        return whole_step(runs, there, device, places(count))
-
-    one = one_network(make_runs(cell, scale, there, 1, device, ["adam"])[0], places(1))
-    ways = [doubling(make, one, scale, device) for make in (lanes, whole)]
-    lines = []
-    for count in sorted({count for found in ways for count in found}):
-        said = " | ".join(words(found, count) for found in ways)
-        lines.append(f"| {cell} | {count} | {said} |")
-    ratio, count = max(
-        (one.rate / one.one, count) for found in ways for count, one in found.items() if one
-    )
+    one = one_network(make_runs(cell, scale, there, 1, device, ["adam"])[0])
+    found = doubling(lanes, one, scale, device)
+    lines = [f"| {cell} | {count} | {words(measure)} |" for count, measure in found.items()]
+    ratio, count = max((one.rate / one.one, count) for count, one in found.items() if one)
     best = f"{ratio:.1f} times torch.nn one at a time, at K {count}"
-    return [*lines, f"| {cell} | best | {best}; the mark is {MARK:.0f} | |"]
+    return [*lines, f"| {cell} | best | {best}; the mark is {MARK:.0f} |"]
 
 
-def words(found: dict[int, Measured | None], count: int) -> str:
-    """Returns steps a second, times one at a time, and memory; nothing for a K not tried."""
-    if count not in found:
-        return ""
-    one = found[count]
+def words(one: Measured | None) -> str:
+    """Returns steps a second, times one at a time, and memory."""
     if one is None:
         return "memory too small"
     return f"{one.rate:.0f} ({one.rate / one.one:.1f} x, {one.gibibytes:.1f} GiB)"
@@ -285,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scale = REHEARSAL if device.type == "cpu" else FULL
     print(description(device))
     print(f"B {scale.batch}, T {scale.window}, H {scale.hidden}, F 1, Adam, clipped\n")
-    print("| cell | K | in lanes as they are | whole step captured |\n|---|--:|--:|--:|")
+    print("| cell | K | steps a second |\n|---|--:|--:|")
     for cell in chosen.cells:
         for dtype, steps, tolerance in CHECKS:
             with exactly(dtype):

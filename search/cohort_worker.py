@@ -12,9 +12,9 @@ import torch
 from search.cohorts import shape_of
 from search.data.splits import Splits
 from search.lanes import Lanes
-from search.training import Run
+from search.training import FAULTS, Run
 from search.trial import Epoch
-from search.worker import FAULTS, Job, TrialRules, TrialWorker
+from search.worker import Job, TrialRules, TrialWorker
 
 Word = tuple[TrialWorker, Epoch | None]
 """A trial with an epoch of it; with None when it trains no longer here: either its `decision` says

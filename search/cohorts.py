@@ -49,6 +49,11 @@ class Shape:
         same = (own.cell, own.layers) == (self.cell, self.layers)
         return same and own.units <= self.units and own.rows <= self.rows
 
+    def with_room_for(self, other: Shape) -> Shape:
+        """Returns this shape, as large as it must be for the other's units and rows."""
+        units, rows = max(self.units, other.units), max(self.rows, other.rows)
+        return Shape(self.cell, self.layers, units, rows)
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -104,8 +109,7 @@ def cohorts(params: Sequence[HyperParams], capacity: int, *, exact: bool) -> lis
         if last is None or len(last.members) == capacity or not _alike(own, last.shape, exact):
             found.append(Cohort(own, (at,)))
             continue
-        units, rows = max(own.units, last.shape.units), max(own.rows, last.shape.rows)
-        found[-1] = Cohort(Shape(own.cell, own.layers, units, rows), (*last.members, at))
+        found[-1] = Cohort(last.shape.with_room_for(own), (*last.members, at))
     return found
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from search.data.splits import Splits
 from search.errors import ConfigError
 from search.factories import Factory
-from search.machine import choose_workers
+from search.lane_trainers import LaneTrainers
+from search.machine import choose_lanes, choose_workers
 from search.trainers import LocalTrainers, Trainers
 from search.worker import TrialRules
 
@@ -42,12 +43,38 @@ class Crew:
         device: What each trains on, as torch writes it.
         hire: Starts them.
         place: Where they are, for people; empty: this machine.
+        noun: What each is called.
     """
 
     workers: int
     device: str
     hire: Hire = LocalTrainers
     place: str = ""
+    noun: str = "worker"
+
+    def at_most(self, trials: int) -> Crew:
+        """Returns no more than there are trials for, but one."""
+        return replace(self, workers=max(1, min(self.workers, trials)))
+
+    def __str__(self) -> str:
+        """Says how many there are, and where."""
+        return f"{self.workers} {self.noun}{'s' * (self.workers > 1)} on {self.device}{self.place}"
+
+
+def crew_here(wanted: int | None, device: str, factory: Factory | None) -> Crew:
+    """Returns this machine's trainers: on a GPU one with many lanes, else one process each.
+
+    Args:
+        wanted: How many; None: as many as do well here.
+        device: What to train on, as torch writes it.
+        factory: Builds the networks, if they are the user's own; those cannot share lanes.
+
+    Raises:
+        ConfigError: There cannot be so many.
+    """
+    if device.startswith("cuda") and factory is None:
+        return Crew(choose_lanes(wanted), device, LaneTrainers, noun="lane")
+    return Crew(choose_workers(wanted), device)
 
 
 @dataclass(frozen=True)

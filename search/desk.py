@@ -35,7 +35,8 @@ class Stop:
 
 Order = Job | Together | Drop | Stop
 
-_INTERRUPTED = Decision(Outcome.INTERRUPTED, "stopped; goes on from its checkpoint")
+INTERRUPTED = Decision(Outcome.INTERRUPTED, "stopped; goes on from its checkpoint")
+"""How a trial ends that was in training when its trainer was told to stop."""
 
 
 class Line(Protocol):
@@ -49,6 +50,21 @@ class Line(Protocol):
 
     def poll(self) -> bool:
         """Says whether an order has come."""
+
+
+def tell(line: Line, worker: TrialWorker, epoch: Epoch) -> None:
+    """Sends an epoch of a trial."""
+    line.send((worker.job.number, (epoch, worker.losses(epoch))))
+
+
+def tell_end(line: Line, worker: TrialWorker) -> None:
+    """Leaves the files of a trial that was not dropped as they should be, and says so."""
+    if worker.decision is None:
+        worker.save()
+        line.send((worker.job.number, (INTERRUPTED, "")))
+    else:
+        worker.finish()
+        line.send((worker.job.number, (worker.decision, worker.traceback)))
 
 
 class Desk:
@@ -97,7 +113,7 @@ class Desk:
         worker = TrialWorker(job, *settings)
         self._worker = worker
         for epoch in worker.epochs():
-            self._tell(worker, epoch)
+            tell(self._connection, worker, epoch)
             self._look()
             # Epochs of a checkpoint are told to the last, or what is said of the trial is wrong.
             stops = self._stopping and worker.decision is None and worker.is_last(epoch)
@@ -105,28 +121,16 @@ class Desk:
                 break
         self._look()
         if not self._dropped:
-            self._end(worker)
+            tell_end(self._connection, worker)
 
     def _train_together(self, order: Together) -> None:
         self._number, self._worker = order.jobs[0].number, None
         settings = (self._splits, self._rules, self._device, self._stops)
         for worker, epoch in CohortWorker(order.jobs, *settings).words():
             if epoch is None:
-                self._end(worker)
+                tell_end(self._connection, worker)
             else:
-                self._tell(worker, epoch)
-
-    def _tell(self, worker: TrialWorker, epoch: Epoch) -> None:
-        self._connection.send((worker.job.number, (epoch, worker.losses(epoch))))
-
-    def _end(self, worker: TrialWorker) -> None:
-        """Leaves the files of a trial that was not dropped as they should be, and says so."""
-        if worker.decision is None:
-            worker.save()
-            self._connection.send((worker.job.number, (_INTERRUPTED, "")))
-        else:
-            worker.finish()
-            self._connection.send((worker.job.number, (worker.decision, worker.traceback)))
+                tell(self._connection, worker, epoch)
 
     def _settle(self) -> None:
         """Leaves a dropped trial's files as they should be, and says so."""

@@ -23,6 +23,8 @@ from search.trial import Curve, Decision, Epoch, Outcome
 
 SHOWN = 10
 """How many of the best trials the table at the end shows."""
+OTHER_ROWS = 5
+"""Rows of a terminal that are not for workers: what stands below them, and a line above."""
 NARROW = 80
 """Columns below which a bar leaves out what it can do without."""
 UNITS = {"rmse": ", in the target's units", "mae": ", in the target's units"}
@@ -196,8 +198,11 @@ class Progress:
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        for worker in range(self._workers):
+        rows = min(self._workers, max(1, self._console.height - OTHER_ROWS))
+        for worker in range(rows):
             table.add_row(*self._row(worker))
+        if rows < self._workers:
+            table.add_row(f"and {self._workers - rows} more")
         best = "none yet" if self._best is None else f"{self._best:.4g}"
         line = (
             f"{self._done}/{self._total} {self.noun}  ·  best {self._goal.metric} {best}  ·  "

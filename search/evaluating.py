@@ -31,7 +31,6 @@ from search.retraining import Result, Retrainer, Retraining, read_result
 from search.running import Plan, Request, catch_signals, make_plan
 from search.storage import StoredStudy, Taken
 from search.surroundings import surroundings
-from search.trainers import LocalTrainers
 from search.trial import Curve, Decision, Epoch, Outcome
 from search.worker import TrialRules
 
@@ -194,9 +193,8 @@ def _retrain(
     code = None if plan.factory is None else plan.factory.source
     known = {one.index: read_result(one, code) for one in wanted}
     left = [one for one in wanted if known[one.index] is None]
-    workers = max(1, min(plan.workers, len(left)))
+    crew = plan.crew.at_most(len(left))
     trials = len({one.trial for one in wanted})
-    crew = f"{workers} worker{'s' if workers > 1 else ''} on {plan.device}"
     _say(
         console,
         f"Evaluation of {stored.config.name}: configurations {trials}, seeds "
@@ -209,8 +207,8 @@ def _retrain(
     rules = TrialRules(stored.goal, stopping.patience, stopping.divergence)
     with (
         catch_signals() as signals,
-        LocalTrainers(plan.splits, rules, workers, plan.device, plan.factory) as trainers,
-        RetrainingProgress(console, stored, len(wanted), len(results), workers) as progress,
+        crew.hire(plan.splits, rules, crew.workers, crew.device, plan.factory) as trainers,
+        RetrainingProgress(console, stored, len(wanted), len(results), crew.workers) as progress,
     ):
         found = Retrainer(
             trainers,

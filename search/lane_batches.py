@@ -4,19 +4,20 @@ Whatever is filled up counts for nothing: rows of no example have no loss and he
 steps after the end of a series are never looked at.
 
 Shapes: K networks, B rows of the filled minibatches, b of a network's own, T time, F features,
-H hidden units of the widened networks, h of a network's own, L layers, O outputs.
+H hidden units of the widened networks, h of a network's own, L layers, O outputs, M rows of all
+minibatches of an epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from search.cohorts import Shape
-from search.data.splits import IGNORED, Batch, Splits
+from search.data.splits import IGNORED, EpochPlan, Splits
 from search.recurrent import run_layer
 from search.space import HyperParams
 
@@ -24,99 +25,144 @@ WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Batches:
-    """The coming minibatch of every network, filled up to one shape.
+    """The minibatches of every network, one after another, filled up to one shape.
 
     Args:
         shape: Of the networks.
         splits: The data.
-        params: Of each network.
+        networks: K.
         like: Of the dtype and device of the weights.
+        dropped: Whether any network has dropout.
 
     Attributes:
-        inputs: (T, K, B, F) the coming minibatches; language: (T, K, B) indices.
-        targets: (K, B, O) for a forecast, else indices: (K, B), or (T, K, B) for language.
-        sizes: (K, 1) int64 how many of the B rows are a network's own.
         state: (S, L, K, B, H) the hidden state, for LSTM also the cell state, after the last
             batch; S is 1, or 2 for LSTM.
+        next: (K, 1) int64 which row of a network's epoch its coming minibatch begins with.
 
     These tensors stay where they are: what is new is written into them.
     """
 
     def __init__(
-        self, shape: Shape, splits: Splits, params: Sequence[HyperParams], like: Tensor
+        self, shape: Shape, splits: Splits, networks: int, like: Tensor, *, dropped: bool
     ) -> None:
-        self._shape, self._splits, self._params = shape, splits, params
-        count, rows, units, steps = len(params), shape.rows, shape.units, splits.train.steps
-        answers = (steps, count, rows) if splits.per_step else (count, rows)
-        numbers = like.new_zeros((), dtype=torch.int64)
-        if splits.per_step:
-            self.inputs = numbers.new_zeros(answers)
-        else:
-            self.inputs = like.new_zeros(steps, count, rows, splits.input_size)
-        if splits.task == "forecast":
-            self.targets = like.new_zeros(*answers, splits.output_size)
-        else:
-            self.targets = numbers.new_full(answers, IGNORED)
-        self.sizes = numbers.new_zeros(count, 1)
-        self._filled = [0] * count
-        self._last: Tensor | None = None
-        dropped = any(one.dropout > 0 for one in params)
-        between = (shape.layers - 1, steps, count, rows, units)
+        self._shape, self._splits = shape, splits
+        rows, units, steps = shape.rows, shape.units, splits.train.steps
+        # A text's last minibatch is filled up to as many rows as it has streams.
+        longest = splits.train.size + 2 * rows + 1
+        places = torch.zeros(networks, longest, dtype=torch.int64, device=like.device)
+        self._places, self._counts = places, torch.zeros_like(places)
+        self._rows, self._ends, self.next = (places.new_zeros(networks, 1) for _ in range(3))
+        between = (shape.layers - 1, steps, networks, rows, units)
         self._between = like.new_ones(between) if dropped and shape.layers > 1 else None
+        answers = (steps, networks, rows) if splits.per_step else (networks, rows)
         self._before_head = like.new_ones(*answers, units) if dropped else None
         kept = 2 if shape.cell == "lstm" else 1
-        self.state = like.new_zeros(kept, shape.layers, count, rows, units)
+        self.state = like.new_zeros(kept, shape.layers, networks, rows, units)
 
-    def fill(self, at: int, batch: Batch, random: torch.Generator) -> None:
-        """Takes a network's minibatch, and draws its dropout as `SequenceModel` would."""
-        size, steps = batch.inputs.shape[:2]
-        if size != self._filled[at]:  # To write a number takes as long as a small product.
-            self.sizes[at] = self._filled[at] = size
-        inputs, targets = self.inputs[:, at], self._of(self.targets, at)
-        if (steps, size) != inputs.shape[:2]:
-            inputs.zero_()
-            targets.fill_(0 if self._splits.task == "forecast" else IGNORED)
-        inputs[:steps, :size] = batch.inputs.transpose(0, 1)
-        if self._splits.per_step:
-            targets[:steps, :size] = batch.targets.t()
-        else:
-            targets[:size] = batch.targets
-        if batch.lengths is not None:
-            if self._last is None:
-                self._last = torch.zeros_like(self.targets)
-            self._last[at, :size] = batch.lengths - 1
-        if not batch.carries:
-            self.state[:, :, at].zero_()
-        if self._params[at].dropout > 0:
-            self._draw(at, steps, size, random)
+    @property
+    def drops(self) -> bool:
+        """True if networks may have dropout."""
+        return self._before_head is not None
+
+    def begin(self, at: int, plan: EpochPlan) -> None:
+        """Begins an epoch of a network."""
+        length = len(plan.places)
+        self._places[at, :length] = plan.places
+        self._counts[at, :length] = plan.counts
+        self._rows[at], self._ends[at], self.next[at] = plan.rows, length, 0
+        self.state[:, :, at].zero_()
+
+    def clear(self, at: int) -> None:
+        """Lets a network have no examples, and hence no gradient."""
+        self._ends[at] = 0
+
+    def adopt(self, at: int, other: Batches, place: int) -> None:
+        """Takes over a network that was at ``place`` among others, in the middle of its epoch."""
+        length = min(self._places.shape[1], other._places.shape[1])
+        for mine, theirs in (
+            (self._places[:, :length], other._places[:, :length]),
+            (self._counts[:, :length], other._counts[:, :length]),
+            (self._rows, other._rows),
+            (self._ends, other._ends),
+            (self.next, other.next),
+        ):
+            mine[at] = theirs[place]
+        rows, units = other.state.shape[3:]
+        self.state[:, :, at, :rows, :units] = other.state[:, :, place]
 
     def losses(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Returns (K,) the mean loss of every network's minibatch.
+        """Returns (K,) the mean loss of every network's minibatch, and goes on to the next.
 
         Args:
             weights: Of all networks by name, (K, ...) each, as `SequenceModel` names them.
         """
-        hidden = self._hidden(weights)
+        inputs, targets, counts = self._take()
+        hidden = self._hidden(weights, inputs, counts)
         weight, bias = weights["head.weight"], weights["head.bias"].unsqueeze(1)
         outputs = weight.shape[1]
         if outputs == 1:  # A product with a vector adds up otherwise for one network than for many.
             weight, bias = functional.pad(weight, (0, 0, 0, 1)), functional.pad(bias, (0, 1))
         answers = torch.baddbmm(bias, hidden, weight.transpose(1, 2))[..., :outputs]
-        targets = self.targets
         if self._splits.per_step:
             targets = targets.transpose(0, 1).flatten(1)
         losses = self._splits.losses(answers, targets)
         if targets.is_floating_point():
-            counts = torch.arange(targets.shape[1], device=losses.device) < self.sizes
-            counted = counts.unsqueeze(2).expand_as(losses)
+            counted = (counts > 0).unsqueeze(2).expand_as(losses)
         else:
             counted = targets != IGNORED
         summed = (losses * counted).flatten(1).sum(1)
         return summed / counted.flatten(1).sum(1).clamp(min=1)
 
-    def _hidden(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def draw(
+        self, at: int, size: tuple[int, int], params: HyperParams, random: torch.Generator
+    ) -> None:
+        """Draws the dropout of a network's coming minibatch as `SequenceModel` would, in its order.
+
+        Args:
+            at: The network's place.
+            size: Rows and steps of the minibatch.
+            params: Of the network.
+            random: Draws.
+        """
+        assert self._before_head is not None
+        like = self._before_head
+        (rows, steps), units, drop = size, params.hidden_units, params.dropout
+
+        def noise(empty: Tensor) -> Tensor:
+            return empty.bernoulli_(1 - drop, generator=random).div_(1 - drop)
+
+        for layer in range(self._shape.layers - 1):
+            assert self._between is not None
+            made = noise(like.new_empty(steps, rows, units))
+            self._between[layer, :steps, at, :rows, :units] = made
+        target = self._of(like, at)
+        if self._splits.per_step:
+            made = noise(like.new_empty(steps, rows, units).transpose(0, 1))
+            target[:steps, :rows, :units] = made.transpose(0, 1)
+        else:
+            target[:rows, :units] = noise(like.new_empty(rows, units))
+
+    def undraw(self, at: int) -> None:
+        """Lets nothing of a network be dropped."""
+        if self._between is not None:
+            self._between[:, :, at] = 1
+        if self._before_head is not None:
+            self._of(self._before_head, at).fill_(1)
+
+    def _take(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns inputs and targets of the coming minibatches, and how many steps count."""
+        at = torch.arange(self._shape.rows, device=self.next.device)
+        rows = self.next + at
+        real = (at < self._rows) & (rows < self._ends)
+        rows = torch.where(real, rows, 0)
+        places = self._places.gather(1, rows)
+        counts = torch.where(real, self._counts.gather(1, rows), 0)
+        self.next += self._rows
+        return *self._splits.train.cut(places, counts), counts
+
+    def _hidden(self, weights: Mapping[str, Tensor], inputs: Tensor, counts: Tensor) -> Tensor:
         """Returns what the heads see: (K, B, H), or (K, TB, H) if they answer at every step."""
-        steps, ends = self.inputs, []
+        steps, ends = inputs, []
         if self._splits.per_step:
             table = weights["embedding.weight"]
             first = torch.arange(len(table), device=table.device).view(-1, 1) * table.shape[1]
@@ -129,33 +175,14 @@ class Batches:
             ends.append(torch.stack([one.detach() for one in end]))
         if self._splits.per_step:
             self.state.copy_(torch.stack(ends, 1))
-        elif self._last is None:
+        elif self._splits.task == "forecast":
             steps = steps[-1]
         else:
-            steps = steps.gather(0, self._last[None, :, :, None].expand(1, *steps.shape[1:]))[0]
+            last = (counts - 1).clamp(min=0)
+            steps = steps.gather(0, last[None, :, :, None].expand(1, *steps.shape[1:]))[0]
         if self._before_head is not None:
             steps = steps * self._before_head
         return steps.transpose(0, 1).flatten(1, 2) if self._splits.per_step else steps
-
-    def _draw(self, at: int, steps: int, size: int, random: torch.Generator) -> None:
-        """Draws what `torch.nn.functional.dropout` would, in its order."""
-        units, drop = self._params[at].hidden_units, self._params[at].dropout
-        assert self._before_head is not None
-        dtype = self._before_head.dtype
-
-        def noise(empty: Tensor) -> Tensor:
-            return empty.bernoulli_(1 - drop, generator=random).div_(1 - drop)
-
-        for layer in range(self._shape.layers - 1):
-            assert self._between is not None
-            made = noise(torch.empty(steps, size, units, dtype=dtype))
-            self._between[layer, :steps, at, :size, :units] = made
-        target = self._of(self._before_head, at)
-        if self._splits.per_step:
-            made = noise(torch.empty(steps, size, units, dtype=dtype).transpose(0, 1))
-            target[:steps, :size, :units] = made.transpose(0, 1)
-        else:
-            target[:size, :units] = noise(torch.empty(size, units, dtype=dtype))
 
     def _of(self, answers: Tensor, at: int) -> Tensor:
         """Returns a network's part of what there is for every answer."""

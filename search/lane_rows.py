@@ -64,8 +64,8 @@ class Rows:
         for parts, weight in self._parts(run, rows):
             parts[0].copy_(weight.detach().view(parts[0].shape))
             state = run.optimizer.state.get(weight, {})
-            for part, memory in zip(parts[1:], MEMORIES[run.params.optimizer], strict=False):
-                if state.get(memory) is not None:
+            for part, memory in zip(parts[1:], MEMORIES[run.params.optimizer], strict=True):
+                if memory is not None and state.get(memory) is not None:
                     part.copy_(state[memory].view(part.shape))
         return rows
 
@@ -77,13 +77,23 @@ class Rows:
             weight.view(parts[0].shape).copy_(parts[0])
             state = {
                 memory: part.reshape(weight.shape).clone()
-                for memory, part in zip(MEMORIES[kind], parts[1:], strict=False)
+                for memory, part in zip(MEMORIES[kind], parts[1:], strict=True)
+                if memory is not None
             }
             if kind != "sgd":
                 # Of torch's optimizers only a fused one counts its steps where the weights are.
                 place = weight.device if kind == "adam" else None
                 state["step"] = torch.tensor(float(len(run.batch_losses)), device=place)
             run.optimizer.state[weight] = state
+
+    def move(self, rows: Tensor, run: Run, other: Rows) -> Tensor:
+        """Returns (1 + `MOST`, P) what a run's rows, laid out as here, are in another layout."""
+        moved = rows.new_zeros(1 + MOST, other.length)
+        pairs = zip(self._parts(run, rows), other._parts(run, moved), strict=True)
+        for (mine, _), (theirs, _) in pairs:
+            for part, target in zip(mine, theirs, strict=True):
+                target.copy_(part.reshape(target.shape))
+        return moved
 
     def _parts(self, run: Run, rows: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Yields each weight of a run and where it lies in each of (1 + `MOST`, P)."""

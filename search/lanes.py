@@ -3,7 +3,7 @@
 Every lane keeps its `Run`, which at the end of an epoch holds all that was trained: its state is
 its checkpoint, and it can go on in any other company, or leave. On one thread of a CPU a lane's
 numbers are the same to the last bit whatever lanes there are beside it, and equal up to rounding
-those that its run comes to alone by `Run.advance`.
+those that its run comes to alone by `Run.advance`. On a GPU they are equal up to rounding.
 
 Shapes: K lanes, B rows of a minibatch, H hidden, L layers, P numbers in a row.
 """
@@ -11,80 +11,79 @@ Shapes: K lanes, B rows of a minibatch, H hidden, L layers, P numbers in a row.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from search.cohorts import Shape
-from search.data.splits import Batch, Splits
+from search.cohorts import Shape, shape_of
+from search.data.splits import EpochPlan, Splits
 from search.lane_batches import Batches
 from search.lane_rows import Rows
 from search.lane_steps import LaneStep
 from search.models import SequenceModel
-from search.steps import MEMORIES, Settings
-from search.training import BatchJudge, Run
+from search.steps import MOST, Settings
+from search.training import FAULTS, BatchJudge, Run, failure
 from search.trial import Decision, Epoch
 
-KINDS = list(MEMORIES)
 
-
-@dataclass
+@dataclass(eq=False)
 class _Lane:
     """A run in training.
 
     Attributes:
         run: The run.
         judge: Judges its batches.
-        rate: Its learning rate.
-        rows: (1 + MOST, P) its weights and memories while it has no place among the others.
         random: Draws its dropout.
-        state: (S, L, B, H) its hidden states, likewise.
-        batches: The rest of its epoch, after `batch`.
-        batch: The coming one; None between epochs.
+        order: What drew the order of its epoch, as it was before.
+        plan: Its epoch's minibatches; None between epochs.
+        rate: Its learning rate.
         losses: Of the batches of its epoch so far.
         started: When its epoch began.
     """
 
     run: Run
     judge: BatchJudge
-    rate: float
-    rows: Tensor
     random: torch.Generator
-    state: Tensor | None = None
-    batches: Iterator[Batch] = field(default_factory=lambda: iter(()))
-    batch: Batch | None = None
+    order: Tensor
+    plan: EpochPlan | None = None
+    rate: float = 0.0
     losses: list[float] = field(default_factory=list)
     started: float = 0.0
 
-    def begin(self) -> None:
+    def begin(self) -> EpochPlan:
         """Begins an epoch."""
         self.started, self.losses = time.perf_counter(), []
         self.rate = self.run.set_learning_rate()
-        part = self.run.splits.train
-        self.batches = part.batches(self.run.params.batch_size, self.run.order)
-        self.batch = next(self.batches)
+        self.order = self.run.order.get_state()
+        self.plan = self.run.splits.train.plan(self.run.params.batch_size, self.run.order)
+        return self.plan
 
 
 class Lanes:
     """Runs of one shape, in training together.
 
     Args:
-        shape: Into which every run fits; see `search.cohorts`.
+        shape: Into which every run fits; see `search.cohorts`. If ``roomy``, of the first.
         splits: The data, on the device.
+        roomy: Lanes stay where they are when others come and go, places are left for those to
+            come, and the shape grows with whoever needs a larger one: so that what a GPU repeats
+            seldom has to be recorded anew. Else no lane is there that is not in training.
     """
 
-    def __init__(self, shape: Shape, splits: Splits) -> None:
-        self._shape, self._splits = shape, splits
-        self._lanes: list[_Lane] = []
-        self._rows: Rows
-        self._step: LaneStep
+    def __init__(self, shape: Shape, splits: Splits, *, roomy: bool = False) -> None:
+        self._shape, self._splits, self._roomy = shape, splits, roomy
+        self._lanes: list[_Lane | None] = []
+        self._step: LaneStep | None = None
+        self._found: Tensor | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     @property
     def runs(self) -> list[Run]:
         """The runs in training."""
-        return [lane.run for lane in self._lanes]
+        return [lane.run for _, lane in self._taken()]
 
     def join(self, run: Run, judge: BatchJudge) -> None:
         """Adds a run, between two of its epochs; the others go on where they are.
@@ -98,18 +97,49 @@ class Lanes:
         """
         if not isinstance(run.model, SequenceModel):
             raise ValueError("a network of the user's own cannot be trained beside others")
-        if not self._shape.holds(run.params):
-            raise ValueError(f"{run.params} cannot be trained as {self._shape}")
-        if not self._lanes:
-            self._rows = Rows(self._shape, run)
-        random = torch.Generator()
-        random.set_state(run.random["cpu"])
-        lane = _Lane(run, judge, run.params.learning_rate, self._rows.read(run), random)
-        self._arrange([*self._lanes, lane])
+        own = shape_of(run.params)
+        shape = self._shape.with_room_for(own) if self._roomy else self._shape
+        if not shape.holds(run.params):
+            raise ValueError(f"{run.params} cannot be trained as {shape}")
+        random = torch.Generator(run.device)
+        random.set_state(run.random[run.device.type])
+        lane = _Lane(run, judge, random, run.order.get_state())
+        with self._own_stream(run.device):
+            self._let_in(lane, shape)
+
+    def _let_in(self, lane: _Lane, shape: Shape) -> None:
+        """Gives a lane a place, if there is none by making some."""
+        drops = lane.run.params.dropout > 0
+        free = [at for at, other in enumerate(self._lanes) if other is None]
+        cramped = self._step is None or (drops and not self._step.batches.drops)
+        if cramped or not free or shape != self._shape:
+            self._arrange(shape, [*(one for _, one in self._taken()), lane], drops=drops)
+        else:
+            self._enter(self._running, free[0], lane)
+            self._lanes[free[0]] = lane
 
     def leave(self, run: Run) -> None:
         """Lets a run go, which can go on elsewhere if it is between two epochs."""
-        self._arrange([lane for lane in self._lanes if lane.run is not run])
+        with self._own_stream(run.device):
+            for at, lane in self._taken():
+                if lane.run is run:
+                    self._lanes[at] = None
+                    self._running.batches.clear(at)
+            if not self._roomy:
+                self._arrange(self._shape, [lane for _, lane in self._taken()])
+
+    def abandon(self) -> list[Run]:
+        """Lets all runs go, each as it was at the end of its last epoch."""
+        lanes = [lane for _, lane in self._taken()]
+        for lane in lanes:
+            ends = lane.run.epoch_ends
+            del lane.run.batch_losses[ends[-1] if ends else 0 :]
+            if lane.plan is not None:
+                lane.run.order.set_state(lane.order)
+        self._lanes = []
+        self._step = None
+        self._found = None
+        return [lane.run for lane in lanes]
 
     def advance(self) -> list[tuple[Run, Epoch | Decision]]:
         """Trains a batch of every run.
@@ -118,58 +148,119 @@ class Lanes:
             The runs that have come to the end of an epoch, with it; and those that have left,
             because their judge or their validation ended them, with the reason.
         """
-        for at, lane in enumerate(self._lanes):
-            if lane.batch is None:
-                lane.begin()
-                self._step.settings.rates[at] = lane.rate
-        decisions = self._train()
+        self.launch()
+        return self.collect()
+
+    def launch(self) -> None:
+        """Has a batch of every run trained; a GPU is at it when this returns."""
+        step = self._running
+        with self._own_stream():
+            for at, lane in self._taken():
+                if lane.plan is None:
+                    step.batches.begin(at, lane.begin())
+                    step.settings.rates[at] = lane.rate
+                params = lane.run.params
+                if params.dropout > 0:
+                    assert lane.plan is not None
+                    size = lane.plan.sizes[len(lane.losses)]
+                    step.batches.draw(at, size, params, lane.random)
+            self._found = step()
+
+    def collect(self) -> list[tuple[Run, Epoch | Decision]]:
+        """Waits for what was launched; returns as `advance`."""
+        with self._own_stream():
+            return self._collect()
+
+    def _collect(self) -> list[tuple[Run, Epoch | Decision]]:
+        assert self._found is not None
+        losses, norms = self._found.tolist()
+        self._found = None
         ends: list[tuple[Run, Epoch | Decision]] = []
-        stay = []
-        for at, (lane, decision) in enumerate(zip(self._lanes, decisions, strict=True)):
-            lane.batch = next(lane.batches, None)
-            result: Epoch | Decision | None = decision
-            if decision is None and lane.batch is None:
+        gone: list[Run] = []
+        for at, lane in self._taken():
+            lane.losses.append(losses[at])
+            lane.run.batch_losses.append(losses[at])
+            result: Epoch | Decision | None
+            result = lane.judge(losses[at], norms[at], len(lane.run.curve) + 1)
+            assert lane.plan is not None
+            if result is None and len(lane.losses) == len(lane.plan.sizes):
                 result = self._validate(at, lane)
             if result is not None:
                 ends.append((lane.run, result))
-            if not isinstance(result, Decision):
-                stay.append(lane)
-        if len(stay) < len(self._lanes):
-            self._arrange(stay)
+            if isinstance(result, Decision):
+                gone.append(lane.run)
+        for run in gone:
+            self.leave(run)
         return ends
 
+    @property
+    def _running(self) -> LaneStep:
+        """The step, which is there as soon as a run is."""
+        assert self._step is not None
+        return self._step
+
+    @contextmanager
+    def _own_stream(self, device: torch.device | None = None) -> Iterator[None]:
+        """Has a GPU do what follows beside what it does for other lanes, after what it does now."""
+        if device is not None and device.type == "cuda":
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            yield
+
+    def _taken(self) -> list[tuple[int, _Lane]]:
+        """Returns the lanes in training, with their places."""
+        return [(at, lane) for at, lane in enumerate(self._lanes) if lane is not None]
+
     def _validate(self, at: int, lane: _Lane) -> Epoch | Decision:
-        """Ends an epoch: the run gets back what was trained of it."""
-        self._rows.write(self._step.table[:, at], lane.run)
-        lane.run.random = {**lane.run.random, "cpu": lane.random.get_state()}
-        return lane.run.validate(lane.losses, lane.rate, lane.started)
+        """Ends an epoch: the run gets back what was trained of it.
 
-    def _arrange(self, lanes: list[_Lane]) -> None:
-        """Gives lanes their places, those of one optimizer side by side."""
-        for at, lane in enumerate(self._lanes):
-            lane.rows, lane.state = self._step.table[:, at], self._step.batches.state[:, :, at]
-        self._lanes = sorted(lanes, key=lambda lane: KINDS.index(lane.run.params.optimizer))
+        An exception is that run's own, since it has left the others' tensors.
+        """
+        lane.plan = None
+        step = self._running
+        step.rows.write(step.table[:, at], lane.run)
+        lane.run.random = {**lane.run.random, lane.run.device.type: lane.random.get_state()}
+        try:
+            return lane.run.validate(lane.losses, lane.rate, lane.started)
+        except torch.AcceleratorError:
+            raise
+        except FAULTS as error:
+            return failure(error)
+
+    def _arrange(self, shape: Shape, lanes: Sequence[_Lane], *, drops: bool = False) -> None:
+        """Makes places for lanes, and for as many again if roomy, and puts the lanes there."""
+        before, old = self._lanes, self._step
         if not lanes:
+            self._lanes, self._step = [], None
             return
-        table = torch.stack([lane.rows for lane in self._lanes], 1)
-        params = [lane.run.params for lane in self._lanes]
-        batches = Batches(self._shape, self._splits, params, table)
-        for at, lane in enumerate(self._lanes):
-            if lane.state is not None:
-                batches.state[:, :, at] = lane.state
-        rates = [lane.rate for lane in self._lanes]
-        made = [len(lane.run.batch_losses) for lane in self._lanes]
-        self._step = LaneStep(self._rows, table, batches, Settings(params, rates, made, table))
+        places = len(lanes)
+        if self._roomy:
+            places = 1 << (places - 1).bit_length()
+            drops = drops or (old is not None and old.batches.drops)
+        else:
+            drops = any(lane.run.params.dropout > 0 for lane in lanes)
+        rows = Rows(shape, lanes[0].run)
+        weight = next(lanes[0].run.model.parameters()).detach()
+        table = weight.new_zeros(1 + MOST, places, rows.length)
+        batches = Batches(shape, self._splits, places, table, dropped=drops)
+        step = LaneStep(rows, table, batches, Settings(places, table))
+        for at, lane in enumerate(lanes):
+            if lane in before:
+                assert old is not None
+                place = before.index(lane)
+                table[:, at] = old.rows.move(old.table[:, place], lane.run, rows)
+                step.settings.adopt(at, old.settings, place)
+                batches.adopt(at, old.batches, place)
+            else:
+                self._enter(step, at, lane)
+        # Not before: where memory is too small for more, the others go on as they are.
+        self._shape, self._step = shape, step
+        self._lanes = [*lanes, *[None] * (places - len(lanes))]
 
-    def _train(self) -> list[Decision | None]:
-        """Makes a step of every lane, and asks its judge whether it may go on."""
-        for at, lane in enumerate(self._lanes):
-            assert lane.batch is not None
-            self._step.batches.fill(at, lane.batch, lane.random)
-        losses, norms = self._step().tolist()
-        decisions = []
-        for lane, loss, norm in zip(self._lanes, losses, norms, strict=True):
-            lane.losses.append(loss)
-            lane.run.batch_losses.append(loss)
-            decisions.append(lane.judge(loss, norm, len(lane.run.curve) + 1))
-        return decisions
+    def _enter(self, step: LaneStep, at: int, lane: _Lane) -> None:
+        """Puts a run that is between two epochs in a place."""
+        step.table[:, at] = step.rows.read(lane.run)
+        step.settings.set(at, lane.run.params, lane.rate, len(lane.run.batch_losses))
+        step.batches.undraw(at)

@@ -10,6 +10,10 @@ TRAINER_BYTES = 300e6
 """Memory that a trainer takes before it has any data: mostly torch."""
 LARGEST_CREW = 16
 """Trainers that are started at most unless ``--workers`` asks for more."""
+LANES = 32
+"""Trials that train at once on a GPU unless ``--workers`` says how many."""
+MOST_LANES = 4096
+"""What is beyond this is a mistake: nothing was gained by more than a quarter of it."""
 
 
 def choose_device(wanted: str) -> str:
@@ -49,3 +53,14 @@ def choose_workers(wanted: int | None) -> int:
             f"machine's memory has room for {most}; it has {os.cpu_count()} cores"
         )
     return wanted
+
+
+def choose_lanes(wanted: int | None) -> int:
+    """Returns how many trials may train at once in a GPU's lanes.
+
+    Raises:
+        ConfigError: No GPU gains by so many.
+    """
+    if wanted is not None and wanted > MOST_LANES:
+        raise ConfigError(f"--workers {wanted}: a GPU trains at most {MOST_LANES} trials at once")
+    return wanted or LANES

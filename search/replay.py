@@ -27,7 +27,7 @@ from search.space import HyperParams, differences, ordered
 from search.stopping import Divergence, batch_judge
 from search.storage import StoredStudy, open_study
 from search.surroundings import surroundings
-from search.training import Run, is_out_of_memory, one_thread, out_of_memory
+from search.training import FAULTS, Run, failure, one_thread
 from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
 
 AT_END = (*INFEASIBLE, Outcome.FAILED)
@@ -205,11 +205,8 @@ def _train(
             result = run.advance(judge)
             if isinstance(result, Decision):
                 return _Again(run, result), notes
-    except (MemoryError, RuntimeError, ValueError, ArithmeticError) as error:
-        if is_out_of_memory(error):
-            return _Again(run, out_of_memory(error)), notes
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return _Again(run, Decision(Outcome.FAILED, said)), notes
+    except FAULTS as error:
+        return _Again(run, failure(error)), notes
     return _Again(run, None), notes
 
 

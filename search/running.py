@@ -18,14 +18,14 @@ from search.attachments import Attachments
 from search.changes import check_unchanged, note_source
 from search.config import StudyConfig, load_config, make_config
 from search.coordinator import Coordinator, Ending
-from search.crews import ClusterRequest, Crew, open_crew
+from search.crews import ClusterRequest, Crew, crew_here, open_crew
 from search.data import load_splits, settle
 from search.data.splits import Splits
 from search.database import Database
 from search.display import Progress
 from search.errors import ConfigError, StudyError, nearest
 from search.factories import Factory, trust_factory
-from search.machine import choose_device, choose_workers
+from search.machine import choose_device
 from search.network_checks import check_network
 from search.space import fit_to_data, starting_points
 from search.storage import (
@@ -113,17 +113,20 @@ class Plan:
         config: The configuration, fitted to the data.
         splits: The data.
         notes: What a person should know before it starts.
-        workers: How many trainers.
-        device: As torch writes it.
+        crew: The trainers.
         factory: Builds the networks, if they are the user's own.
     """
 
     config: StudyConfig
     splits: Splits
     notes: list[str]
-    workers: int
-    device: str
+    crew: Crew
     factory: Factory | None = None
+
+    @property
+    def device(self) -> str:
+        """What trials train on, as torch writes it."""
+        return self.crew.device
 
 
 def make_plan(
@@ -161,9 +164,9 @@ def make_plan(
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
-    workers = choose_workers(None if away else request.workers)
+    crew = crew_here(None if away else request.workers, device, factory)
     notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
-    return Plan(config, splits, notes, workers, device, factory)
+    return Plan(config, splits, notes, crew, factory)
 
 
 def _try_network(
@@ -187,10 +190,9 @@ def run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStu
         RequestError: The study in the storage is not the one asked for, or no cluster answers.
         RunError: Storage, disk or trainers failed; what was finished is safe.
     """
-    wanted, here = request.of_cluster, nullcontext(Crew(plan.workers, plan.device))
+    wanted, here = request.of_cluster, nullcontext(plan.crew)
     with here if wanted is None or _is_over(request, plan) else open_crew(wanted) as crew:
-        there = replace(plan, workers=crew.workers, device=crew.device)
-        return _run_study(request, there, crew, console)
+        return _run_study(request, replace(plan, crew=crew), console)
 
 
 def _is_over(request: Request, plan: Plan) -> bool:
@@ -203,9 +205,7 @@ def _is_over(request: Request, plan: Plan) -> bool:
     return request.fork is None and all(over) and len(over) >= plan.config.budget.trials
 
 
-def _run_study(
-    request: Request, plan: Plan, crew: Crew, console: Console
-) -> tuple[StoredStudy, Ending]:
+def _run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStudy, Ending]:
     database = Database(request.storage, create=request.fork is None)
     stored = _open_or_create(database, request, plan)
     changed = note_source(stored, plan.factory)
@@ -214,16 +214,16 @@ def _run_study(
         changed.append(f"the study has {total} trials already, more than the {asked} of its budget")
     plan = replace(plan, notes=[*plan.notes, *changed])
     left = total - sum(trial.state.is_finished() for trial in stored.trials())
-    plan = replace(plan, workers=max(1, min(plan.workers, left)))
+    crew = plan.crew.at_most(left)
     given = plan.config.budget.timeout if request.timeout is None else request.timeout
     timeout = None if given == float("inf") else given
-    _greet(console, stored, plan, total, crew.place)
+    _greet(console, stored, plan, total, crew)
     rules = TrialRules(stored.goal, plan.config.stopping.patience, plan.config.stopping.divergence)
     # Leaving the block ends the trainers, whatever happens: they heed no signal.
     with (
         catch_signals() as signals,
-        crew.hire(plan.splits, rules, plan.workers, plan.device, plan.factory) as trainers,
-        Progress(console, stored, total, plan.workers, timeout) as progress,
+        crew.hire(plan.splits, rules, crew.workers, crew.device, plan.factory) as trainers,
+        Progress(console, stored, total, crew.workers, timeout) as progress,
     ):
         ending = Coordinator(
             stored,
@@ -232,7 +232,7 @@ def _run_study(
             total,
             timeout,
             lambda: signals.count > 0,
-            surroundings("cpu" if crew.place else plan.device, plan.factory),
+            surroundings("cpu" if crew.place else crew.device, plan.factory),
             Attachments(stored, progress.say),
         ).run()
     return stored, ending
@@ -254,7 +254,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "notes": plan.notes or ["none"],
         "baselines": baselines,
         "first trials": first,
-        "run": [f"{plan.config.budget.trials} trials, {plan.workers} workers on {plan.device}"],
+        "run": [f"{plan.config.budget.trials} trials, {plan.crew}"],
         "fingerprint": plan.splits.fingerprint,
     }
 
@@ -354,7 +354,7 @@ def _attributes(plan: Plan) -> dict[str, object]:
     }
 
 
-def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int, place: str) -> None:
+def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int, crew: Crew) -> None:
     trials = stored.trials()
     finished = sum(trial.state.is_finished() for trial in trials)
     verb = "resumed" if trials else "new"
@@ -364,7 +364,6 @@ def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int, place:
             f"new, with {fork['taken']} of the {fork['of']} trials of '{fork['study']}'; the "
             "others do not fit its space, failed, or are unfinished"
         )
-    crew = f"{plan.workers} worker{'s' if plan.workers > 1 else ''} on {plan.device}{place}"
     lines = [
         f"Study {stored.config.name} ({verb}): {finished} of {total} trials done, {crew}",
         f"Storage {stored.database}",

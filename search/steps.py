@@ -1,7 +1,8 @@
 """The steps of torch.optim's optimizers for K networks at once, each with settings of its own.
 
-A network is a row of P numbers, and so are its gradient and what its optimizer remembers; the rows
-of one kind of optimizer lie together. What a row becomes depends on that row alone.
+A network is a row of P numbers, and so are its gradient and what its optimizer remembers. All
+optimizers are one formula, whose constants are a network's own, so that no row needs a place among
+its like. What a row becomes depends on that row alone.
 
 Shapes: K networks, P weights of each, with padding.
 """
@@ -9,7 +10,7 @@ Shapes: K networks, P weights of each, with padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -18,59 +19,97 @@ from torch import Tensor
 from search.space import HyperParams
 from search.training import MOMENTUM
 
-MEMORIES: dict[str, tuple[str, ...]] = {
+MEMORIES: dict[str, tuple[str | None, str | None]] = {
     "adam": ("exp_avg", "exp_avg_sq"),
-    "sgd": ("momentum_buffer",),
-    "rmsprop": ("square_avg",),
-    "adagrad": ("sum",),
+    "sgd": ("momentum_buffer", None),
+    "rmsprop": (None, "square_avg"),
+    "adagrad": (None, "sum"),
 }
-"""What torch's optimizers remember of a weight, as they name it, by our optimizers' names."""
+"""What torch's optimizers remember of a weight, as they name it, by our names of optimizers: a mean
+of gradients, and one of their squares."""
 MOST = 2
 """No optimizer remembers more of a weight than this."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """An optimizer: w' = w - rate m / c / (sqrt(v) / d + tiny), with bias corrections c and d.
+
+    Attributes:
+        mean: What is kept of the mean m, and what of the gradient comes to it.
+        square: What is kept of the mean square v, and what of the gradient's square comes to it.
+        tiny: What is added to the root.
+        corrected: Whether c and d are other than 1.
+    """
+
+    mean: tuple[float, float]
+    square: tuple[float, float]
+    tiny: float
+    corrected: bool = False
+
+
 BETAS = 0.9, 0.999
-ALPHA = 0.99
-"""Of RMSprop, as torch has it; Adam's betas and what is added to roots likewise."""
-TINY, TINIEST = 1e-8, 1e-10
-"""What is added to roots: by Adam and RMSprop; by Adagrad."""
+KINDS = {
+    # Kingma and Ba 2015, both moments' biases corrected.
+    "adam": _Kind((BETAS[0], 1 - BETAS[0]), (BETAS[1], 1 - BETAS[1]), 1e-8, corrected=True),
+    # Gradient descent with momentum; the root of nothing, and 1, divide nothing.
+    "sgd": _Kind((MOMENTUM, 1.0), (0.0, 0.0), 1.0),
+    # Tieleman and Hinton 2012, lecture 6.5.
+    "rmsprop": _Kind((0.0, 1.0), (0.99, 1 - 0.99), 1e-8),
+    # Duchi, Hazan and Singer 2011.
+    "adagrad": _Kind((0.0, 1.0), (1.0, 1.0), 1e-10),
+}
+"""The optimizers of `search.training`, with torch's constants."""
 
 
 class Settings:
-    """How K networks are trained: tensors, so that a step asks nothing of Python.
+    """How each of K networks is trained: tensors, so that a step asks nothing of Python.
 
     Args:
-        params: Of each network; those of one optimizer side by side.
-        rates: Their learning rates.
-        steps: How many steps each has made.
+        networks: K; none has settings yet.
         like: Of the dtype and device of the weights.
 
     Attributes:
-        rates: (K, 1) float64 the learning rates, changed in place where they decay.
+        rates: (K, 1) float64 the learning rates.
         steps: (K, 1) int64 how many steps have been made.
-        weight_decays: (K, 1) what times the weights is added to gradients; None: nothing is.
-        limits: (K, 1) the norms that gradients are shortened to; None: none is.
-        places: Which rows have an optimizer, by its name in `MEMORIES`.
-        corrections: What Adam's moments are divided by, by the number of steps.
     """
 
-    def __init__(
-        self,
-        params: Sequence[HyperParams],
-        rates: Sequence[float],
-        steps: Sequence[int],
-        like: Tensor,
-    ) -> None:
-        def column(values: Sequence[float], dtype: torch.dtype = like.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=like.device).unsqueeze(1)
-
-        self.rates, self.steps = column(rates, torch.float64), column(steps, torch.int64)
-        decays = [one.weight_decay for one in params]
-        self.weight_decays = column(decays) if any(decays) else None
-        limits = [one.gradient_clipping or math.inf for one in params]
-        self.limits = column(limits) if min(limits) < math.inf else None
-        kinds = [one.optimizer for one in params]
+    def __init__(self, networks: int, like: Tensor) -> None:
+        self.rates = like.new_zeros(networks, 1, dtype=torch.float64)
+        self.steps = like.new_zeros(networks, 1, dtype=torch.int64)
+        # Weight decay, limit of the norm, then what `_Kind` has: all of one network in a column.
+        self._columns = like.new_zeros(len(_COLUMNS), networks, 1)
+        self.corrected = like.new_zeros(networks, 1, dtype=torch.bool)
         self.corrections = _corrections(like.device)
-        firsts = {kind: kinds.index(kind) for kind in kinds}
-        self.places = {kind: slice(at, at + kinds.count(kind)) for kind, at in firsts.items()}
+        self._columns[-1] = 1.0
+
+    def set(self, at: int, params: HyperParams, rate: float, steps: int) -> None:
+        """Takes a network that has made so many steps.
+
+        Args:
+            at: Its place.
+            params: How it is trained.
+            rate: Its learning rate.
+            steps: How many steps it has made.
+        """
+        kind = KINDS[params.optimizer]
+        limit = params.gradient_clipping or math.inf
+        values = (params.weight_decay, limit, *kind.mean, *kind.square, kind.tiny)
+        self._columns[:, at, 0] = self._columns.new_tensor(values)
+        self.rates[at], self.steps[at], self.corrected[at] = rate, steps, kind.corrected
+
+    def adopt(self, at: int, other: Settings, place: int) -> None:
+        """Takes over the settings of a network that was at ``place`` among others."""
+        self._columns[:, at] = other._columns[:, place]
+        self.rates[at], self.steps[at] = other.rates[place], other.steps[place]
+        self.corrected[at] = other.corrected[place]
+
+    def column(self, name: str) -> Tensor:
+        """Returns (K, 1) one of `_COLUMNS`."""
+        return self._columns[_COLUMNS.index(name)]
+
+
+_COLUMNS = ("decay", "limit", "mean", "mean_gain", "square", "square_gain", "tiny")
 
 
 def clip(gradients: Tensor, norms: Tensor, settings: Settings) -> None:
@@ -81,68 +120,31 @@ def clip(gradients: Tensor, norms: Tensor, settings: Settings) -> None:
         norms: (K,) their norms.
         settings: Of the networks.
     """
-    if settings.limits is not None:
-        gradients.mul_((settings.limits / (norms.unsqueeze(1) + 1e-6)).clamp_(max=1.0))
+    limits = settings.column("limit") / (norms.unsqueeze(1) + 1e-6)
+    gradients.mul_(limits.clamp_(max=1.0))
 
 
-def step(
-    weights: Tensor, gradients: Tensor, memories: Sequence[Tensor], settings: Settings
-) -> None:
+def step(weights: Tensor, gradients: Tensor, memories: Tensor, settings: Settings) -> None:
     """Makes a step of every network.
 
     Args:
         weights: (K, P), changed in place.
         gradients: (K, P), used up.
-        memories: `MOST` of (K, P), 0 before the first step, changed in place.
+        memories: (`MOST`, K, P), 0 before the first step, changed in place.
         settings: Of the networks; counts their steps.
     """
-    if settings.weight_decays is not None:
-        gradients.addcmul_(weights, settings.weight_decays)
-    settings.steps.add_(1)
-    for kind, rows in settings.places.items():
-        kept = [memory[rows] for memory in memories]
-        _STEPS[kind](weights[rows], gradients[rows], kept, settings, rows)
-
-
-def _adam(
-    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Settings, rows: slice
-) -> None:
-    """Kingma and Ba 2015, with both moments' biases corrected."""
     mean, square = memories
-    one, two = BETAS
-    mean.lerp_(g, 1 - one)
-    square.mul_(two).addcmul_(g, g, value=1 - two)
+    column = settings.column
+    gradients.addcmul_(weights, column("decay"))
+    settings.steps.add_(1)
     biases, roots = settings.corrections
-    steps = settings.steps[rows].clamp(max=len(biases) - 1)
-    rates = (settings.rates[rows] / biases[steps]).to(g.dtype)
-    weights.sub_((mean * rates).div_(square.sqrt().div_(roots[steps].to(g.dtype)).add_(TINY)))
-
-
-def _sgd(
-    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Settings, rows: slice
-) -> None:
-    """Gradient descent with momentum."""
-    velocity = memories[0].mul_(MOMENTUM).add_(g)
-    weights.sub_(velocity * settings.rates[rows].to(g.dtype))
-
-
-def _rmsprop(
-    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Settings, rows: slice
-) -> None:
-    """Tieleman and Hinton 2012, lecture 6.5."""
-    square = memories[0].mul_(ALPHA).addcmul_(g, g, value=1 - ALPHA)
-    weights.sub_((g * settings.rates[rows].to(g.dtype)).div_(square.sqrt().add_(TINY)))
-
-
-def _adagrad(
-    weights: Tensor, g: Tensor, memories: list[Tensor], settings: Settings, rows: slice
-) -> None:
-    """Duchi, Hazan and Singer 2011."""
-    total = memories[0].addcmul_(g, g)
-    weights.sub_((g * settings.rates[rows].to(g.dtype)).div_(total.sqrt().add_(TINIEST)))
-
-
-_STEPS = {"adam": _adam, "sgd": _sgd, "rmsprop": _rmsprop, "adagrad": _adagrad}
+    last = len(biases) - 1
+    steps = torch.where(settings.corrected, settings.steps.clamp(max=last), last)
+    rates = (settings.rates / biases[steps]).to(gradients.dtype)
+    mean.mul_(column("mean")).addcmul_(gradients, column("mean_gain"))
+    square.mul_(column("square")).addcmul_(gradients.square(), column("square_gain"))
+    divisors = square.sqrt().div_(roots[steps].to(gradients.dtype)).add_(column("tiny"))
+    weights.sub_((mean * rates).div_(divisors))
 
 
 @cache

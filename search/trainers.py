@@ -8,10 +8,7 @@ trainers promise is `Trainers`; each trainer sits at a `Desk`, wherever that sta
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import pickle
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +16,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import torch
-
 from search.cohorts import gains_in_lanes
 from search.data.splits import Splits
-from search.desk import Desk, Drop, Order, Stop, Together
-from search.errors import FactoryError, TrainerError
-from search.factories import Factory, ordinary_path
-from search.processes import context, signals_blocked
+from search.desk import Drop, Order, Stop, Together
+from search.factories import Factory
 from search.space import HyperParams
+from search.trainer_process import Setup, start_process
 from search.trial import Decision, Epoch
 from search.worker import Job, TrialRules
 
@@ -224,10 +218,9 @@ class LocalTrainers(Trainers):
         device: str,
         factory: Factory | None = None,
     ) -> None:
-        self._context = context()
         # Plain pickle copies the tensors; torch's own way would need /dev/shm, which is small in
         # containers.
-        self._setup = (pickle.dumps(splits), rules, device, factory)
+        self._setup = Setup(pickle.dumps(splits), rules, device, factory)
         self._sizes = (splits.train.steps, splits.output_size)
         self._stopping = False
         self._workers: list[_Process] = []
@@ -240,8 +233,8 @@ class LocalTrainers(Trainers):
 
     def in_lanes(self, params: HyperParams) -> bool:
         """Says whether a trial can be trained by `start_together` here, and gains by it."""
-        _, _, device, factory = self._setup
-        return device == "cpu" and factory is None and gains_in_lanes(params, *self._sizes)
+        plain = self._setup.device == "cpu" and self._setup.factory is None
+        return plain and gains_in_lanes(params, *self._sizes)
 
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""
@@ -292,46 +285,5 @@ class LocalTrainers(Trainers):
             self._workers[index].connection.send(order)
 
     def _start(self) -> _Process:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_trainer_main, args=(theirs,), daemon=True, name="trainer"
-        )
-        try:
-            # The mask is inherited, so a Ctrl-C while the child comes to life cannot end it.
-            with signals_blocked(), ordinary_path():
-                process.start()
-        except (OSError, EOFError) as error:
-            raise TrainerError(f"a trainer could not be started: {error}") from error
-        theirs.close()
-        # Not as an argument: a child whose coordinator is killed while it writes these would print
-        # a traceback before anything of ours runs.
-        with contextlib.suppress(ConnectionError):
-            ours.send(self._setup)
-        return _Process(process=process, connection=ours)
-
-
-def _trainer_main(connection: Connection) -> None:
-    """Runs in the trainer's process until the coordinator says stop or is gone."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    try:
-        splits, rules, device, factory = connection.recv()
-    except (EOFError, OSError):  # The coordinator is gone, maybe in the middle of its word.
-        return
-    target = torch.device(device)
-    data: Splits = pickle.loads(splits).to(target)
-    with contextlib.suppress(EOFError, ConnectionError):
-        try:
-            if factory is not None:
-                factory.import_here()
-        except FactoryError as error:
-            connection.send((-1, str(error)))
-            return
-        Desk(connection, data, rules, target, factory).serve()
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+        process, connection = start_process(self._setup)
+        return _Process(process=process, connection=connection)

@@ -37,6 +37,9 @@ other kernels (measured with MKL: of fewer than 16), whose sums differ in the la
 EVALUATION_STREAMS = 16
 """Parallel streams that a text is cut into for validation."""
 
+FAULTS = (MemoryError, RuntimeError, ValueError, ArithmeticError)
+"""What training itself can raise; such an exception ends the trial, and not the trainer."""
+
 BatchJudge = Callable[[float, float, int], Decision | None]
 """Judges a batch by its loss, the norm of its gradient and its epoch, from 1; returns why to stop,
 or None."""
@@ -236,7 +239,10 @@ def outputs_of(model: Network, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
         Outputs and targets of each batch; shapes as in `Splits.loss`.
     """
     state: Any = None
-    model = (widened(model) if isinstance(model, SequenceModel) else model).eval()
+    # On a GPU bits are not promised.
+    if isinstance(model, SequenceModel) and model.head.weight.device.type == "cpu":
+        model = widened(model)
+    model = model.eval()
     for batch in part.batches(EVALUATION_STREAMS if model.per_step else EVALUATION_BATCH, None):
         if model.per_step:
             outputs, state = model(batch.inputs, None, state if batch.carries else None)
@@ -319,6 +325,13 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return "DefaultCPUAllocator" in text or "not enough memory" in text
+
+
+def failure(error: BaseException) -> Decision:
+    """Returns the end of a trial that met one of `FAULTS`."""
+    if is_out_of_memory(error):
+        return out_of_memory(error)
+    return Decision(Outcome.FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def out_of_memory(error: BaseException) -> Decision:

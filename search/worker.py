@@ -26,7 +26,7 @@ from search.data.splits import Splits
 from search.factories import Factory
 from search.space import HyperParams
 from search.stopping import Divergence, batch_judge, out_of_patience
-from search.training import BatchJudge, Run, is_out_of_memory, out_of_memory
+from search.training import FAULTS, BatchJudge, Run, failure
 from search.trial import Decision, Epoch, Goal, Outcome
 
 CHECKPOINT_SECONDS = 1.0
@@ -35,9 +35,6 @@ take a hundredth of a second, and what is redone after a kill comes out the same
 
 Interruption = Callable[[], Decision | None]
 """Asked after every batch; a decision ends the epoch at once."""
-
-FAULTS = (MemoryError, RuntimeError, ValueError, ArithmeticError)
-"""What training itself can raise; such an exception ends the trial, and not the trainer."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +147,9 @@ class TrialWorker:
 
     def blame(self, error: BaseException) -> None:
         """Ends the trial by an exception, while that is handled."""
-        if is_out_of_memory(error):
-            self.decision = out_of_memory(error)
-            return
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        self.decision, self.traceback = Decision(Outcome.FAILED, said), traceback.format_exc()
+        self.decision = failure(error)
+        if self.decision.outcome is Outcome.FAILED:
+            self.traceback = traceback.format_exc()
 
     def losses(self, epoch: Epoch) -> tuple[float, ...]:
         """Returns the training loss of every batch of an epoch that `epochs` has yielded."""

@@ -18,10 +18,10 @@ from search.config import ClassifyData
 from search.data import classification
 from search.data.classification import (
     ClassifySplits,
-    SeriesPart,
     load_classification,
     nearest_series,
 )
+from search.data.series import SeriesPart
 from search.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")

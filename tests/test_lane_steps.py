@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.gpu_ways import lane_step
-from search.data.splits import Splits
+from search.cohorts import shape_of
+from search.data.splits import EpochPlan, Splits
 from search.dimensions import CELLS
+from search.lane_batches import Batches
+from search.lane_rows import Rows
 from search.lane_steps import LaneStep
 from search.steps import MEMORIES, Settings, step
 from search.training import Run, make_optimizer, one_thread
 
-CPU = torch.device("cpu")
 FROM_THE_PROCESSOR = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
 TO_THE_PROCESSOR = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
 
@@ -72,23 +73,34 @@ def four_runs(splits: Splits, cell: str) -> list[Run]:
 
 
 def prepared(splits: Splits, cell: str) -> tuple[LaneStep, Callable[[int], None]]:
-    """Returns a step of the four, and what fills in their minibatches and rates before each."""
+    """Returns a step of the four, and what sets minibatches, dropout and rates before each."""
     runs = four_runs(splits, cell)
-    train = lane_step(runs, splits, CPU)
+    shape = shape_of(runs[0].params)
+    rows = Rows(shape, runs[0])
+    table = torch.stack([rows.read(run) for run in runs], 1)
+    settings = Settings(len(runs), table)
+    train = LaneStep(rows, table, Batches(shape, splits, 4, table, dropped=True), settings)
     random = [torch.Generator().manual_seed(at) for at in range(len(runs))]
     coming = [_endless(run) for run in runs]
+    for at, run in enumerate(runs):
+        settings.set(at, run.params, run.params.learning_rate, 0)
 
     def fill(number: int) -> None:
-        for at, batches in enumerate(coming):
-            train.batches.fill(at, next(batches), random[at])
+        for at, run in enumerate(runs):
+            plan, batch = next(coming[at])
+            if batch == 0:
+                train.batches.begin(at, plan)
+            if run.params.dropout > 0:
+                train.batches.draw(at, plan.sizes[batch], run.params, random[at])
         train.settings.rates.mul_(0.5 if number % 5 == 4 else 1.0)
 
     return train, fill
 
 
-def _endless(run: Run) -> Iterator[Any]:
+def _endless(run: Run) -> Iterator[tuple[EpochPlan, int]]:
     while True:
-        yield from run.splits.train.batches(run.params.batch_size, run.order)
+        plan = run.splits.train.plan(run.params.batch_size, run.order)
+        yield from ((plan, batch) for batch in range(len(plan.sizes)))
 
 
 @pytest.mark.parametrize("task", [sine, series, text], ids=["sine", "series", "text"])
@@ -127,14 +139,16 @@ def test_a_step_after_any_number(optimizer: str, made: int) -> None:
     params = hyper(optimizer=optimizer, learning_rate=0.03, weight_decay=0.01)
     torchs = make_optimizer(params, module)
     weight = module.weight
-    kept = {name: torch.rand(1, 7, dtype=torch.float64) for name in MEMORIES[optimizer]}
-    state: dict[str, Tensor] = {name: one.clone() for name, one in kept.items()}
+    memories = torch.rand(2, 1, 7, dtype=torch.float64)
+    kept = zip(MEMORIES[optimizer], memories, strict=True)
+    state: dict[str, Tensor] = {name: one.clone() for name, one in kept if name is not None}
     if optimizer != "sgd":
         state["step"] = torch.tensor(float(made))
     torchs.state[weight] = state
     weight.grad = torch.rand(1, 7, dtype=torch.float64)
     ours, gradient = weight.detach().clone(), weight.grad.clone()
-    memories: Sequence[Tensor] = [*kept.values(), torch.zeros(1, 7, dtype=torch.float64)][:2]
-    step(ours, gradient, memories, Settings([params], [params.learning_rate], [made], ours))
+    settings = Settings(1, ours)
+    settings.set(0, params, params.learning_rate, made)
+    step(ours, gradient, memories, settings)
     torchs.step()
     torch.testing.assert_close(ours, weight.detach(), rtol=1e-12, atol=1e-12)

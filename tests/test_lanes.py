@@ -155,13 +155,79 @@ def test_a_shape_of_the_largest() -> None:
         assert_close(run.batch_losses, theirs.batch_losses)
 
 
+GROWING: list[dict[str, Any]] = [
+    {"hidden_units": 16, "batch_size": 7, "optimizer": "adam", "weight_decay": 0.1},
+    {"hidden_units": 5, "batch_size": 13, "optimizer": "sgd"},
+    {"hidden_units": 32, "batch_size": 40, "dropout": 0.3, "optimizer": "rmsprop"},
+    {"hidden_units": 9, "batch_size": 11, "dropout": 0.2, "optimizer": "adagrad"},
+    {"hidden_units": 48, "batch_size": 64, "optimizer": "adam", "gradient_clipping": 0.1},
+    {"hidden_units": 16, "batch_size": 20, "optimizer": "sgd", "dropout": 0.1},
+]
+"""Some fill their shape, some do not; most need more room than those before."""
+
+
 @tasks
 @cells
-def test_the_same_bits_in_any_company(task: Task, cell: str) -> None:
+@pytest.mark.usefixtures("double_precision")
+def test_roomy_lanes_grow_and_are_taken_again(task: Task, cell: str) -> None:
+    """Whoever comes, in the middle of others' epochs and to the place of one who left, is torch's.
+
+    The lanes grow by more runs, units, rows and the first dropout, with all that others remember.
+    """
+    splits = doubled(task())
+    shared: dict[str, Any] = {"cell": cell, "hidden_layers": 2, "epochs": 4}
+    runs, torchs = (
+        [start(splits, seed, **shared | own) for seed, own in enumerate(GROWING)] for _ in range(2)
+    )
+    lanes = Lanes(shape_of(runs[0].params), splits, roomy=True)
+    waiting = list(runs)
+    lanes.join(waiting.pop(0), unjudged)
+    while lanes.runs:
+        for run, result in lanes.advance():
+            assert isinstance(result, Epoch)
+            if len(run.curve) == 4:
+                lanes.leave(run)
+        if waiting and (len(waiting) > 2 or len(lanes.runs) < 2):
+            lanes.join(waiting.pop(0), unjudged)
+    assert waiting == []
+    for run, theirs in zip(runs, torchs, strict=True):
+        train(theirs, 4)
+        assert_close(run.batch_losses, theirs.batch_losses)
+        assert_close(dict(run.model.state_dict()), dict(theirs.model.state_dict()))
+
+
+@tasks
+def test_abandoned_lanes_leave_what_the_last_epochs_ended_with(task: Task) -> None:
+    """Whoever is let go in the middle of an epoch goes on, in other lanes, as if nothing was."""
+    splits = task()
+    runs = mixed(splits, "gru")
+    lanes = Lanes(shape_of(runs[0].params), splits, roomy=True)
+    for run in runs:
+        lanes.join(run, unjudged)
+    for _ in range(2 + max(runs[4].splits.train.size // run.params.batch_size for run in runs)):
+        for run, _ in lanes.advance():
+            if len(run.curve) == run.params.epochs:
+                lanes.leave(run)
+    left = lanes.runs
+    assert len(left) > 2
+    assert set(lanes.abandon()) == set(left)
+    assert lanes.runs == []
+    for run in left:
+        assert len(run.batch_losses) == (run.epoch_ends or [0])[-1]
+        lanes.join(run, unjudged)
+    finish(lanes)
+    for run, single in zip(runs, mixed(splits, "gru"), strict=True):
+        assert_same_bits(run, alone(single))
+
+
+@pytest.mark.parametrize("roomy", [False, True])
+@tasks
+@cells
+def test_the_same_bits_in_any_company(task: Task, cell: str, roomy: bool) -> None:
     """A run beside others, who come and go in the middle of its epochs, is the run alone."""
     splits = task()
     runs = mixed(splits, cell)
-    lanes = Lanes(shape_of(runs[0].params), splits)
+    lanes = Lanes(shape_of(runs[0].params), splits, roomy=roomy)
     lanes.join(runs[0], unjudged)
     for run in runs[1:4]:
         lanes.advance()  # so that all are at different batches

@@ -12,7 +12,7 @@ from networks import hyper, series, sine, text, train
 from networks import start as start_run
 from torch import Tensor, nn
 
-from search.data.classification import SeriesPart
+from search.data.series import SeriesPart
 from search.dimensions import CELLS
 from search.models import SequenceModel, build, detach, widened
 from search.recurrent import State

@@ -95,6 +95,8 @@ class TrainersConformance:
     exit_code: int | None = None
     """What is known of the end of a trainer that was killed with -9."""
 
+    train_here = staticmethod(train_here)
+
     @pytest.fixture
     def trainers(self, shared: list[Trainers], hire: Make) -> Trainers:
         """The shared ones, or new ones if the test before has failed to leave them free."""
@@ -119,7 +121,7 @@ class TrainersConformance:
         one = job(tmp_path)
         trainers.start(trainers.free()[0], one)
         events = until_end(trainers)
-        expected = train_here(one, splits, 3)
+        expected = self.train_here(one, splits, 3)
         assert epochs_in(events) == [replace(e, seconds=0.0) for e in expected.curve.epochs]
         ended = events[-1]
         assert isinstance(ended, TrialEnded)
@@ -144,7 +146,7 @@ class TrainersConformance:
             one = job(tmp_path, number)
             trainers.start(worker, one)
             losses = [epoch.figures for epoch in epochs_in(until_end(trainers), number)]
-            assert losses == [e.figures for e in train_here(one, splits, 3).curve.epochs]
+            assert losses == [e.figures for e in self.train_here(one, splits, 3).curve.epochs]
 
     def test_dropped_trial_is_silent(self, trainers: Trainers, tmp_path: Path) -> None:
         """After drop() the worker takes the next trial and nothing more of the old one arrives."""
@@ -170,7 +172,7 @@ class TrainersConformance:
         trainers.drop(0, 2)
         collect(trainers, lambda _: trainers.busy() == [], "the files to be settled")
         assert [file.name for file in one.folder.iterdir()] == [LOSSES]
-        assert saved_losses(one.folder) == losses_here(one, splits, 2)
+        assert saved_losses(one.folder) == self.losses_here(one, splits, 2)
 
     def test_drop_that_crosses_the_end(
         self, trainers: Trainers, splits: Splits, tmp_path: Path
@@ -183,7 +185,7 @@ class TrainersConformance:
         events = collect(trainers, lambda _: trainers.busy() == [], "the files to be settled")
         assert events == []
         assert [file.name for file in one.folder.iterdir()] == [LOSSES]
-        assert saved_losses(one.folder) == losses_here(one, splits, 2)
+        assert saved_losses(one.folder) == self.losses_here(one, splits, 2)
 
     def test_abandoned_trial_keeps_its_files(self, trainers: Trainers, tmp_path: Path) -> None:
         """abandon() frees the worker and touches nothing: the files are another's by now."""
@@ -220,12 +222,12 @@ class TrainersConformance:
         others = make()
         others.start(others.free()[0], again)
         after = epochs_in(until_end(others))
-        expected = train_here(again, splits, again.params.epochs)
+        expected = self.train_here(again, splits, again.params.epochs)
         assert (
             after == [replace(e, seconds=0.0) for e in expected.curve.epochs[:seen]] + after[seen:]
         )
         assert [e.figures for e in after] == [e.figures for e in expected.curve.epochs]
-        assert saved_losses(one.folder) == losses_here(again, splits, again.params.epochs)
+        assert saved_losses(one.folder) == self.losses_here(again, splits, again.params.epochs)
 
     def test_stopped_while_it_reads_its_checkpoint(self, make: Make, tmp_path: Path) -> None:
         """A trial stopped before it has trained an epoch more tells all epochs of earlier lives."""
@@ -301,7 +303,7 @@ class TrainersConformance:
         collect(trainers, lambda _: worker in trainers.free(), "a successor")
         trainers.start(worker, again)
         figures = [epoch.figures for epoch in epochs_in(until_end(trainers))]
-        expected = train_here(again, splits, again.params.epochs)
+        expected = self.train_here(again, splits, again.params.epochs)
         assert figures == [epoch.figures for epoch in expected.curve.epochs]
 
     def test_killed_idle_trainer_is_replaced(self, trainers: Trainers, tmp_path: Path) -> None:
@@ -312,6 +314,11 @@ class TrainersConformance:
         assert (died.worker, died.number, died.exit_code) == (0, None, self.exit_code)
         trainers.start(0, job(tmp_path))
         assert len(epochs_in(until_end(trainers))) == 3
+
+    def losses_here(self, one: Job, splits: Splits, epochs: int) -> list[float]:
+        """Returns the training losses of so many epochs trained in this process, in float32."""
+        losses = self.train_here(one, splits, epochs).batch_losses
+        return list(torch.tensor(losses, dtype=torch.float32).tolist())
 
 
 def pack(splits: Splits, one: Job) -> str:
@@ -326,12 +333,6 @@ def saved_losses(folder: Path) -> list[float]:
     from safetensors.torch import load_file
 
     return list(load_file(folder / LOSSES)["train"].tolist())
-
-
-def losses_here(one: Job, splits: Splits, epochs: int) -> list[float]:
-    """Returns the training losses of the same trial in this process, as single precision."""
-    losses = train_here(one, splits, epochs).batch_losses
-    return list(torch.tensor(losses, dtype=torch.float32).tolist())
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.config import StudyConfig
-from search.data.classification import SeriesPart
 from search.data.language import TextPart
+from search.data.series import SeriesPart
 from search.data.splits import IGNORED, Part, Splits
 from search.data.windows import ForecastPart, ForecastSplits
 from search.dimensions import Choices, Fixed

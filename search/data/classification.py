@@ -7,7 +7,6 @@ F channels, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from search.data.labelled import (
     read_labelled,
     without_missing,
 )
-from search.data.splits import IGNORED, Batch, Part, Splits, fingerprint
+from search.data.series import SeriesPart
+from search.data.splits import IGNORED, Splits, fingerprint
 from search.errors import DataError
 
 CHUNK_BYTES = 64 * 2**20
@@ -36,58 +36,6 @@ CHUNK_BYTES = 64 * 2**20
 TRAIN = "_TRAIN.ts"
 OPERATIONS = 3e10
 """Multiplications and additions that the 1-NN baseline may take: about 3 s on one thread."""
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesPart(Part):
-    """Padded series.
-
-    Attributes:
-        inputs: (N, Tmax, F) float32, standardised, 0 after the end of a series.
-        lengths: (N,) int64 real steps of each.
-        labels: (N,) int64 classes.
-    """
-
-    inputs: Tensor
-    lengths: Tensor
-    labels: Tensor
-
-    @property
-    def size(self) -> int:
-        """Number of series N."""
-        return len(self.labels)
-
-    @property
-    def steps(self) -> int:
-        """Tmax."""
-        return self.inputs.shape[1]
-
-    def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Batch]:
-        """Yields minibatches, each as long as its longest series.
-
-        `Batch.lengths` is None if all series of the part are equally long.
-        """
-        device = self.inputs.device
-        if generator is None:
-            order = torch.arange(self.size, device=device)
-        else:
-            order = torch.randperm(self.size, generator=generator).to(device)
-        lengths = self.lengths[order]
-        # Asked once an epoch: on a GPU every question costs a synchronisation.
-        starts = np.arange(0, self.size, batch_size)
-        longest = np.maximum.reduceat(lengths.cpu().numpy(), starts).tolist()
-        shortest = int(lengths.min())
-        for at, steps in enumerate(longest):
-            chosen = order[at * batch_size : (at + 1) * batch_size]
-            yield Batch(
-                self.inputs[:, :steps].index_select(0, chosen),
-                self.labels.index_select(0, chosen),
-                None if shortest == self.inputs.shape[1] else self.lengths.index_select(0, chosen),
-            )
-
-    def to(self, device: torch.device) -> SeriesPart:
-        """Returns this part with its tensors on ``device``."""
-        return SeriesPart(self.inputs.to(device), self.lengths.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from search.config import LanguageData
 from search.data.cards import LanguageCard
 from search.data.language_baselines import ngrams
-from search.data.splits import IGNORED, Batch, Part, Splits, fingerprint
+from search.data.splits import IGNORED, Batch, EpochPlan, Part, Splits, fingerprint
 from search.errors import DataError
 
 Codes = NDArray[np.int64]
@@ -71,14 +71,12 @@ class TextPart(Part):
                 gradients are cut, elsewhere in every epoch; None: not at all.
         """
         pairs = len(self.codes) - 1
-        streams = max(1, min(batch_size, pairs // self.sequence_length))
         offset = 0
         if generator is not None:
             offset = int(torch.randint(pairs, (1,), generator=generator))
         device = self.codes.device
-        borders = torch.arange(streams + 1, device=device) * pairs // streams
-        starts, lengths = borders[:-1, None], borders.diff()[:, None]
-        shortest, longest = pairs // streams, -(-pairs // streams)
+        starts, lengths = (one[:, None].to(device) for one in self._streams(batch_size))
+        shortest, longest = int(lengths.min()), int(lengths.max())
         for first in range(0, longest, self.sequence_length):
             last = min(first + self.sequence_length, longest)
             steps = torch.arange(first, last, device=device)
@@ -89,9 +87,37 @@ class TextPart(Part):
                 targets = targets.masked_fill(steps >= lengths, IGNORED)
             yield Batch(inputs, targets, carries=first > 0)
 
+    def plan(self, batch_size: int, generator: torch.Generator) -> EpochPlan:
+        """Returns where each stream's chunks begin, see `Part.plan`."""
+        pairs, steps = len(self.codes) - 1, self.sequence_length
+        offset = int(torch.randint(pairs, (1,), generator=generator))
+        starts, lengths = self._streams(batch_size)
+        longest = int(lengths.max())
+        firsts = range(0, longest, steps)
+        begun = torch.tensor(firsts)[:, None]
+        places = (starts + (begun + offset)) % pairs
+        counts = (lengths - begun).clamp(0, steps)
+        sizes = tuple((len(starts), min(steps, longest - first)) for first in firsts)
+        return EpochPlan(places.flatten(), counts.flatten(), len(starts), sizes)
+
+    def cut(self, places: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (T, K, B) characters and the ones after them, see `Part.cut`."""
+        steps = torch.arange(self.sequence_length, device=places.device).view(-1, 1, 1)
+        at = (places + steps) % (len(self.codes) - 1)
+        inputs, targets = self.codes[at].long(), self.codes[at + 1].long()
+        counted = (steps < counts) & (targets != self.vocabulary_size)
+        return inputs, torch.where(counted, targets, IGNORED)
+
     def to(self, device: torch.device) -> TextPart:
         """Returns this part with its tensor on ``device``."""
         return replace(self, codes=self.codes.to(device))
+
+    def _streams(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Returns at which pair each stream starts, and its length: (B,) each, see `batches`."""
+        pairs = len(self.codes) - 1
+        streams = max(1, min(batch_size, pairs // self.sequence_length))
+        borders = torch.arange(streams + 1) * pairs // streams
+        return borders[:-1], borders.diff()
 
 
 @dataclass(frozen=True, eq=False)

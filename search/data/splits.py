@@ -39,6 +39,23 @@ class Batch:
     carries: bool = False
 
 
+@dataclass(frozen=True)
+class EpochPlan:
+    """Which examples an epoch's minibatches hold, for `Part.cut` to take them from where they lie.
+
+    Attributes:
+        places: (M,) int64 where each row of each minibatch is, one minibatch after another.
+        counts: (M,) int64 how many of the T steps of each are real.
+        rows: B; the last minibatch may have fewer.
+        sizes: Rows and steps of each minibatch that `Part.batches` would yield.
+    """
+
+    places: Tensor
+    counts: Tensor
+    rows: int
+    sizes: tuple[tuple[int, int], ...]
+
+
 class Part(ABC):
     """The training, validation or test part: tensors, indexed; no copies per epoch."""
 
@@ -60,6 +77,23 @@ class Part(ABC):
             batch_size: B; the last batch may be smaller.
             generator: A CPU generator that decides the order; None keeps the stored order, as
                 validation does.
+        """
+
+    @abstractmethod
+    def plan(self, batch_size: int, generator: torch.Generator) -> EpochPlan:
+        """Returns which minibatches `batches` would yield, having drawn what it would draw."""
+
+    @abstractmethod
+    def cut(self, places: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes minibatches of K networks at once, and asks nothing of the processor for it.
+
+        Args:
+            places: (K, B) of a plan.
+            counts: (K, B) likewise; 0 for a row that does not count.
+
+        Returns:
+            Inputs (T, K, B, F), or (T, K, B) for language; targets (K, B, O), (K, B) or, for
+            language, (T, K, B), where classes that do not count are `IGNORED`.
         """
 
     @abstractmethod

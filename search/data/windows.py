@@ -24,7 +24,7 @@ from search.data.forecast_baselines import (
     seasonal_naive,
     windows_for_ridge,
 )
-from search.data.splits import Batch, Part, Splits
+from search.data.splits import Batch, EpochPlan, Part, Splits
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -77,6 +77,20 @@ class ForecastPart(Part):
         for first in range(0, self.size, batch_size):
             chosen = slice(first, first + batch_size)
             yield Batch(self.inputs(starts[chosen]), targets[chosen])
+
+    def plan(self, batch_size: int, generator: torch.Generator) -> EpochPlan:
+        """Returns which windows come when, see `Part.plan`."""
+        order = torch.randperm(self.size, generator=generator)
+        firsts = range(0, self.size, batch_size)
+        sizes = tuple((min(batch_size, self.size - first), self.window) for first in firsts)
+        return EpochPlan(order, torch.full_like(order, self.window), batch_size, sizes)
+
+    def cut(self, places: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (T, K, B, F) inputs and (K, B, O) targets, see `Part.cut`."""
+        del counts  # A row that does not count is left out of the loss.
+        windows = self.inputs(self.starts[places].flatten())
+        inputs = windows.view(*places.shape, self.window, -1).permute(2, 0, 1, 3)
+        return inputs, self.targets[places]
 
     def to(self, device: torch.device) -> ForecastPart:
         """Returns this part with its tensors on ``device``."""
