@@ -8,7 +8,7 @@ ended, or that took its trainer down, is replayed up to the last epoch it had.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from optuna.trial import FrozenTrial
 
 from search.changes import check_unchanged
 from search.checkpoints import LOSSES, load_losses, trial_folder
+from search.cohorts import shape_of
 from search.data.splits import Splits
 from search.dimensions import Dimension
 from search.errors import ConfigError, StudyError
+from search.lanes import Lanes
 from search.machine import choose_device
 from search.report import find_trial
 from search.running import Plan, Request, make_plan
@@ -27,7 +29,7 @@ from search.space import HyperParams, differences, ordered
 from search.stopping import Divergence, batch_judge
 from search.storage import StoredStudy, open_study
 from search.surroundings import surroundings
-from search.training import FAULTS, Run, failure, one_thread
+from search.training import FAULTS, BatchJudge, Run, failure, one_thread
 from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
 
 AT_END = (*INFEASIBLE, Outcome.FAILED)
@@ -111,7 +113,7 @@ def replay(
     params = _whole(trial, origin.config.space)
     seed = derive_seed(origin.config.seed, "training", own_number)
     with one_thread():
-        again, notes = _train(trial, params, seed, plan)
+        again, notes = _train(trial, params, seed, plan, beside="lanes" in then)
     found, batches, more = _compare(stored, trial, again, origin.goal)
     now = surroundings(plan.device, plan.factory)
     return Replay(
@@ -183,9 +185,12 @@ def _whole(trial: FrozenTrial, space: Mapping[str, Dimension]) -> HyperParams:
 
 
 def _train(
-    trial: FrozenTrial, params: HyperParams, seed: int, plan: Plan
+    trial: FrozenTrial, params: HyperParams, seed: int, plan: Plan, *, beside: bool
 ) -> tuple[_Again, list[str]]:
-    """Trains the epochs that the trial had, and its end if that was its own."""
+    """Trains the epochs that the trial had, and its end if that was its own.
+
+    A trial that was ``beside`` others in a GPU's lanes trains in lanes again, by itself.
+    """
     config, device = plan.config, torch.device(plan.device)
     splits: Splits = plan.splits.to(device)
     goal = Goal(config.metric, config.direction == "minimize")
@@ -200,14 +205,30 @@ def _train(
     elif to_end and (DEATHS in reason or reason.startswith("out of memory")):
         notes.append(f"it ended because it {reason}; its epochs alone are replayed")
         to_end = False
+    if beside:
+        notes.append("it trained beside others on a GPU, where who they were changes last bits")
     try:
+        advance = _in_lanes(run, judge) if beside else lambda: run.advance(judge)
         while len(run.curve) < wanted + to_end:
-            result = run.advance(judge)
+            result = advance()
             if isinstance(result, Decision):
                 return _Again(run, result), notes
     except FAULTS as error:
         return _Again(run, failure(error)), notes
     return _Again(run, None), notes
+
+
+def _in_lanes(run: Run, judge: BatchJudge) -> Callable[[], Epoch | Decision]:
+    """Returns what trains an epoch in lanes."""
+    lanes = Lanes(shape_of(run.params), run.splits, roomy=True)
+    lanes.join(run, judge)
+
+    def advance() -> Epoch | Decision:
+        while not (ends := lanes.advance()):
+            pass
+        return ends[0][1]
+
+    return advance
 
 
 def _compare(

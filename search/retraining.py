@@ -292,7 +292,8 @@ class Retrainer:
             "figures": result.figures,
             "curve": active.curve.compact(),
             "seconds": round(time.monotonic() - active.started, 3),
-            "lanes": self._trainers.in_lanes(one.params),
+            "lanes": self._trainers.in_lanes(one.params)
+            or "lanes" in self._trainers.surroundings(active.worker),
             "surroundings": self._surroundings,
         }
         save_result(one.folder, stored)

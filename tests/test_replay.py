@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from tiny import write_study
 from search.checkpoints import LOSSES, trial_folder
 from search.cli import main
 from search.config import Budget
+from search.coordinator import Ending
+from search.crews import Crew
 from search.database import Database
+from search.lane_trainers import LaneTrainers
 from search.replay import replay
 from search.running import Request, make_plan, run_study
 from search.storage import StoredStudy, open_study
@@ -144,6 +148,25 @@ def test_what_has_changed_is_told(stored: StoredStudy) -> None:
     assert result.equal
     assert [line.split(":")[0] for line in result.changed] == ["device", "torch"]
     assert "changed since then" in "\n".join(result.lines())
+
+
+def test_a_search_in_lanes_and_its_trials_again(tmp_path: Path) -> None:
+    """A search whose trials train beside others finishes each once; in lanes each comes again."""
+    path = write_study(tmp_path, space=SPACE, budget={"trials": 16}, stopping={"warmup_epochs": 0})
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    request = Request(str(path), url, device="cpu")
+    plan = replace(make_plan(request), crew=Crew(5, "cpu", LaneTrainers, noun="lane"))
+    console = Console(record=True, width=200)
+    stored, ending = run_study(request, plan, console)
+    assert ending is Ending.DONE
+    assert "5 lanes on cpu" in console.export_text()
+    trials = open_study(Database(url, create=False), "tiny").trials()
+    assert [trial.state.is_finished() for trial in trials] == [True] * 16
+    assert {trial.user_attrs["outcome"] for trial in trials} >= {"complete", "diverged"}
+    for outcome in ("complete", "diverged"):
+        result = replay(stored, first(stored, outcome))
+        assert result.equal, result.difference
+        assert "beside others on a GPU" in "\n".join(result.lines())
 
 
 @pytest.mark.parametrize("number", ["99", "-1"])
