@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from search.cohorts import Shape
 from search.data.splits import IGNORED, EpochPlan, Splits
-from search.recurrent import run_layer
+from search.gpu_layers import run_layer
 from search.space import HyperParams
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -12,7 +12,8 @@ A network's numbers do not depend on the others' to the last bit on a CPU, as `s
 if H and B are multiples of `search.models.ALIGNED`: then no elementwise kernel has a remainder that
 it treats otherwise, and a batched product gives each matrix what it would get alone.
 
-A single LSTM is torch's own, which is one operation on a CPU already, and so is any on a GPU.
+A single LSTM is torch's own, which is one operation on a CPU already, and so is any on a GPU, where
+K of them are in `search.gpu_layers`.
 
 Shapes: K networks, B minibatch, T time, F inputs of a layer, H hidden, L layers, G = H, 3 H (GRU)
 or 4 H (LSTM).
@@ -101,7 +102,7 @@ class _RNNLayer(torch.autograd.Function):
         """Returns the states (T, K, B, H); ``ctx`` keeps what `backward` needs."""
         states = _states(len(inputs), start)
         state, turned = states.unbind(), w_h.transpose(1, 2)
-        for t, drive in enumerate(_product(inputs, w_in, b_in + b_h).unbind()):
+        for t, drive in enumerate(product(inputs, w_in, b_in + b_h).unbind()):
             torch.baddbmm(drive, state[t], turned, out=state[t + 1]).tanh_()
         ctx.save_for_backward(inputs, states, w_in, w_h)
         return states[1:]
@@ -120,9 +121,9 @@ class _RNNLayer(torch.autograd.Function):
             d_state = (
                 torch.baddbmm(grad[t - 1], d_before[t], w_h) if t else torch.bmm(d_before[t], w_h)
             )
-        flat = _by_network(before)
-        d_in, d_w_in = _input_gradients(ctx, flat, inputs, w_in)
-        d_w_h, d_bias = flat.transpose(1, 2) @ _by_network(states[:-1]), flat.sum(1)
+        flat = by_network(before)
+        d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
+        d_w_h, d_bias = flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
         return d_in, d_state, d_w_in, d_w_h, d_bias, d_bias.clone()
 
 
@@ -144,7 +145,7 @@ class _GRULayer(torch.autograd.Function):
         b_h: Tensor,
     ) -> Tensor:
         """Returns the states (T, K, B, H); ``ctx`` keeps what `backward` needs."""
-        gates = _product(inputs, w_in, b_in)
+        gates = product(inputs, w_in, b_in)
         hidden = start.shape[-1]
         states = _states(len(inputs), start)
         recurrent = torch.empty_like(gates)  # W_h h + b_h
@@ -187,12 +188,12 @@ class _GRULayer(torch.autograd.Function):
             d_state[t - 1].baddbmm_(d_recurrent[t], w_h)
         torch.mul(d_wide[0], slope[0], out=d_parts[0])
         d_start = torch.baddbmm(d_state[0] * kept[0], d_recurrent[0], w_h)
-        flat = _by_network(recurrent)
-        d_w_h, d_b_h = flat.transpose(1, 2) @ _by_network(states[:-1]), flat.sum(1)
+        flat = by_network(recurrent)
+        d_w_h, d_b_h = flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
         # The gates' own gradients differ in n only, whose part of the state passes through r.
         torch.mul(to_new, d_states, out=recurrent[..., 2 * hidden :])
-        flat = _by_network(recurrent)
-        d_in, d_w_in = _input_gradients(ctx, flat, inputs, w_in)
+        flat = by_network(recurrent)
+        d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
         return d_in, d_start, d_w_in, d_w_h, flat.sum(1), d_b_h
 
 
@@ -215,7 +216,7 @@ class _LSTMLayer(torch.autograd.Function):
         b_h: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Computes the hidden states (T, K, B, H) and the last cell state; see `run_layer`."""
-        gates = _product(inputs, w_in, b_in + b_h)
+        gates = product(inputs, w_in, b_in + b_h)
         hidden = start.shape[-1]
         states, cells = _states(len(inputs), start), _states(len(inputs), start_cell)
         squashed = torch.empty_like(states[1:])  # tanh(c')
@@ -259,27 +260,27 @@ class _LSTMLayer(torch.autograd.Function):
             torch.mul(d_state, out[t], out=d_out[t])
             d_cell.mul_(kept[t])
             d_state = torch.baddbmm(grad[t - 1], d_gate[t], w_h) if t else d_gate[0] @ w_h
-        flat = _by_network(before)
-        d_in, d_w_in = _input_gradients(ctx, flat, inputs, w_in)
-        d_w_h, d_bias = flat.transpose(1, 2) @ _by_network(states[:-1]), flat.sum(1)
+        flat = by_network(before)
+        d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
+        d_w_h, d_bias = flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
         return d_in, d_state, d_cell, d_w_in, d_w_h, d_bias, d_bias.clone()
 
 
-def _by_network(steps: Tensor) -> Tensor:
+def by_network(steps: Tensor) -> Tensor:
     """(T, K, B, ·) → (K, TB, ·)."""
     return steps.transpose(0, 1).flatten(1, 2)
 
 
-def _by_step(flat: Tensor, inputs: Tensor) -> Tensor:
+def by_step(flat: Tensor, inputs: Tensor) -> Tensor:
     """(K, TB, ·) → (T, K, B, ·), with T, K and B of ``inputs``."""
     steps, networks, batch, _ = inputs.shape
     return flat.view(networks, steps, batch, -1).transpose(0, 1)
 
 
-def _product(inputs: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+def product(inputs: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
     """(T, K, B, F), (K, G, F), (K, G) → (T, K, B, G), in one product for all steps."""
-    flat = torch.baddbmm(bias.unsqueeze(1), _by_network(inputs), weights.transpose(1, 2))
-    return _by_step(flat, inputs).contiguous()
+    flat = torch.baddbmm(bias.unsqueeze(1), by_network(inputs), weights.transpose(1, 2))
+    return by_step(flat, inputs).contiguous()
 
 
 def _states(steps: int, start: Tensor) -> Tensor:
@@ -289,10 +290,10 @@ def _states(steps: int, start: Tensor) -> Tensor:
     return states
 
 
-def _input_gradients(
+def input_gradients(
     ctx: Any, driven: Tensor, inputs: Tensor, w_in: Tensor
 ) -> tuple[Tensor | None, Tensor]:
-    """Returns the gradients of the inputs, if wanted, and the weights of `_product`.
+    """Returns the gradients of the inputs, if wanted, and the weights of `product`.
 
     Args:
         ctx: Knows whether the inputs' gradient is wanted.
@@ -302,5 +303,5 @@ def _input_gradients(
     """
     d_in = None
     if ctx.needs_input_grad[0]:
-        d_in = _by_step(driven @ w_in, inputs)
-    return d_in, driven.transpose(1, 2) @ _by_network(inputs)
+        d_in = by_step(driven @ w_in, inputs)
+    return d_in, driven.transpose(1, 2) @ by_network(inputs)

@@ -45,6 +45,7 @@ ORDER = [
     "trial",
     "factories",
     "recurrent",
+    "gpu_layers",
     "models",
     "network_checks",
     "cohorts",
