@@ -2,6 +2,7 @@
 
     python -m bench.gpu                  on a machine with an NVIDIA GPU: the table for RESULTS.md
     python -m bench.gpu --cells gru      a part of it
+    python -m bench.gpu --most 512       not more networks at once than this
     python -m bench.gpu --device cpu     a rehearsal, tiny and without a graph
 
 Ways: a network of torch.nn, which on a GPU is cuDNN's, one after another, never waited for; K runs
@@ -245,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--most", type=int, help="the largest K")
     chosen = parser.parse_args(arguments)
     device = torch.device(chosen.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -256,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     scale = REHEARSAL if device.type == "cpu" else FULL
+    scale = replace(scale, most=chosen.most or scale.most)
     print(description(device))
     print(f"B {scale.batch}, T {scale.window}, H {scale.hidden}, F 1, Adam, clipped\n")
     print("| cell | K | steps a second |\n|---|--:|--:|")

@@ -39,7 +39,7 @@ class Crew:
     """Trainers that a run may start.
 
     Attributes:
-        workers: How many.
+        workers: How many trials they train at once.
         device: What each trains on, as torch writes it.
         hire: Starts them.
         place: Where they are, for people; empty: this machine.
@@ -61,18 +61,18 @@ class Crew:
         return f"{self.workers} {self.noun}{'s' * (self.workers > 1)} on {self.device}{self.place}"
 
 
-def crew_here(wanted: int | None, device: str, factory: Factory | None) -> Crew:
+def crew_here(wanted: int | None, device: str, *, own_network: bool) -> Crew:
     """Returns this machine's trainers: on a GPU one with many lanes, else one process each.
 
     Args:
         wanted: How many; None: as many as do well here.
         device: What to train on, as torch writes it.
-        factory: Builds the networks, if they are the user's own; those cannot share lanes.
+        own_network: Whether networks are the user's own; those cannot share lanes.
 
     Raises:
         ConfigError: There cannot be so many.
     """
-    if device.startswith("cuda") and factory is None:
+    if device.startswith("cuda") and not own_network:
         return Crew(choose_lanes(wanted), device, LaneTrainers, noun="lane")
     return Crew(choose_workers(wanted), device)
 

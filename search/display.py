@@ -87,7 +87,7 @@ class Progress:
         console: Where to write; bars are drawn only if it is a terminal.
         stored: The study.
         total: How many trials it is to have.
-        workers: How many trainers there are.
+        workers: How many trials there are at once.
         timeout: Seconds that the run may take; None: no limit.
 
     Attributes:

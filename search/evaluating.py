@@ -43,7 +43,7 @@ class RetrainingProgress(Progress):
         stored: The study.
         total: How many retrainings there are.
         done: How many of them are finished already.
-        workers: How many trainers there are.
+        workers: How many trials there are at once.
     """
 
     noun = "retrainings"

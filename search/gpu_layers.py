@@ -110,7 +110,8 @@ class _FusedLSTM(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Returns the states (T, K, B, H) and the last cell state; see `run_layer`."""
         turned = w_h.transpose(1, 2)
-        states, cells, spaces = [start], [start_cell.flatten(0, 1)], []
+        # The start is kept for the way back, by when a text's next batch starts elsewhere.
+        states, cells, spaces = [start], [start_cell.flatten(0, 1).clone()], []
         for gates in product(inputs, w_in, b_in + b_h).flatten(1, 2).unbind():
             from_state = torch.bmm(states[-1], turned).flatten(0, 1)
             state, cell, space = aten._thnn_fused_lstm_cell(gates, from_state, cells[-1])

@@ -116,7 +116,9 @@ class Batches:
     def draw(
         self, at: int, size: tuple[int, int], params: HyperParams, random: torch.Generator
     ) -> None:
-        """Draws the dropout of a network's coming minibatch as `SequenceModel` would, in its order.
+        """Draws the dropout of a network's coming minibatch.
+
+        On a CPU it is what `SequenceModel` would draw, in its order.
 
         Args:
             at: The network's place.

@@ -7,20 +7,20 @@ train at once, and the others wait until a lane is free.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from search.cohorts import shape_of
 from search.data.splits import Splits
 from search.desk import Drop, Line, Order, Stop, tell, tell_end
-from search.lanes import Lanes
+from search.lanes import Lanes, Result
 from search.training import FAULTS, Run, is_out_of_memory
-from search.trial import Decision, Epoch
+from search.trial import Decision, Outcome
 from search.worker import Job, TrialRules, TrialWorker
 
 Seated = tuple[int, Order]
@@ -92,13 +92,20 @@ class LaneDesk:
         """Begins a trial, or goes on with it from its checkpoint."""
         member = TrialWorker(job, self._splits, self._rules, self._device)
         self._seats[seat] = member
+        self._begin(member, 0)
+
+    def _begin(self, member: TrialWorker, told: int) -> None:
+        """Begins a trial of which so many epochs have been told."""
         try:
             run = member.begin()
         except FAULTS as error:
+            if self._lacks_memory(error) and self._halve():
+                self._begin(member, told)
+                return
             member.blame(error)
             tell_end(self._connection, member)
             return
-        self._training[run], self._told[run] = member, 0
+        self._training[run], self._told[run] = member, told
         self._tell(run)
         if member.decision is not None or self._stopping:
             self._end(run)
@@ -119,13 +126,15 @@ class LaneDesk:
             try:
                 group.lanes.join(run, self._training[run].judge(run))
             except FAULTS as error:
-                if not is_out_of_memory(error):
-                    raise
-                group.waiting.appendleft(run)
-                group.most = len(group.lanes.runs)
-        if group.most == 0:
-            group.alone += group.waiting
-            group.waiting.clear()
+                if not self._lacks_memory(error):
+                    group.alone.append(run)
+                elif self._make_room():
+                    group.waiting.appendleft(run)
+                elif group.lanes.runs:
+                    group.waiting.appendleft(run)
+                    group.most = len(group.lanes.runs)
+                else:
+                    group.alone.append(run)
 
     def _train(self) -> None:
         """Trains a batch of every trial in lanes, and an epoch of one that trains without."""
@@ -133,12 +142,8 @@ class LaneDesk:
         # All are launched before any is waited for, so that a GPU is never without work.
         launched = [one for one in groups if one.lanes.runs and self._worked(one, one.lanes.launch)]
         for group in launched:
-            ends: list[tuple[Run, Epoch | Decision]] = []
-
-            def collect(lanes: Lanes = group.lanes, ends: list[Any] = ends) -> None:
-                ends += lanes.collect()
-
-            self._worked(group, collect)
+            ends: list[tuple[Run, Result]] = []
+            self._worked(group, functools.partial(group.lanes.collect, ends))
             for run, result in ends:
                 self._settle(run, result)
         for group in groups:
@@ -150,44 +155,79 @@ class LaneDesk:
 
         If memory was too small, half of the trials go on in lanes, and the others wait; else each
         goes on without, so that the one whose fault it is fails by itself.
+        """
+        try:
+            train()
+        except FAULTS as error:
+            self._retreat(group, cramped=self._lacks_memory(error))
+            return False
+        return True
+
+    def _retreat(self, group: _Group, *, cramped: bool) -> None:
+        runs, spoilt = group.lanes.abandon()
+        if cramped:
+            count = len(runs) + len(spoilt)
+            group.most = max(1, count // 2)
+            (group.waiting if count > 1 else group.alone).extendleft(reversed(runs))
+        else:
+            group.alone += runs
+        self._make_room()
+        for run in spoilt:
+            self._restart(run)
+
+    def _halve(self) -> bool:
+        """Lets half of the largest group wait; returns False if no trial is in lanes."""
+        group = max(self._groups.values(), key=lambda one: len(one.lanes.runs), default=None)
+        if group is None or not group.lanes.runs:
+            return False
+        self._retreat(group, cramped=True)
+        return True
+
+    def _restart(self, run: Run) -> None:
+        """Begins a trial anew from its checkpoint, after which it comes to the same."""
+        told = self._told[run]
+        self._begin(self._leave(run), told)
+
+    def _make_room(self) -> bool:
+        """Frees what lanes without trials keep for the next; returns False if there are none."""
+        idle = [group.lanes for group in self._groups.values() if group.lanes.keeps_room]
+        for lanes in idle:
+            lanes.abandon()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return bool(idle)
+
+    def _lacks_memory(self, error: BaseException) -> bool:
+        """Says whether memory was too small.
 
         Raises:
             torch.AcceleratorError: The GPU is of no use to this process any more.
         """
-        try:
-            train()
-        except torch.AcceleratorError:
-            raise
-        except FAULTS as error:
-            runs = group.lanes.abandon()
-            if is_out_of_memory(error):
-                group.most = len(runs) // 2
-                group.waiting.extendleft(reversed(runs))
-            else:
-                group.alone += runs
-            self._make_room()
-            return False
-        return True
-
-    def _make_room(self) -> None:
-        """Frees what lanes without trials keep for the next."""
-        for group in self._groups.values():
-            if not group.lanes.runs:
-                group.lanes.abandon()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        # To break off the recording of a graph for want of memory raises another error.
+        causes = [one for one in (error, error.__context__) if one is not None]
+        if any(map(is_out_of_memory, causes)):
+            return True
+        if isinstance(error, torch.AcceleratorError):
+            raise error
+        return False
 
     def _train_alone(self, run: Run) -> None:
+        """Trains an epoch of a trial without lanes; for want of memory those in lanes are fewer."""
         member = self._training[run]
+        result: Result
         try:
-            self._settle(run, run.advance(member.judge(run)))
-        except torch.AcceleratorError:
-            raise
+            result = run.advance(member.judge(run))
         except FAULTS as error:
-            member.blame(error)
-            self._end(run)
+            if isinstance(error, torch.AcceleratorError):
+                raise
+            result = error
+        out = isinstance(result, Decision) and result.outcome is Outcome.OUT_OF_MEMORY
+        if out and self._halve():
+            self._restart(run)
+        else:
+            self._settle(run, result)
 
-    def _settle(self, run: Run, result: Epoch | Decision) -> None:
+    def _settle(self, run: Run, result: Result) -> None:
         """Tells what a trial has come to; it leaves if that is its end."""
         member = self._training[run]
         member.settle(run, result)
@@ -200,7 +240,7 @@ class LaneDesk:
         member = self._training[run]
         for epoch in run.curve.epochs[self._told[run] :]:
             tell(self._connection, member, epoch)
-        self._told[run] = len(run.curve)
+        self._told[run] = max(self._told[run], len(run.curve))
 
     def _end(self, run: Run) -> None:
         tell_end(self._connection, self._leave(run))
@@ -212,6 +252,8 @@ class LaneDesk:
             if run in queue:
                 queue.remove(run)
         group.lanes.leave(run)
+        if not (group.lanes.runs or group.waiting or group.alone):
+            group.most = math.inf  # Who comes next may be smaller.
         del self._told[run]
         return self._training.pop(run)
 

@@ -71,10 +71,13 @@ class Rows:
 
     @torch.no_grad()
     def write(self, rows: Tensor, run: Run) -> None:
-        """Puts weights and memories, as `read` returns them, back into a run after an epoch."""
+        """Puts weights and memories, as `read` returns them, back into a run after an epoch.
+
+        If memory is too small for that, nothing of the run has changed.
+        """
         kind = run.params.optimizer
+        states: list[dict[str, Tensor]] = []
         for parts, weight in self._parts(run, rows):
-            weight.view(parts[0].shape).copy_(parts[0])
             state = {
                 memory: part.reshape(weight.shape).clone()
                 for memory, part in zip(MEMORIES[kind], parts[1:], strict=True)
@@ -84,6 +87,9 @@ class Rows:
                 # Of torch's optimizers only a fused one counts its steps where the weights are.
                 place = weight.device if kind == "adam" else None
                 state["step"] = torch.tensor(float(len(run.batch_losses)), device=place)
+            states.append(state)
+        for (parts, weight), state in zip(self._parts(run, rows), states, strict=True):
+            weight.view(parts[0].shape).copy_(parts[0])
             run.optimizer.state[weight] = state
 
     def move(self, rows: Tensor, run: Run, other: Rows) -> Tensor:

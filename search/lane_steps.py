@@ -72,19 +72,18 @@ class LaneStep:
 def _captured(make: Callable[[], Tensor], changed: Sequence[Tensor]) -> Callable[[], Tensor]:
     """Returns what a CUDA graph repeats; whoever calls it keeps what ``make`` works on.
 
+    It is recorded on the stream that it is repeated on, because the memory in which matrix products
+    work belongs to a stream: graphs of two streams may run at once.
+
     Args:
         make: Tensor code over tensors that stay where they are.
         changed: What the steps that warm up must leave as it is.
     """
     kept = [one.clone() for one in changed]
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UP):
-            make()
-    torch.cuda.current_stream().wait_stream(aside)
+    for _ in range(WARM_UP):
+        make()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         found = make()
     for one, value in zip(changed, kept, strict=True):
         one.copy_(value)

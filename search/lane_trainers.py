@@ -1,8 +1,8 @@
 """The trainer of a GPU: one process that trains many trials at once, in lanes.
 
 To the coordinator each seat of it is a trainer with one trial. Should the process die, nobody knows
-whose fault it was: each of the trials that were in it then trains in it alone, one after another,
-so that one which takes it down again is the only one that is counted for it.
+whose fault it was: a death is counted for each trial that was in it. But each then trains in it
+alone, one after another, so that further deaths are counted for the guilty one only.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class LaneTrainers(Trainers):
                 if not self._connection.poll():
                     return
                 number, message = self._connection.recv()
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):
                 yield from self._bury()
                 return
             seats = enumerate(self._workers)
@@ -150,6 +150,8 @@ class LaneTrainers(Trainers):
                 died.append(TrainerDied(index, worker.number, code))
                 worker.number = None
         yield from died or [TrainerDied(0, None, code)]
+        # Those that are not started again, because it was their last life, keep no other waiting.
+        self._give()
 
     def _send(self, index: int, order: Order) -> None:
         # A dead process is noticed by `events`, which also knows what it was doing.

@@ -25,8 +25,11 @@ from search.lane_rows import Rows
 from search.lane_steps import LaneStep
 from search.models import SequenceModel
 from search.steps import MOST, Settings
-from search.training import FAULTS, BatchJudge, Run, failure
+from search.training import FAULTS, BatchJudge, Run, is_out_of_memory
 from search.trial import Decision, Epoch
+
+Result = Epoch | Decision | Exception
+"""What a run has come to: an epoch; why it has ended; or what was raised when it was validated."""
 
 
 @dataclass(eq=False)
@@ -39,6 +42,7 @@ class _Lane:
         random: Draws its dropout.
         order: What drew the order of its epoch, as it was before.
         plan: Its epoch's minibatches; None between epochs.
+        spoilt: Whether it can neither go on nor back, because memory was too small to validate it.
         rate: Its learning rate.
         losses: Of the batches of its epoch so far.
         started: When its epoch began.
@@ -52,6 +56,7 @@ class _Lane:
     rate: float = 0.0
     losses: list[float] = field(default_factory=list)
     started: float = 0.0
+    spoilt: bool = False
 
     def begin(self) -> EpochPlan:
         """Begins an epoch."""
@@ -85,20 +90,26 @@ class Lanes:
         """The runs in training."""
         return [lane.run for _, lane in self._taken()]
 
+    @property
+    def keeps_room(self) -> bool:
+        """True if there are places, and no run is in any."""
+        return self._step is not None and not self._taken()
+
     def join(self, run: Run, judge: BatchJudge) -> None:
         """Adds a run, between two of its epochs; the others go on where they are.
 
         Args:
             run: Untrained, or as it was at the end of an epoch.
-            judge: Called after every batch's backward pass, before its step.
+            judge: Called after every batch, whose step has been made.
 
         Raises:
             ValueError: It does not fit into the shape, or its network is the user's own.
         """
         if not isinstance(run.model, SequenceModel):
             raise ValueError("a network of the user's own cannot be trained beside others")
-        own = shape_of(run.params)
-        shape = self._shape.with_room_for(own) if self._roomy else self._shape
+        shape, own = self._shape, shape_of(run.params)
+        if self._roomy and (own.cell, own.layers) == (shape.cell, shape.layers):
+            shape = shape.with_room_for(own) if self._taken() else own
         if not shape.holds(run.params):
             raise ValueError(f"{run.params} cannot be trained as {shape}")
         random = torch.Generator(run.device)
@@ -128,8 +139,13 @@ class Lanes:
             if not self._roomy:
                 self._arrange(self._shape, [lane for _, lane in self._taken()])
 
-    def abandon(self) -> list[Run]:
-        """Lets all runs go, each as it was at the end of its last epoch."""
+    def abandon(self) -> tuple[list[Run], list[Run]]:
+        """Lets all runs go, after an exception.
+
+        Returns:
+            Those that are as they were at the end of their last epochs; and those that are of no
+            use, and have to be made anew from their checkpoints.
+        """
         lanes = [lane for _, lane in self._taken()]
         for lane in lanes:
             ends = lane.run.epoch_ends
@@ -139,17 +155,20 @@ class Lanes:
         self._lanes = []
         self._step = None
         self._found = None
-        return [lane.run for lane in lanes]
+        spoilt = [lane.run for lane in lanes if lane.spoilt]
+        return [lane.run for lane in lanes if not lane.spoilt], spoilt
 
-    def advance(self) -> list[tuple[Run, Epoch | Decision]]:
+    def advance(self) -> list[tuple[Run, Result]]:
         """Trains a batch of every run.
 
         Returns:
             The runs that have come to the end of an epoch, with it; and those that have left,
             because their judge or their validation ended them, with the reason.
         """
+        ends: list[tuple[Run, Result]] = []
         self.launch()
-        return self.collect()
+        self.collect(ends)
+        return ends
 
     def launch(self) -> None:
         """Has a batch of every run trained; a GPU is at it when this returns."""
@@ -166,32 +185,36 @@ class Lanes:
                     step.batches.draw(at, size, params, lane.random)
             self._found = step()
 
-    def collect(self) -> list[tuple[Run, Epoch | Decision]]:
-        """Waits for what was launched; returns as `advance`."""
-        with self._own_stream():
-            return self._collect()
+    def collect(self, ends: list[tuple[Run, Result]]) -> None:
+        """Waits for what was launched.
 
-    def _collect(self) -> list[tuple[Run, Epoch | Decision]]:
-        assert self._found is not None
+        Args:
+            ends: What `advance` returns is added to it; if an exception is raised, what there is
+                by then.
+        """
+        with self._own_stream():
+            self._collect(ends)
+
+    def _collect(self, ends: list[tuple[Run, Result]]) -> None:
+        if self._found is None:  # It was abandoned since.
+            return
         losses, norms = self._found.tolist()
         self._found = None
-        ends: list[tuple[Run, Epoch | Decision]] = []
         gone: list[Run] = []
         for at, lane in self._taken():
             lane.losses.append(losses[at])
             lane.run.batch_losses.append(losses[at])
-            result: Epoch | Decision | None
+            result: Result | None
             result = lane.judge(losses[at], norms[at], len(lane.run.curve) + 1)
             assert lane.plan is not None
             if result is None and len(lane.losses) == len(lane.plan.sizes):
                 result = self._validate(at, lane)
             if result is not None:
                 ends.append((lane.run, result))
-            if isinstance(result, Decision):
+            if isinstance(result, (Decision, Exception)):
                 gone.append(lane.run)
         for run in gone:
             self.leave(run)
-        return ends
 
     @property
     def _running(self) -> LaneStep:
@@ -213,21 +236,25 @@ class Lanes:
         """Returns the lanes in training, with their places."""
         return [(at, lane) for at, lane in enumerate(self._lanes) if lane is not None]
 
-    def _validate(self, at: int, lane: _Lane) -> Epoch | Decision:
+    def _validate(self, at: int, lane: _Lane) -> Result:
         """Ends an epoch: the run gets back what was trained of it.
 
-        An exception is that run's own, since it has left the others' tensors.
+        An exception is that run's own, since it has left the others' tensors; but if memory is too
+        small, that is for the others' sake.
         """
-        lane.plan = None
         step = self._running
         step.rows.write(step.table[:, at], lane.run)
+        lane.plan = None
         lane.run.random = {**lane.run.random, lane.run.device.type: lane.random.get_state()}
         try:
             return lane.run.validate(lane.losses, lane.rate, lane.started)
         except torch.AcceleratorError:
             raise
         except FAULTS as error:
-            return failure(error)
+            if is_out_of_memory(error):
+                lane.spoilt = True
+                raise
+            return error
 
     def _arrange(self, shape: Shape, lanes: Sequence[_Lane], *, drops: bool = False) -> None:
         """Makes places for lanes, and for as many again if roomy, and puts the lanes there."""

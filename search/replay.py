@@ -115,7 +115,7 @@ def replay(
     with one_thread():
         again, notes = _train(trial, params, seed, plan, beside="lanes" in then)
     found, batches, more = _compare(stored, trial, again, origin.goal)
-    now = surroundings(plan.device, plan.factory)
+    now = {**surroundings(plan.device, plan.factory), "lanes": then.get("lanes", "")}
     return Replay(
         name=stored.config.name,
         number=number,
@@ -226,7 +226,10 @@ def _in_lanes(run: Run, judge: BatchJudge) -> Callable[[], Epoch | Decision]:
     def advance() -> Epoch | Decision:
         while not (ends := lanes.advance()):
             pass
-        return ends[0][1]
+        (_, result) = ends[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     return advance
 

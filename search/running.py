@@ -49,7 +49,7 @@ class Request:
         storage: URL of the database.
         trials: How many trials the study is to have in all.
         timeout: Seconds that this run may take; infinite: no limit.
-        workers: How many trainers.
+        workers: How many trials at once.
         seed: The study's seed.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         fork: Name of a new study that takes the old one's trials along.
@@ -164,7 +164,8 @@ def make_plan(
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
-    crew = crew_here(None if away else request.workers, device, factory)
+    wanted = None if away else request.workers
+    crew = crew_here(wanted, device, own_network=config.model is not None)
     notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
     return Plan(config, splits, notes, crew, factory)
 

@@ -6,10 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import queue
 import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
@@ -84,9 +86,46 @@ def _main(connection: Connection) -> None:
             connection.send((-1, str(error)))
             return
         if setup.lanes:
-            LaneDesk(connection, splits, setup.rules, device).serve()
+            LaneDesk(_Inbox(connection), splits, setup.rules, device).serve()
         else:
             Desk(connection, splits, setup.rules, device, setup.factory).serve()
+
+
+class _Inbox:
+    """The end of a connection that takes what comes at once, so that who sends never waits.
+
+    With many trials, both ends might else wait for each other to read.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, message: Any, /) -> None:
+        """Sends what a desk says."""
+        self._connection.send(message)
+
+    def recv(self) -> Any:
+        """Waits for an order.
+
+        Raises:
+            EOFError: None will come any more.
+        """
+        order = self._orders.get()
+        if order is None:
+            raise EOFError
+        return order
+
+    def poll(self) -> bool:
+        """Says whether there is an order, or none will come any more."""
+        return not self._orders.empty()
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._orders.put(self._connection.recv())
+        self._orders.put(None)
 
 
 def _die_with_parent() -> None:

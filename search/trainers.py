@@ -2,7 +2,8 @@
 
 Trainers import neither Optuna nor SQLAlchemy and never see the study. Each keeps the checkpoint of
 its trial, so that whoever is killed, the trial goes on from its last whole epoch. What all kinds of
-trainers promise is `Trainers`; each trainer sits at a `Desk`, wherever that stands.
+trainers promise is `Trainers`; each trainer sits at a `Desk`, wherever that stands, or on a seat of
+a `LaneDesk`.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Worker:
 
 
 class Trainers(ABC):
-    """Trainers of any kind, each with one thread and one trial, or one cohort, at a time."""
+    """Trainers of any kind, each with one trial, or one cohort, at a time."""
 
     _workers: Sequence[Worker]
 
@@ -245,7 +246,7 @@ class LocalTrainers(Trainers):
                 continue
             try:
                 number, message = worker.connection.recv()
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):  # The latter within a long message.
                 yield self._bury(index)
                 continue
             event = self._read(index, number, message)

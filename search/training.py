@@ -231,9 +231,9 @@ def evaluate(model: Network, splits: Splits, part: str) -> dict[str, float]:
 def outputs_of(model: Network, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields what ``model`` answers to a part of the data, in its order, dropout off.
 
-    Where it answers at the last step only, the answer to an example is the same to the last bit
-    whatever other examples there are, so that an exported model repeats what its study saw; of a
-    network of the user's own this is not known.
+    Where it answers at the last step only, on a CPU, the answer to an example is the same to the
+    last bit whatever other examples there are, so that an exported model repeats what its study
+    saw; of a network of the user's own this is not known.
 
     Yields:
         Outputs and targets of each batch; shapes as in `Splits.loss`.

@@ -136,8 +136,11 @@ class TrialWorker:
         judge = batch_judge(rule, self._splits.constant_loss, run.batch_losses, run.epoch_ends)
         return lambda loss, norm, epoch: judge(loss, norm, epoch) or self._interruption()
 
-    def settle(self, run: Run, result: Epoch | Decision) -> None:
+    def settle(self, run: Run, result: Epoch | Decision | Exception) -> None:
         """Takes what training came to: decides whether the trial goes on, and saves it if due."""
+        if isinstance(result, Exception):
+            self.blame(result)
+            return
         self.decision = result if isinstance(result, Decision) else self._end(run)
         # An interruption comes in the middle of an epoch, from where no run can go on.
         interrupted = self.decision and self.decision.outcome is Outcome.INTERRUPTED
@@ -146,10 +149,10 @@ class TrialWorker:
             self._save(run)
 
     def blame(self, error: BaseException) -> None:
-        """Ends the trial by an exception, while that is handled."""
+        """Ends the trial by an exception."""
         self.decision = failure(error)
         if self.decision.outcome is Outcome.FAILED:
-            self.traceback = traceback.format_exc()
+            self.traceback = "".join(traceback.format_exception(error))
 
     def losses(self, epoch: Epoch) -> tuple[float, ...]:
         """Returns the training loss of every batch of an epoch that `epochs` has yielded."""

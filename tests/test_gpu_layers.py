@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import series, sine, start, text, unjudged
 from torch import Tensor
 
+from search import lane_batches
+from search.cohorts import shape_of
+from search.data.splits import Splits
 from search.gpu_layers import run_fused
+from search.lanes import Lanes
 from search.recurrent import run_layer
 
 GATES = {"gru": 3, "lstm": 4}
@@ -106,3 +111,24 @@ def test_equal_to_the_layers_of_a_cpu(
         found.append([states, *ends, *torch.autograd.grad(loss, [steps, *start, *weights])])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("task", [sine, series, text], ids=["sine", "series", "text"])
+@pytest.mark.parametrize("cell", GATES)
+def test_runs_in_lanes_train_with_them(
+    task: Callable[[], Splits], cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses of two epochs are those of a CPU's layers, also where a text's state goes on."""
+    found = []
+    for fused in (False, True):
+        if fused:
+            monkeypatch.setattr(lane_batches, "run_layer", run_fused)
+        splits = task()
+        runs = [start(splits, seed, cell=cell, hidden_layers=2) for seed in range(3)]
+        lanes = Lanes(shape_of(runs[0].params), splits, roomy=True)
+        for run in runs:
+            lanes.join(run, unjudged)
+        while any(len(run.curve) < 2 for run in runs):
+            lanes.advance()
+        found.append([run.batch_losses for run in runs])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)

@@ -13,10 +13,11 @@ from networks import CPU, LOSS, figures, hyper, sine
 
 from search.desk import Drop, Stop
 from search.lane_desk import LaneDesk, Seated
+from search.lane_rows import Rows
 from search.lanes import Lanes
 from search.training import Run, one_thread
 from search.trial import Decision, Epoch, Outcome
-from search.worker import Job, TrialRules
+from search.worker import Job, TrialRules, TrialWorker
 
 RULES = TrialRules(LOSS, patience=0, divergence=True)
 COUNT = 6
@@ -150,11 +151,10 @@ def test_the_one_whose_fault_it_is_fails(tmp_path: Path, monkeypatch: pytest.Mon
     """After an exception that is nobody's in particular each goes on alone, and one fails."""
     collect, advance = Lanes.collect, Run.advance
 
-    def broken(lanes: Lanes) -> Any:
-        ends = collect(lanes)
+    def broken(lanes: Lanes, ends: list[Any]) -> None:
+        collect(lanes, ends)
         if any(len(run.curve) == 1 and run.params.hidden_units == 14 for run in lanes.runs):
             raise ValueError("a number is odd")
-        return ends
 
     def odd(run: Run, judge: Any) -> Any:
         if run.params.hidden_units == 14:
@@ -202,3 +202,122 @@ def test_stopped_with_some_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyP
     LaneDesk(line, sine(), RULES, CPU).serve()
     assert {end.outcome for end in line.ends.values()} == {Outcome.INTERRUPTED}
     assert len(line.ends) == COUNT
+
+
+def test_what_ended_is_told_though_another_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of trials before the one for which memory was too small are told, each once.
+
+    That one begins anew from its checkpoint; none trains an epoch too many.
+    """
+    validate, failed = Run.validate, []
+
+    def cramped(run: Run, *rest: Any) -> Any:
+        if run.params.hidden_units == 14 and len(failed) < 3 and len(run.curve) == 1:
+            failed.append(run)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return validate(run, *rest)
+
+    monkeypatch.setattr(Run, "validate", cramped)
+    orders = jobs(tmp_path, batch_size=16)  # All epochs end at once.
+    line = serve(orders)
+    monkeypatch.undo()
+    assert len(failed) > 1
+    assert_complete(line, orders)
+
+
+def test_no_memory_for_the_weights_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they cannot be written back, the epoch is trained again by fewer at once."""
+    write, failed = Rows.write, []
+
+    def cramped(rows: Rows, table: torch.Tensor, run: Run) -> None:
+        if run.params.hidden_units == 14 and not failed:
+            failed.append(run)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        write(rows, table, run)
+
+    monkeypatch.setattr(Rows, "write", cramped)
+    orders = jobs(tmp_path)
+    assert_complete(serve(orders), orders)
+    assert failed
+
+
+def test_a_newcomer_for_whom_others_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that finds no memory to begin with gets it from those in lanes, and none is lost."""
+    begin, seen = TrialWorker.begin, []
+
+    def cramped(worker: TrialWorker) -> Run:
+        if worker.job.number == 5 and not seen:
+            seen.append(worker)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return begin(worker)
+
+    monkeypatch.setattr(TrialWorker, "begin", cramped)
+    orders = jobs(tmp_path)
+    line = Line(orders[:5])
+    send = line.send
+
+    def later(message: Any, /) -> None:
+        send(message)
+        if len(line.epochs) == 5 and not line.orders and not seen:
+            line.orders.append(orders[5])
+
+    monkeypatch.setattr(line, "send", later)
+    LaneDesk(line, sine(), RULES, CPU).serve()
+    assert len(seen) == 1
+    assert_complete(line, orders)
+
+
+def test_it_is_too_large_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that finds no memory with nobody beside it ends so, and the others do not."""
+    launch, advance = Lanes.launch, Run.advance
+
+    def cramped(lanes: Lanes) -> None:
+        if any(run.params.hidden_units == 14 for run in lanes.runs):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        launch(lanes)
+
+    def large(run: Run, judge: Any) -> Any:
+        if run.params.hidden_units == 14:
+            return Decision(Outcome.OUT_OF_MEMORY, "out of memory")
+        return advance(run, judge)
+
+    monkeypatch.setattr(Lanes, "launch", cramped)
+    monkeypatch.setattr(Run, "advance", large)
+    orders = jobs(tmp_path)
+    line = serve(orders)
+    monkeypatch.undo()
+    assert line.ends.pop(2).outcome is Outcome.OUT_OF_MEMORY
+    assert_complete(line, [one for one in orders if one[0] != 2])
+
+
+def test_a_fault_of_validation_has_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is raised when a trial is validated fails that trial alone."""
+    validate, told = Run.validate, {}
+
+    def odd(run: Run, *rest: Any) -> Any:
+        if run.params.hidden_units == 14:
+            raise ValueError("a number is odd")
+        return validate(run, *rest)
+
+    monkeypatch.setattr(Run, "validate", odd)
+    orders = jobs(tmp_path)
+    line = Line(orders)
+    send = line.send
+
+    def heard(message: Any, /) -> None:
+        send(message)
+        if message[1] is not None and isinstance(message[1][0], Decision):
+            told[message[0]] = message[1][1]
+
+    monkeypatch.setattr(line, "send", heard)
+    LaneDesk(line, sine(), RULES, CPU).serve()
+    monkeypatch.undo()
+    assert line.ends.pop(2).reason == "ValueError: a number is odd"
+    assert "in odd" in told[2]
+    assert_complete(line, [one for one in orders if one[0] != 2])

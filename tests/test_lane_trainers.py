@@ -178,6 +178,33 @@ def test_after_a_death_each_is_tried_alone(crowd: LaneTrainers, tmp_path: Path) 
     assert ends_in(events) == {0: Outcome.INTERRUPTED, 3: Outcome.INTERRUPTED}
 
 
+def test_the_innocent_go_on_after_the_last_life_of_one(crowd: LaneTrainers, tmp_path: Path) -> None:
+    """If the one that died is not started again, those that wait for their turn get it."""
+    for number in range(3):
+        crowd.start(number, job(tmp_path, number, replace(PARAMS, epochs=30)))
+    collect(crowd, lambda events: all(epochs_in(events, at) for at in range(3)), "epochs")
+    assert crowd.pid is not None
+    os.kill(crowd.pid, signal.SIGKILL)
+    collect(crowd, lambda events: len(deaths_in(events)) == 3, "the death")
+    for number in range(3):
+        crowd.start(number, job(tmp_path, number, replace(PARAMS, epochs=[10**6, 30, 30][number])))
+    collect(crowd, lambda events: bool(epochs_in(events, 0)), "the first alone")
+    os.kill(crowd.pid, signal.SIGKILL)
+    events = collect(crowd, lambda _: crowd.busy() == [], "the end of the others")
+    assert deaths_in(events) == [0]
+    assert ends_in(events) == {1: Outcome.COMPLETE, 2: Outcome.COMPLETE}
+
+
+def test_many_orders_and_many_words(splits: Splits, tmp_path: Path) -> None:
+    """Nobody waits for the other to read, though a pipe holds neither all orders nor all words."""
+    count = 400
+    with LaneTrainers(splits, RULES, workers=count, device="cpu") as trainers:
+        for number in range(count):
+            trainers.start(number, job(tmp_path, number, replace(PARAMS, epochs=1)))
+        events = collect(trainers, lambda _: trainers.busy() == [], "the end")
+    assert len(ends_in(events)) == count
+
+
 def test_killed_means_gone(crowd: LaneTrainers) -> None:
     """kill() ends the process before it returns."""
     pid = crowd.pid
