@@ -94,13 +94,13 @@ class LaneDesk:
         self._seats[seat] = member
         self._begin(member, 0)
 
-    def _begin(self, member: TrialWorker, told: int) -> None:
+    def _begin(self, member: TrialWorker, told: int, *, alone: bool = False) -> None:
         """Begins a trial of which so many epochs have been told."""
         try:
             run = member.begin()
         except FAULTS as error:
             if self._lacks_memory(error) and self._halve():
-                self._begin(member, told)
+                self._begin(member, told, alone=alone)
                 return
             member.blame(error)
             tell_end(self._connection, member)
@@ -110,7 +110,8 @@ class LaneDesk:
         if member.decision is not None or self._stopping:
             self._end(run)
         else:
-            self._group(run).waiting.append(run)
+            group = self._group(run)
+            (group.alone if alone else group.waiting).append(run)
 
     def _group(self, run: Run) -> _Group:
         shape = shape_of(run.params)
@@ -165,15 +166,14 @@ class LaneDesk:
 
     def _retreat(self, group: _Group, *, cramped: bool) -> None:
         runs, spoilt = group.lanes.abandon()
+        count = len(runs) + len(spoilt)
+        alone = not cramped or count == 1
         if cramped:
-            count = len(runs) + len(spoilt)
             group.most = max(1, count // 2)
-            (group.waiting if count > 1 else group.alone).extendleft(reversed(runs))
-        else:
-            group.alone += runs
+        (group.alone if alone else group.waiting).extendleft(reversed(runs))
         self._make_room()
         for run in spoilt:
-            self._restart(run)
+            self._restart(run, alone=alone)
 
     def _halve(self) -> bool:
         """Lets half of the largest group wait; returns False if no trial is in lanes."""
@@ -183,10 +183,10 @@ class LaneDesk:
         self._retreat(group, cramped=True)
         return True
 
-    def _restart(self, run: Run) -> None:
+    def _restart(self, run: Run, *, alone: bool) -> None:
         """Begins a trial anew from its checkpoint, after which it comes to the same."""
         told = self._told[run]
-        self._begin(self._leave(run), told)
+        self._begin(self._leave(run), told, alone=alone)
 
     def _make_room(self) -> bool:
         """Frees what lanes without trials keep for the next; returns False if there are none."""
@@ -223,7 +223,7 @@ class LaneDesk:
             result = error
         out = isinstance(result, Decision) and result.outcome is Outcome.OUT_OF_MEMORY
         if out and self._halve():
-            self._restart(run)
+            self._restart(run, alone=True)
         else:
             self._settle(run, result)
 

@@ -227,6 +227,30 @@ def test_what_ended_is_told_though_another_failed(
     assert_complete(line, orders)
 
 
+def test_no_memory_to_validate_in_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that never can be validated beside others trains to its end without lanes."""
+    validate, advance, alone = Run.validate, Run.advance, []
+
+    def cramped(run: Run, *rest: Any) -> Any:
+        if run.params.hidden_units == 14 and not alone:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return validate(run, *rest)
+
+    def by_itself(run: Run, judge: Any) -> Any:
+        alone.append(run)
+        try:
+            return advance(run, judge)
+        finally:
+            alone.pop()
+
+    monkeypatch.setattr(Run, "validate", cramped)
+    monkeypatch.setattr(Run, "advance", by_itself)
+    orders = jobs(tmp_path)
+    line = serve(orders)
+    monkeypatch.undo()
+    assert_complete(line, orders)
+
+
 def test_no_memory_for_the_weights_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where they cannot be written back, the epoch is trained again by fewer at once."""
     write, failed = Rows.write, []
