@@ -11,9 +11,10 @@ TRAINER_BYTES = 300e6
 LARGEST_CREW = 16
 """Trainers that are started at most unless ``--workers`` asks for more."""
 LANES = 32
-"""Trials that train at once on a GPU unless ``--workers`` says how many."""
-MOST_LANES = 4096
-"""What is beyond this is a mistake: nothing was gained by more than a quarter of it."""
+"""Trials that train at once on a GPU unless ``--workers`` says how many: on an H100, 96 were no
+quicker (`bench/RESULTS.md`)."""
+MOST_LANES = 1024
+"""What is beyond this is a mistake: these were the most that gained anything, all of one shape."""
 
 
 def choose_device(wanted: str) -> str:

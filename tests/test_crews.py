@@ -7,9 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from search.crews import ClusterRequest, Crew, open_crew
+from search.crews import ClusterRequest, Crew, crew_here, open_crew
 from search.errors import ConfigError
+from search.lane_trainers import LaneTrainers
 from search.ray_cluster import Cluster
+from search.trainers import LocalTrainers
 
 
 def crew(
@@ -80,3 +82,35 @@ def test_no_room(
     """A cluster on which no trial finds room is refused before anything is created."""
     with pytest.raises(ConfigError, match=says):
         crew(monkeypatch, cpus, gpus, part)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "own", "expected"),
+    [
+        (None, "cuda", False, "32 lanes on cuda"),
+        (64, "cuda:1", False, "64 lanes on cuda:1"),
+        (1, "cuda", False, "1 lane on cuda"),
+        (2, "cuda", True, "2 workers on cuda"),
+        (2, "cpu", False, "2 workers on cpu"),
+        (1, "cpu", True, "1 worker on cpu"),
+    ],
+)
+def test_who_trains_on_this_machine(
+    wanted: int | None, device: str, own: bool, expected: str
+) -> None:
+    """On a GPU trials share lanes of one trainer, unless networks are the user's own."""
+    found = crew_here(wanted, device, own_network=own)
+    assert str(found) == expected
+    assert found.hire is (LaneTrainers if "lane" in expected else LocalTrainers)
+
+
+def test_no_more_than_there_are_trials() -> None:
+    """A crew for few trials is small, and there is always one."""
+    assert str(crew_here(None, "cuda", own_network=False).at_most(5)) == "5 lanes on cuda"
+    assert crew_here(None, "cuda", own_network=False).at_most(0).workers == 1
+
+
+def test_more_lanes_than_make_sense() -> None:
+    """What no GPU gains by is refused in one line that says how many there can be."""
+    with pytest.raises(ConfigError, match=r"--workers 5000: a GPU trains at most 1024 trials"):
+        crew_here(5000, "cuda", own_network=False)

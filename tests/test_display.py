@@ -55,6 +55,19 @@ def test_live_bars_end_with_the_best_so_far(stored: StoredStudy) -> None:
     assert "jumping, lr 0.1 → lower  ← best" in screen.getvalue()
 
 
+def test_more_workers_than_rows(stored: StoredStudy) -> None:
+    """What a terminal has no rows for is counted, and the lines below the bars are there."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, height=20)
+    with Progress(console, stored, 50, 32, None) as progress:
+        progress.tick()
+    said = screen.getvalue()
+    assert "worker 14" in said
+    assert "worker 15" not in said
+    assert "and 17 more" in said
+    assert "0/50 trials" in said
+
+
 def test_a_bar_for_seeds_that_train_together(stored: StoredStudy) -> None:
     """A worker's bar names what trains on it and follows the first member that is not over."""
     screen = io.StringIO()
