@@ -238,6 +238,10 @@ class Deadly:
         """Knows no lanes."""
         return False
 
+    def surroundings(self, worker: int) -> dict[str, str]:
+        """Computes with what is here."""
+        return {}
+
     def free(self) -> list[int]:
         """Returns the one worker, if it has nothing to do."""
         return [] if self.job else [0]

@@ -13,7 +13,7 @@ from legible import figure_of, require_legible
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import growth_picture
-from bench.gpu_ways import lane_step
+from bench.gpu_ways import in_lanes
 from bench.growth import (
     LETTERS,
     Point,
@@ -51,7 +51,7 @@ def test_work_is_what_torch_counts(cell: str, layers: int) -> None:
     """
     point = Point(cell, hidden=16, window=8, batch=16, networks=2, layers=layers)
     runs = runs_of(point)
-    step = lane_step(runs, runs[0].splits, torch.device("cpu"))
+    step = in_lanes(runs)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place})
     with counter:
         step()
