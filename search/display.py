@@ -166,7 +166,8 @@ class Progress:
         if decision.outcome is Outcome.COMPLETE and value is not None:
             first = before is None or self._goal.better(value, before)
             mark = "  ← best" if first and value == self._best else ""
-        shown = "" if value is None else f"{self._goal.metric} {value:.4g} at epoch {best.index}"  # type: ignore[union-attr]
+        metric = self._goal.metric
+        shown = "" if best is None else f"{metric} {best.figures[metric]:.4g} at epoch {best.index}"
         why = "" if decision.outcome is Outcome.COMPLETE else f"  ({decision.reason})"
         self.say(
             f"[{self._done}/{self._total}] {self.label(taken)} {decision.outcome}  {shown}  "

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from search import recurrent
-from search.recurrent import by_network, input_gradients, product
+from search.recurrent import by_network, gradients, input_gradients, product
 
 aten = torch.ops.aten
 
@@ -137,8 +137,7 @@ class _FusedLSTM(torch.autograd.Function):
             )
             d_gates.append(of_gates.view(shape))
             d_state = torch.baddbmm(grad[t - 1], d_gates[-1], w_h) if t else d_gates[-1] @ w_h
-        flat = by_network(torch.stack(d_gates[::-1]))
-        d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
-        d_w_h, d_bias = flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
+        before = torch.stack(d_gates[::-1])
+        d_in, d_w_in, d_w_h, d_bias = gradients(ctx, before, states, inputs, w_in)
         d_cell = d_cell.view_as(d_state)
         return d_in, d_state, d_cell, d_w_in, d_w_h, d_bias, d_bias.clone()

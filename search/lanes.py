@@ -257,7 +257,7 @@ class Lanes:
             return error
 
     def _arrange(self, shape: Shape, lanes: Sequence[_Lane], *, drops: bool = False) -> None:
-        """Makes places for lanes, and for as many again if roomy, and puts the lanes there."""
+        """Puts lanes in places of their own; if roomy, there is a power of two of these."""
         before, old = self._lanes, self._step
         if not lanes:
             self._lanes, self._step = [], None

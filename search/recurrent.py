@@ -121,9 +121,7 @@ class _RNNLayer(torch.autograd.Function):
             d_state = (
                 torch.baddbmm(grad[t - 1], d_before[t], w_h) if t else torch.bmm(d_before[t], w_h)
             )
-        flat = by_network(before)
-        d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
-        d_w_h, d_bias = flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
+        d_in, d_w_in, d_w_h, d_bias = gradients(ctx, before, states, inputs, w_in)
         return d_in, d_state, d_w_in, d_w_h, d_bias, d_bias.clone()
 
 
@@ -260,9 +258,7 @@ class _LSTMLayer(torch.autograd.Function):
             torch.mul(d_state, out[t], out=d_out[t])
             d_cell.mul_(kept[t])
             d_state = torch.baddbmm(grad[t - 1], d_gate[t], w_h) if t else d_gate[0] @ w_h
-        flat = by_network(before)
-        d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
-        d_w_h, d_bias = flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
+        d_in, d_w_in, d_w_h, d_bias = gradients(ctx, before, states, inputs, w_in)
         return d_in, d_state, d_cell, d_w_in, d_w_h, d_bias, d_bias.clone()
 
 
@@ -271,7 +267,7 @@ def by_network(steps: Tensor) -> Tensor:
     return steps.transpose(0, 1).flatten(1, 2)
 
 
-def by_step(flat: Tensor, inputs: Tensor) -> Tensor:
+def _by_step(flat: Tensor, inputs: Tensor) -> Tensor:
     """(K, TB, ·) → (T, K, B, ·), with T, K and B of ``inputs``."""
     steps, networks, batch, _ = inputs.shape
     return flat.view(networks, steps, batch, -1).transpose(0, 1)
@@ -280,7 +276,7 @@ def by_step(flat: Tensor, inputs: Tensor) -> Tensor:
 def product(inputs: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
     """(T, K, B, F), (K, G, F), (K, G) → (T, K, B, G), in one product for all steps."""
     flat = torch.baddbmm(bias.unsqueeze(1), by_network(inputs), weights.transpose(1, 2))
-    return by_step(flat, inputs).contiguous()
+    return _by_step(flat, inputs).contiguous()
 
 
 def _states(steps: int, start: Tensor) -> Tensor:
@@ -288,6 +284,23 @@ def _states(steps: int, start: Tensor) -> Tensor:
     states = start.new_empty(steps + 1, *start.shape)
     states[0] = start
     return states
+
+
+def gradients(
+    ctx: Any, driven: Tensor, states: Tensor, inputs: Tensor, w_in: Tensor
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    """Returns the gradients of inputs, if wanted, of both weights and of the bias.
+
+    Args:
+        ctx: Knows whether the inputs' gradient is wanted.
+        driven: (T, K, B, G) the gradient of what inputs and states come to together.
+        states: (T + 1, K, B, H).
+        inputs: (T, K, B, F).
+        w_in: (K, G, F).
+    """
+    flat = by_network(driven)
+    d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
+    return d_in, d_w_in, flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
 
 
 def input_gradients(
@@ -303,5 +316,5 @@ def input_gradients(
     """
     d_in = None
     if ctx.needs_input_grad[0]:
-        d_in = by_step(driven @ w_in, inputs)
+        d_in = _by_step(driven @ w_in, inputs)
     return d_in, driven.transpose(1, 2) @ by_network(inputs)

@@ -75,8 +75,10 @@ class TextPart(Part):
         if generator is not None:
             offset = int(torch.randint(pairs, (1,), generator=generator))
         device = self.codes.device
-        starts, lengths = (one[:, None].to(device) for one in self._streams(batch_size))
+        starts, lengths = (one[:, None] for one in self._streams(batch_size))
+        # Before they are moved: on a GPU every question costs a synchronisation.
         shortest, longest = int(lengths.min()), int(lengths.max())
+        starts, lengths = starts.to(device), lengths.to(device)
         for first in range(0, longest, self.sequence_length):
             last = min(first + self.sequence_length, longest)
             steps = torch.arange(first, last, device=device)
