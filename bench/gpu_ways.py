@@ -36,7 +36,7 @@ def one_network(run: Run) -> Way:
         chosen = next(places)
         hidden, _ = model.recurrent(inputs[chosen])
         loss = run.splits.loss(model.head(hidden[:, -1]), targets[chosen])
-        run.optimizer.zero_grad(set_to_none=True)
+        run.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, run.params.gradient_clipping)
         run.optimizer.step()

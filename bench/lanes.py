@@ -26,10 +26,10 @@ from search import models
 from search.cohorts import shape_of
 from search.data import load_splits
 from search.lanes import Lanes
+from search.optimizers import MEMORIES
 from search.recurrent import recur, run_layer
 from search.running import Request, make_plan
 from search.space import HyperParams, starting_points
-from search.steps import MEMORIES
 from search.training import Run
 from search.trial import Goal
 

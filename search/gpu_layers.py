@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from search import recurrent
-from search.recurrent import by_network, gradients, input_gradients, product
+from search.layer_products import by_network, gradients, input_gradients, product
 
 aten = torch.ops.aten
 

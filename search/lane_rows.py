@@ -17,7 +17,8 @@ from torch import Tensor
 
 from search.cohorts import Shape
 from search.models import build, own_part
-from search.steps import MEMORIES, MOST
+from search.optimizers import MEMORIES
+from search.steps import MOST
 from search.training import Run
 
 WHOLE = 32
@@ -75,18 +76,12 @@ class Rows:
 
         If memory is too small for that, nothing of the run has changed.
         """
-        kind = run.params.optimizer
         states: list[dict[str, Tensor]] = []
         for parts, weight in self._parts(run, rows):
-            state = {
-                memory: part.reshape(weight.shape).clone()
-                for memory, part in zip(MEMORIES[kind], parts[1:], strict=True)
-                if memory is not None
-            }
-            if kind != "sgd":
-                # Of torch's optimizers only a fused one counts its steps where the weights are.
-                place = weight.device if kind == "adam" else None
-                state["step"] = torch.tensor(float(len(run.batch_losses)), device=place)
+            state = run.optimizer.fresh(weight, len(run.batch_losses))
+            for memory, part in zip(MEMORIES[run.params.optimizer], parts[1:], strict=True):
+                if memory is not None:
+                    state[memory].copy_(part.reshape(weight.shape))
             states.append(state)
         for (parts, weight), state in zip(self._parts(run, rows), states, strict=True):
             weight.view(parts[0].shape).copy_(parts[0])

@@ -22,9 +22,9 @@ from torch import nn
 from search.data.splits import Batch, Splits
 from search.dimensions import Dimension, Fixed
 from search.models import build, detach
+from search.optimizers import Optimizer
 from search.recurrent import State
 from search.space import HyperParams, starting_points
-from search.training import make_optimizer
 
 LOWEST, HIGHEST = 1e-6, 10.0
 """The rates of the first and the last step."""
@@ -120,7 +120,8 @@ def _train(
     model: nn.Module, params: HyperParams, splits: Splits, seed: int
 ) -> tuple[list[float], list[float], list[float]]:
     """Returns each step's rate, its batch's loss, and that batch's loss before all training."""
-    frozen, optimizer = copy.deepcopy(model).eval(), make_optimizer(params, model)
+    frozen, weights = copy.deepcopy(model).eval(), list(model.parameters())
+    optimizer = Optimizer(params.optimizer, weights, LOWEST, params.weight_decay)
     batches = _endless(splits, params.batch_size, torch.Generator().manual_seed(seed))
     rates = schedule(-(-splits.train.size // params.batch_size))
     losses: list[float] = []
@@ -128,22 +129,21 @@ def _train(
     state: State | None = None
     before: State | None = None
     for rate, batch in zip(rates, batches, strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        optimizer.rate = rate
         with torch.no_grad():
             outputs, before = frozen(batch.inputs, batch.lengths, before if batch.carries else None)
             reference = splits.loss(outputs, batch.targets).item()
         state = detach(state) if batch.carries and state is not None else None
         outputs, state = model(batch.inputs, batch.lengths, state)
         loss = splits.loss(outputs, batch.targets)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.item())
         untrained.append(reference)
         if not math.isfinite(losses[-1]):
             break
         if params.gradient_clipping > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clipping)
+            nn.utils.clip_grad_norm_(weights, params.gradient_clipping)
         optimizer.step()
     return rates[: len(losses)], losses, untrained
 

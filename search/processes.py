@@ -20,9 +20,8 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What people and machines send to a whole process group; the coordinator alone answers it."""
 
-SERVED = ["search.trainer_process", "torch._dynamo"]
-"""What the server imports: all that a trainer needs; the latter is imported by torch itself with a
-process's first optimizer, and takes nearly as long as the rest of torch."""
+SERVED = ["search.trainer_process"]
+"""What the server imports: all that a trainer needs."""
 
 FORKS = sys.platform == "linux"
 """macOS's own libraries do not survive a fork, Windows has none: there, each trainer is new."""

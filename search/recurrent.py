@@ -1,12 +1,16 @@
-"""RNN, GRU and LSTM layers of K networks at once, whose gradients are derived by hand.
+"""RNN, GRU and LSTM layers of one network or of K at once, whose gradients are derived by hand.
 
 ``torch.nn`` records every small operation of every step, and its backward pass repeats each. Here a
-layer is one operation to autograd: one matrix product for all inputs, then per step one for the
-state and a few elementwise calls; on the way back what does not depend on the coming gradient is
-computed for all steps at once, and the gradients of the weights are one product each at the end.
-Every product is batched over K networks of one shape, each with weights and inputs of its own, so
-that K small networks cost little more calls than one. The results equal those of `torch.nn`'s
-modules up to rounding; how much quicker they come is in ``bench/RESULTS.md``.
+layer is one operation to autograd: one matrix product for all inputs, then per step one or two for
+the state and a few elementwise calls; on the way back what does not depend on the coming gradient
+is computed for all steps at once, and the gradients of the weights are one product each at the end.
+The results equal those of `torch.nn`'s modules up to rounding; how much quicker they come is in
+``bench/RESULTS.md``.
+
+One code is for one network and for K of one shape, each with weights and inputs of its own: its
+products are then batched, so that K small networks cost little more calls than one. What counts for
+a small network are calls, and so everything is laid out for there to be few, each over memory in
+one piece; see also `search.layer_memory`.
 
 A network's numbers do not depend on the others' to the last bit on a CPU, as `search.lanes` needs,
 if H and B are multiples of `search.models.ALIGNED`: then no elementwise kernel has a remainder that
@@ -28,6 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from search.layer_memory import Loan, Memory
+from search.layer_products import adding, by_network, gradients, input_gradients, product
+
 State = Tensor | tuple[Tensor, Tensor]
 """Hidden state (L, B, H); for LSTM a pair of it and the cell state."""
 
@@ -46,11 +53,11 @@ def recur(
         (B, T, H) the last layer's hidden state at every step, and the state after the last.
     """
     ours = isinstance(layers, nn.GRU | nn.RNN) and inputs.device.type == "cpu"
-    if not ours or not torch.is_grad_enabled():
+    if not ours:
         outputs, last = layers(inputs, state)
         return outputs, last
     cell = "gru" if isinstance(layers, nn.GRU) else "rnn"
-    steps = inputs.transpose(0, 1).unsqueeze(1)
+    steps = inputs.transpose(0, 1)
     start = state
     if not isinstance(start, Tensor):
         start = inputs.new_zeros(layers.num_layers, len(inputs), layers.hidden_size)
@@ -58,16 +65,15 @@ def recur(
     for index, weights in enumerate(layers.all_weights):
         if index > 0:
             steps = nn.functional.dropout(steps, layers.dropout, layers.training)
-        own = [weight.unsqueeze(0) for weight in weights]
-        steps, (end,) = run_layer(cell, steps, [start[index].unsqueeze(0)], own)
-        ends.append(end.squeeze(0))
-    return steps.squeeze(1).transpose(0, 1), torch.stack(ends)
+        steps, (end,) = run_layer(cell, steps, [start[index]], weights)
+        ends.append(end)
+    return steps.transpose(0, 1), torch.stack(ends)
 
 
 def run_layer(
     cell: str, inputs: Tensor, start: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Runs one layer of K networks.
+    """Runs one layer of K networks, or of one, whose shapes have no K.
 
     Args:
         cell: ``rnn``, ``gru`` or ``lstm``.
@@ -86,6 +92,24 @@ def run_layer(
     return steps, (steps[-1],)
 
 
+class _Slopes(Memory):
+    """Room for the way back through Elman's network.
+
+    Attributes:
+        slopes: (T, …, B, H) what the gradients of the states are multiplied by.
+        driven: (T, …, B, H) the gradients at what tanh is taken of.
+    """
+
+    def __init__(self, like: Tensor, steps: int) -> None:
+        self.slopes, self.driven = _room(like, steps), _room(like, steps)
+        self.views = list(zip(self.slopes.unbind(), self.driven.unbind(), strict=True))
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """Slopes and gradients."""
+        return self.slopes, self.driven
+
+
 class _RNNLayer(torch.autograd.Function):
     """h' = tanh(W_i x + b_i + W_h h + b_h): Elman's network, as `torch.nn.RNN` has it."""
 
@@ -101,9 +125,12 @@ class _RNNLayer(torch.autograd.Function):
     ) -> Tensor:
         """Returns the states (T, K, B, H); ``ctx`` keeps what `backward` needs."""
         states = _states(len(inputs), start)
-        state, turned = states.unbind(), w_h.transpose(1, 2)
-        for t, drive in enumerate(product(inputs, w_in, b_in + b_h).unbind()):
-            torch.baddbmm(drive, state[t], turned, out=state[t + 1]).tanh_()
+        factor = _tanh_factor(start)
+        product(inputs, w_in, b_in + b_h, factor, out=states[1:])
+        state, turned, add_product = states.unbind(), w_h.mT, adding(start)
+        for t in range(len(inputs)):
+            add_product(state[t + 1], state[t], turned, alpha=factor)
+            _tanh(state[t + 1], factor)
         ctx.save_for_backward(inputs, states, w_in, w_h)
         return states[1:]
 
@@ -112,17 +139,61 @@ class _RNNLayer(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of the arguments of `forward`; ``grad`` is (T, K, B, H)."""
         inputs, states, w_in, w_h = ctx.saved_tensors
-        slopes = (1 - states[1:].square()).unbind()
-        before = torch.empty_like(states[1:])  # The gradient at what tanh is taken of.
-        d_before = before.unbind()
-        d_state = grad[-1]
-        for t in range(len(slopes) - 1, -1, -1):
-            torch.mul(d_state, slopes[t], out=d_before[t])
-            d_state = (
-                torch.baddbmm(grad[t - 1], d_before[t], w_h) if t else torch.bmm(d_before[t], w_h)
-            )
-        d_in, d_w_in, d_w_h, d_bias = gradients(ctx, before, states, inputs, w_in)
-        return d_in, d_state, d_w_in, d_w_h, d_bias, d_bias.clone()
+        steps, add_product = len(inputs), adding(states[0])
+        loan = Loan(_Slopes, states[0], steps)
+        views, driven = loan.memory.views, loan.memory.driven[:steps].copy_(grad)
+        torch.mul(states[1:], states[1:], out=loan.memory.slopes[:steps]).neg_().add_(1)
+        for t in range(steps - 1, -1, -1):
+            slope, d_state = views[t]
+            d_state.mul_(slope)
+            if t > 0:
+                add_product(views[t - 1][1], d_state, w_h)
+        d_in, d_w_in, d_w_h, d_bias = gradients(ctx, driven, states, inputs, w_in)
+        return d_in, driven[0] @ w_h, d_w_in, d_w_h, d_bias, d_bias.clone()
+
+
+class _Gates(Memory):
+    """What the way back needs of a GRU's gates.
+
+    Attributes:
+        doors: (T, …, B, 2 H) r and z.
+        new: (T, …, B, H) n.
+        from_state: (T, …, B, H) W_hn h + b_hn.
+    """
+
+    def __init__(self, like: Tensor, steps: int) -> None:
+        hidden = like.shape[-1]
+        self.doors, self.new = _room(like, steps, 2), _room(like, steps)
+        self.from_state = _room(like, steps)
+        halves = self.doors[..., :hidden].unbind(), self.doors[..., hidden:].unbind()
+        self.views = list(zip(*(part.unbind() for part in self.parts), *halves, strict=True))
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All there is."""
+        return self.doors, self.new, self.from_state
+
+
+class _GateSlopes(Memory):
+    """Room for the way back through a GRU.
+
+    Attributes:
+        slopes: (T, …, B, 3, H) what a state's gradient is multiplied by for each part of W_h h.
+        driven: (T, …, B, 3, H) the gradients of those parts.
+        d_states: (T, …, B, H) the gradients of the states.
+    """
+
+    def __init__(self, like: Tensor, steps: int) -> None:
+        size = *like.shape[:-1], 3, like.shape[-1]
+        self.slopes, self.driven = like.new_empty(steps, *size), like.new_empty(steps, *size)
+        self.d_states = _room(like, steps)
+        flat = self.driven.flatten(-2), self.d_states.unsqueeze(-2)
+        self.views = list(zip(*(part.unbind() for part in (*self.parts, *flat)), strict=True))
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """Slopes and gradients."""
+        return self.slopes, self.driven, self.d_states
 
 
 class _GRULayer(torch.autograd.Function):
@@ -143,56 +214,56 @@ class _GRULayer(torch.autograd.Function):
         b_h: Tensor,
     ) -> Tensor:
         """Returns the states (T, K, B, H); ``ctx`` keeps what `backward` needs."""
-        gates = product(inputs, w_in, b_in)
-        hidden = start.shape[-1]
-        states = _states(len(inputs), start)
-        recurrent = torch.empty_like(gates)  # W_h h + b_h
-        state, from_state = states.unbind(), recurrent.unbind()
-        doors, doors_from_state = (part[..., : 2 * hidden].unbind() for part in (gates, recurrent))
-        reset, keep, new = (part.unbind() for part in gates.chunk(3, dim=-1))
-        new_from_state = recurrent[..., 2 * hidden :].unbind()
-        bias, turned = b_h.unsqueeze(1), w_h.transpose(1, 2)
-        for t in range(len(inputs)):
-            torch.baddbmm(bias, state[t], turned, out=from_state[t])
-            doors[t].add_(doors_from_state[t]).sigmoid_()
-            new[t].addcmul_(reset[t], new_from_state[t]).tanh_()
-            torch.lerp(new[t], state[t], keep[t], out=state[t + 1])
-        ctx.save_for_backward(inputs, states, gates, recurrent[..., 2 * hidden :], w_in, w_h)
+        steps, doors = len(inputs), 2 * start.shape[-1]
+        states = _states(steps, start)
+        state, add_product, factor = states.unbind(), adding(start), _tanh_factor(start)
+        loan = ctx.loan = Loan(_Gates, start, steps)
+        gates = loan.memory
+        bias = b_in[..., :doors] + b_h[..., :doors]
+        product(inputs, w_in[..., :doors, :], bias, out=gates.doors[:steps])
+        product(inputs, w_in[..., doors:, :], b_in[..., doors:], factor, out=gates.new[:steps])
+        gates.from_state[:steps] = b_h[..., doors:].unsqueeze(-2)
+        to_doors, to_new = w_h[..., :doors, :].mT, w_h[..., doors:, :].mT
+        for t in range(steps):
+            door, new, from_state, reset, keep = gates.views[t]
+            add_product(door, state[t], to_doors).sigmoid_()
+            add_product(from_state, state[t], to_new)
+            _tanh(new.addcmul_(reset, from_state, value=factor), factor)
+            torch.lerp(new, state[t], keep, out=state[t + 1])
+        ctx.save_for_backward(inputs, states, w_in, w_h)
         return states[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of the arguments of `forward`; ``grad`` is (T, K, B, H)."""
-        inputs, states, gates, new_from_state, w_in, w_h = ctx.saved_tensors
-        hidden = states.shape[-1]
-        reset, keep, new = gates.chunk(3, dim=-1)
-        # What the gradient of the new state is multiplied by for each part of W_h h + b_h.
-        slopes = torch.empty_like(gates).view(*gates.shape[:-1], 3, hidden)
-        to_new = (1 - keep).mul_(1 - new.square())
-        torch.mul(to_new * new_from_state, reset * (1 - reset), out=slopes[..., 0, :])
-        torch.mul(states[:-1] - new, keep * (1 - keep), out=slopes[..., 1, :])
+        inputs, states, w_in, w_h = ctx.saved_tensors
+        steps, add_product = len(inputs), adding(states[0])
+        new, gates = ctx.loan.memory.new[:steps], ctx.loan.memory
+        doors = gates.doors[:steps]
+        closed = 1 - doors
+        (reset, keep), (ajar, kept) = (part.chunk(2, dim=-1) for part in (doors, closed * doors))
+        loan = Loan(_GateSlopes, states[0], steps)
+        slopes, driven, d_states = (part[:steps] for part in loan.memory.parts)
+        to_new = (1 - new.square()).mul_(closed.chunk(2, dim=-1)[1])
+        torch.mul(to_new * gates.from_state[:steps], ajar, out=slopes[..., 0, :])
+        torch.mul(states[:-1] - new, kept, out=slopes[..., 1, :])
         torch.mul(to_new, reset, out=slopes[..., 2, :])
-        recurrent = torch.empty_like(gates)
-        d_states = torch.empty_like(states[1:])
-        slope, kept, d_state = slopes.unbind(), keep.unbind(), d_states.unbind()
-        d_recurrent = recurrent.unbind()
-        d_parts = recurrent.view_as(slopes).unbind()
-        d_wide = d_states.unsqueeze(-2).unbind()  # (K, B, 1, H)
-        d_state[-1].copy_(grad[-1])
-        for t in range(len(slope) - 1, 0, -1):
-            torch.mul(d_wide[t], slope[t], out=d_parts[t])
-            torch.addcmul(grad[t - 1], d_state[t], kept[t], out=d_state[t - 1])
-            d_state[t - 1].baddbmm_(d_recurrent[t], w_h)
-        torch.mul(d_wide[0], slope[0], out=d_parts[0])
-        d_start = torch.baddbmm(d_state[0] * kept[0], d_recurrent[0], w_h)
-        flat = by_network(recurrent)
-        d_w_h, d_b_h = flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
+        d_states.copy_(grad)
+        for t in range(steps - 1, -1, -1):
+            slope, d_parts, d_state, d_recurrent, d_wide = loan.memory.views[t]
+            torch.mul(d_wide, slope, out=d_parts)
+            if t > 0:
+                before = loan.memory.views[t - 1][2].addcmul_(d_state, gates.views[t][4])
+                add_product(before, d_recurrent, w_h)
+        d_start = add_product(d_states[0] * keep[0], driven[0].flatten(-2), w_h)
+        flat = by_network(driven.flatten(-2))
+        d_w_h, d_b_h = flat.mT @ by_network(states[:-1]), flat.sum(-2)
         # The gates' own gradients differ in n only, whose part of the state passes through r.
-        torch.mul(to_new, d_states, out=recurrent[..., 2 * hidden :])
-        flat = by_network(recurrent)
+        torch.mul(to_new, d_states, out=driven[..., 2, :])
+        flat = by_network(driven.flatten(-2))
         d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
-        return d_in, d_start, d_w_in, d_w_h, flat.sum(1), d_b_h
+        return d_in, d_start, d_w_in, d_w_h, flat.sum(-2), d_b_h
 
 
 class _LSTMLayer(torch.autograd.Function):
@@ -262,59 +333,31 @@ class _LSTMLayer(torch.autograd.Function):
         return d_in, d_state, d_cell, d_w_in, d_w_h, d_bias, d_bias.clone()
 
 
-def by_network(steps: Tensor) -> Tensor:
-    """(T, K, B, ·) → (K, TB, ·)."""
-    return steps.transpose(0, 1).flatten(1, 2)
-
-
-def _by_step(flat: Tensor, inputs: Tensor) -> Tensor:
-    """(K, TB, ·) → (T, K, B, ·), with T, K and B of ``inputs``."""
-    steps, networks, batch, _ = inputs.shape
-    return flat.view(networks, steps, batch, -1).transpose(0, 1)
-
-
-def product(inputs: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """(T, K, B, F), (K, G, F), (K, G) → (T, K, B, G), in one product for all steps."""
-    flat = torch.baddbmm(bias.unsqueeze(1), by_network(inputs), weights.transpose(1, 2))
-    return _by_step(flat, inputs).contiguous()
-
-
 def _states(steps: int, start: Tensor) -> Tensor:
     """Returns (T + 1, K, B, H) of which the first is ``start``, the others to be filled."""
-    states = start.new_empty(steps + 1, *start.shape)
+    states = _room(start, steps + 1)
     states[0] = start
     return states
 
 
-def gradients(
-    ctx: Any, driven: Tensor, states: Tensor, inputs: Tensor, w_in: Tensor
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """Returns the gradients of inputs, if wanted, of both weights and of the bias.
+def _room(like: Tensor, steps: int, times: int = 1) -> Tensor:
+    """(…, H) → (T, …, H), or as many times as wide, to be filled."""
+    return like.new_empty(steps, *like.shape[:-1], times * like.shape[-1])
 
-    Args:
-        ctx: Knows whether the inputs' gradient is wanted.
-        driven: (T, K, B, G) the gradient of what inputs and states come to together.
-        states: (T + 1, K, B, H).
-        inputs: (T, K, B, F).
-        w_in: (K, G, F).
+
+def _tanh_factor(like: Tensor) -> int:
+    """Returns by how much the arguments of `_tanh` are larger than those of the tanh."""
+    return 2 if like.device.type == "cpu" else 1
+
+
+def _tanh(arguments: Tensor, factor: int) -> Tensor:
+    """Puts tanh(x) in the place of ``factor`` x.
+
+    On a CPU as 2 sigmoid(2 x) - 1, since torch's sigmoid takes a third of its tanh's time.
     """
-    flat = by_network(driven)
-    d_in, d_w_in = input_gradients(ctx, flat, inputs, w_in)
-    return d_in, d_w_in, flat.transpose(1, 2) @ by_network(states[:-1]), flat.sum(1)
+    if factor == 1:
+        return arguments.tanh_()
+    return torch.add(_MINUS_ONE, arguments.sigmoid_(), alpha=2, out=arguments)
 
 
-def input_gradients(
-    ctx: Any, driven: Tensor, inputs: Tensor, w_in: Tensor
-) -> tuple[Tensor | None, Tensor]:
-    """Returns the gradients of the inputs, if wanted, and the weights of `product`.
-
-    Args:
-        ctx: Knows whether the inputs' gradient is wanted.
-        driven: (K, TB, G) the gradient of the product.
-        inputs: (T, K, B, F).
-        w_in: (K, G, F).
-    """
-    d_in = None
-    if ctx.needs_input_grad[0]:
-        d_in = _by_step(driven @ w_in, inputs)
-    return d_in, driven.transpose(1, 2) @ by_network(inputs)
+_MINUS_ONE = torch.tensor(-1.0)

@@ -16,17 +16,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from search.optimizers import BETAS, KEPT, MOMENTUM, TINY
 from search.space import HyperParams
-from search.training import MOMENTUM
 
-MEMORIES: dict[str, tuple[str | None, str | None]] = {
-    "adam": ("exp_avg", "exp_avg_sq"),
-    "sgd": ("momentum_buffer", None),
-    "rmsprop": (None, "square_avg"),
-    "adagrad": (None, "sum"),
-}
-"""What torch's optimizers remember of a weight, as they name it, by our names of optimizers: a mean
-of gradients, and one of their squares."""
 MOST = 2
 """No optimizer remembers more of a weight than this."""
 
@@ -48,18 +40,17 @@ class _Kind:
     corrected: bool = False
 
 
-BETAS = 0.9, 0.999
 KINDS = {
     # Kingma and Ba 2015, both moments' biases corrected.
-    "adam": _Kind((BETAS[0], 1 - BETAS[0]), (BETAS[1], 1 - BETAS[1]), 1e-8, corrected=True),
+    "adam": _Kind((BETAS[0], 1 - BETAS[0]), (BETAS[1], 1 - BETAS[1]), TINY["adam"], corrected=True),
     # Gradient descent with momentum; the root of nothing, and 1, divide nothing.
     "sgd": _Kind((MOMENTUM, 1.0), (0.0, 0.0), 1.0),
     # Tieleman and Hinton 2012, lecture 6.5.
-    "rmsprop": _Kind((0.0, 1.0), (0.99, 1 - 0.99), 1e-8),
+    "rmsprop": _Kind((0.0, 1.0), (KEPT, 1 - KEPT), TINY["rmsprop"]),
     # Duchi, Hazan and Singer 2011.
-    "adagrad": _Kind((0.0, 1.0), (1.0, 1.0), 1e-10),
+    "adagrad": _Kind((0.0, 1.0), (1.0, 1.0), TINY["adagrad"]),
 }
-"""The optimizers of `search.training`, with torch's constants."""
+"""Those of `search.optimizers`."""
 
 
 class Settings:

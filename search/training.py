@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from search.data.splits import Batch, Part, Splits
 from search.factories import Factory
 from search.models import Network, SequenceModel, build, detach, widened
+from search.optimizers import Optimizer, gradient_norm
 from search.space import HyperParams
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 
@@ -27,8 +28,6 @@ HALVING_EPOCHS = 5
 loses a half in as many epochs, smoothly, so that the two differ in shape and not in speed."""
 PLATEAU_EPOCHS = 3
 """Epochs without a better validation value after which the plateau decay halves the rate."""
-MOMENTUM = 0.9
-"""Of SGD; the usual value (Sutskever et al. 2013, ICML, section 2)."""
 EVALUATION_BATCH = 256
 """Examples per batch where no gradient is needed; no result depends on it."""
 ROWS = 32
@@ -88,7 +87,9 @@ class Run:
         self.random = _seeded_state(seed, device)
         with self._own_random():
             self.model = build(params, splits, factory).to(device)
-        self.optimizer = make_optimizer(params, self.model)
+        self.optimizer = Optimizer(
+            params.optimizer, self.model.parameters(), params.learning_rate, params.weight_decay
+        )
 
     def advance(self, judge: BatchJudge) -> Epoch | Decision:
         """Trains one epoch and validates.
@@ -174,9 +175,9 @@ class Run:
             state = detach(state) if batch.carries else None
             outputs, state = model(batch.inputs, batch.lengths, state)
             loss = self.splits.loss(outputs, batch.targets)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+            norm = gradient_norm(weights)
             losses.append(loss.item())
             self.batch_losses.append(losses[-1])
             decision = judge(losses[-1], norm.item(), len(self.curve) + 1)
@@ -191,8 +192,7 @@ class Run:
         """Sets the coming epoch's learning rate, and returns it."""
         values = self.curve.values(self.goal)
         rate = self.params.learning_rate * decay_factor(self.params.decay, values, self.goal)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.rate = rate
         return rate
 
     @contextmanager
@@ -295,21 +295,6 @@ def decay_factor(decay: str, values: list[float], goal: Goal) -> float:
                 factor, waited = factor / 2, 0
         return factor
     return 1.0
-
-
-def make_optimizer(params: HyperParams, model: nn.Module) -> torch.optim.Optimizer:
-    """Returns the optimizer; fused kernels where torch has them, for small networks' sake."""
-    weights = list(model.parameters())
-    rate, decay = params.learning_rate, params.weight_decay
-    if params.optimizer == "adam":
-        return torch.optim.Adam(weights, rate, weight_decay=decay, fused=True)
-    if params.optimizer == "sgd":
-        return torch.optim.SGD(weights, rate, MOMENTUM, weight_decay=decay, fused=True)
-    if params.optimizer == "rmsprop":
-        return torch.optim.RMSprop(weights, rate, weight_decay=decay, foreach=True)
-    if params.optimizer == "adagrad":
-        return torch.optim.Adagrad(weights, rate, weight_decay=decay, foreach=True)
-    raise ValueError(f"unknown optimizer {params.optimizer!r}")
 
 
 def _seeded_state(seed: int, device: torch.device) -> dict[str, Tensor]:

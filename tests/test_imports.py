@@ -44,10 +44,13 @@ ORDER = [
     "data",
     "trial",
     "factories",
+    "layer_memory",
+    "layer_products",
     "recurrent",
     "gpu_layers",
     "models",
     "network_checks",
+    "optimizers",
     "cohorts",
     "training",
     "steps",
@@ -286,7 +289,10 @@ def test_only_a_cluster_imports_ray() -> None:
 
 
 def test_trainers_import_neither_optuna_nor_sqlalchemy(tmp_path: Path) -> None:
-    """A trainer that has read its data and trained a trial has loaded no Optuna, no database."""
+    """A trainer that has read its data and trained a trial has loaded no Optuna, no database.
+
+    Nor torch's compiler, which would take as long to import as the rest of torch.
+    """
     code = (
         "import search.trainers, torch\n"
         "from pathlib import Path\n"
@@ -298,6 +304,8 @@ def test_trainers_import_neither_optuna_nor_sqlalchemy(tmp_path: Path) -> None:
         "worker = TrialWorker(job, sine(), rules, torch.device('cpu'))\n"
         "assert len(list(worker.epochs())) == 2\n"
         "worker.finish()\n"
+        "import sys\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
     )
     here = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     loaded = modules_after(here + code)

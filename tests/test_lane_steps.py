@@ -18,8 +18,9 @@ from search.dimensions import CELLS
 from search.lane_batches import Batches
 from search.lane_rows import Rows
 from search.lane_steps import LaneStep
-from search.steps import MEMORIES, Settings, step
-from search.training import Run, make_optimizer, one_thread
+from search.optimizers import COUNTING, MEMORIES, Optimizer
+from search.steps import Settings, step
+from search.training import Run, one_thread
 
 FROM_THE_PROCESSOR = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
 TO_THE_PROCESSOR = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
@@ -133,22 +134,22 @@ def test_a_recorded_step_repeats(task: Callable[[], Splits], cell: str) -> None:
 @pytest.mark.parametrize("optimizer", MEMORIES)
 @pytest.mark.parametrize("made", [0, 30, 5_000, 100_000])
 def test_a_step_after_any_number(optimizer: str, made: int) -> None:
-    """After so many steps, the next is that of torch's optimizer, in float64 to 1e-12."""
+    """After so many steps, the next is that of the optimizer of one network, to 1e-12."""
     torch.manual_seed(0)
     module = torch.nn.Linear(7, 1, bias=False).double()
     params = hyper(optimizer=optimizer, learning_rate=0.03, weight_decay=0.01)
-    torchs = make_optimizer(params, module)
     weight = module.weight
+    alone = Optimizer(optimizer, [weight], params.learning_rate, params.weight_decay)
     memories = torch.rand(2, 1, 7, dtype=torch.float64)
     kept = zip(MEMORIES[optimizer], memories, strict=True)
     state: dict[str, Tensor] = {name: one.clone() for name, one in kept if name is not None}
-    if optimizer != "sgd":
+    if optimizer in COUNTING:
         state["step"] = torch.tensor(float(made))
-    torchs.state[weight] = state
+    alone.state[weight] = state
     weight.grad = torch.rand(1, 7, dtype=torch.float64)
     ours, gradient = weight.detach().clone(), weight.grad.clone()
     settings = Settings(1, ours)
     settings.set(0, params, params.learning_rate, made)
     step(ours, gradient, memories, settings)
-    torchs.step()
+    alone.step()
     torch.testing.assert_close(ours, weight.detach(), rtol=1e-12, atol=1e-12)

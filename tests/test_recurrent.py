@@ -179,15 +179,31 @@ def test_the_same_bits_again(cell: str) -> None:
 
 
 @cells
-def test_without_gradients_torch_computes(cell: str) -> None:
-    """Validation and prediction take torch's own layers, to the last bit."""
-    network, steps = make(cell, layers=2)
+def test_without_gradients_the_numbers_are_the_same(cell: str) -> None:
+    """Validation and prediction compute what training does, to the last bit."""
+    network, steps = make(cell, hidden=43, layers=2)
     network, steps = network.float(), steps.float()
+    ours = recur(network, steps, None)
     with torch.no_grad():
-        ours, theirs = recur(network, steps, None), network(steps)
-    assert torch.equal(ours[0], theirs[0])
-    assert isinstance(ours[1], Tensor)
-    assert torch.equal(ours[1], theirs[1])
+        theirs = recur(network, steps, None)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@cells
+def test_passes_beside_each_other(cell: str) -> None:
+    """Two passes before either's way back, or one's way back twice, do not disturb each other."""
+    network, steps = make(cell, hidden=6, layers=2)
+    alone = [gradients(network, recur(network, part, None)) for part in (steps, steps[:, :3])]
+    longer, shorter = recur(network, steps, None), recur(network, steps[:, :3], None)
+    again = recur(network, steps * 2, None)
+    assert_equal(gradients(network, shorter), alone[1])
+    loss = longer[0].square().sum()
+    once, twice = (
+        torch.autograd.grad(loss, list(network.parameters()), retain_graph=True) for _ in range(2)
+    )
+    assert_equal(once, twice)
+    assert_equal(gradients(network, longer), alone[0])
+    assert torch.isfinite(again[0].sum())
 
 
 def test_lstm_is_torchs_own() -> None:

@@ -28,9 +28,9 @@ from search.data.forecasting import ForecastPart
 from search.data.splits import Batch, Splits
 from search.dimensions import CELLS, DECAYS, OPTIMIZERS
 from search.models import build
+from search.optimizers import MOMENTUM
 from search.training import (
     HALVING_EPOCHS,
-    MOMENTUM,
     PLATEAU_EPOCHS,
     Run,
     decay_factor,
@@ -259,7 +259,7 @@ def test_the_rate_of_an_epoch_is_the_decayed_one() -> None:
         values = [epoch.valid_loss for epoch in epochs]
         wanted = [0.02 * decay_factor(decay, values[:done], LOSS) for done in range(11)]
         assert [epoch.learning_rate for epoch in epochs] == wanted
-        assert run.state_dict()["optimizer"]["param_groups"][0]["lr"] == wanted[-1]
+        assert run.optimizer.rate == wanted[-1]
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])

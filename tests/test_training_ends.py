@@ -18,7 +18,6 @@ from networks import (
     start,
     unjudged,
 )
-from torch import nn
 
 from search.data.forecasting import ForecastPart
 from search.data.splits import Splits
@@ -26,7 +25,6 @@ from search.stopping import batch_judge
 from search.training import (
     Run,
     evaluate,
-    make_optimizer,
 )
 from search.trial import Decision, Outcome
 
@@ -122,12 +120,6 @@ def test_a_judge_ends_the_epoch_at_once() -> None:
     assert len(run.batch_losses) == 2
     assert len(run.curve) == len(run.epoch_ends) == 0
     assert same_tensors(run.model.state_dict(), before)
-
-
-def test_an_unknown_optimizer_is_refused() -> None:
-    """No optimizer stands in for one that is not known."""
-    with pytest.raises(ValueError, match="lion"):
-        make_optimizer(hyper(optimizer="lion"), nn.Linear(1, 1))
 
 
 def test_an_empty_part_is_refused() -> None:

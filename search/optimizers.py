@@ -1,0 +1,157 @@
+"""The optimizers of a search: torch's kernels, without what `torch.optim` does around them.
+
+For a small network that takes longer than the steps themselves, and its first use imports torch's
+compiler, which takes a second before a search has its first result. The steps are torch's to the
+last bit where it has a fused kernel, and up to rounding elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOMENTUM = 0.9
+"""Of SGD; the usual value (Sutskever et al. 2013, ICML, section 2)."""
+BETAS = 0.9, 0.999
+"""Of Adam, as Kingma and Ba 2015 have them, section 2."""
+KEPT = 0.99
+"""What RMSprop keeps of the mean square at each step; torch's default."""
+TINY = {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}
+"""What is added to the root that a step is divided by; torch's defaults."""
+MEMORIES: dict[str, tuple[str | None, str | None]] = {
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "sgd": ("momentum_buffer", None),
+    "rmsprop": (None, "square_avg"),
+    "adagrad": (None, "sum"),
+}
+"""What an optimizer remembers of a weight, as torch names it, by our names of optimizers: a mean of
+gradients, and one of their squares."""
+COUNTING = ("adam", "adagrad")
+"""Those whose kernels want to know how many steps there were."""
+
+
+class Optimizer:
+    """Changes weights by their gradients.
+
+    Args:
+        kind: One of `MEMORIES`.
+        weights: What is trained; those without a gradient are left as they are.
+        rate: The learning rate.
+        decay: What of a weight is added to its gradient.
+
+    Attributes:
+        rate: The learning rate of the next step.
+        state: What is remembered of each weight that has been changed.
+
+    Raises:
+        ValueError: There is no such optimizer.
+    """
+
+    def __init__(self, kind: str, weights: Iterable[Tensor], rate: float, decay: float) -> None:
+        if kind not in MEMORIES:
+            raise ValueError(f"unknown optimizer {kind!r}")
+        self.rate, self.state = rate, dict[Tensor, dict[str, Tensor]]()
+        self._kind, self._decay, self._weights = kind, decay, list(weights)
+        # A kernel takes weights of one kind at once.
+        groups = defaultdict[Any, list[Tensor]](list)
+        for weight in self._weights:
+            groups[weight.device, weight.dtype].append(weight)
+        self._groups = list(groups.values())
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for weight in self._weights:
+            weight.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Changes every weight that has a gradient."""
+        for group in self._groups:
+            weights = [weight for weight in group if weight.grad is not None]
+            if weights:
+                self._step(weights, [weight.grad for weight in weights if weight.grad is not None])
+
+    def fresh(self, weight: Tensor, steps: int) -> dict[str, Tensor]:
+        """Returns what is remembered of a weight that has never been changed.
+
+        Args:
+            weight: The weight.
+            steps: How many steps are to be counted all the same.
+        """
+        state = {
+            name: torch.zeros_like(weight, memory_format=torch.preserve_format)
+            for name in MEMORIES[self._kind]
+            if name is not None
+        }
+        if self._kind in COUNTING:
+            state["step"] = torch.tensor(float(steps), device=weight.device)
+        return state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what is remembered of each weight, by its place among them, as torch does."""
+        places = {weight: place for place, weight in enumerate(self._weights)}
+        return {"state": {places[weight]: state for weight, state in self.state.items()}}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Goes on from where `state_dict` was taken; `torch.optim`'s will do, too."""
+        self.state = {}
+        for place, state in saved["state"].items():
+            weight = self._weights[place]
+            self.state[weight] = self.fresh(weight, 0)
+            for name, one in self.state[weight].items():
+                if state.get(name) is not None:
+                    one.copy_(state[name])
+
+    def _step(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
+        """Changes weights of one device and dtype."""
+        for weight in weights:
+            if weight not in self.state:
+                self.state[weight] = self.fresh(weight, 0)
+        states = [self.state[weight] for weight in weights]
+        names = *MEMORIES[self._kind], "step"
+        means, squares, steps = ([one[name] for one in states if name in one] for name in names)
+        if steps:
+            torch._foreach_add_(steps, 1)
+        shared: dict[str, Any] = {"lr": self.rate, "weight_decay": self._decay, "maximize": False}
+        if self._kind == "adam":
+            shared |= {"beta1": BETAS[0], "beta2": BETAS[1], "eps": TINY["adam"], "amsgrad": False}
+            torch._fused_adam_(weights, gradients, means, squares, [], steps, **shared)
+        elif self._kind == "sgd":
+            # What has no mean of gradients yet has one of zeros, which is the same.
+            shared |= {"momentum": MOMENTUM, "dampening": 0.0, "nesterov": False}
+            torch._fused_sgd_(weights, gradients, means, is_first_step=False, **shared)
+        elif self._kind == "adagrad" and weights[0].device.type == "cpu":
+            shared |= {"lr_decay": 0.0, "eps": TINY["adagrad"]}
+            torch._fused_adagrad_(weights, gradients, squares, steps, **shared)
+        else:
+            self._divide_by_root(weights, gradients, squares)
+
+    def _divide_by_root(
+        self, weights: list[Tensor], gradients: list[Tensor], squares: list[Tensor]
+    ) -> None:
+        """Makes a step of RMSprop, or of Adagrad on a GPU, for which torch has no fused kernel."""
+        if self._decay:
+            gradients = list(torch._foreach_add(gradients, weights, alpha=self._decay))
+        gain = 1.0
+        if self._kind == "rmsprop":
+            torch._foreach_mul_(squares, KEPT)
+            gain = 1 - KEPT
+        torch._foreach_addcmul_(squares, gradients, gradients, value=gain)
+        roots = list(torch._foreach_sqrt(squares))
+        torch._foreach_add_(roots, TINY[self._kind])
+        torch._foreach_addcdiv_(weights, gradients, roots, value=-self.rate)
+
+
+def gradient_norm(weights: Iterable[Tensor]) -> Tensor:
+    """Returns what `torch.nn.utils.get_total_norm` does, in half its time for a small network.
+
+    Args:
+        weights: After a backward pass; those that it gave no gradient are left out.
+    """
+    norms = [torch.linalg.vector_norm(weight.grad) for weight in weights if weight.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm

@@ -1,0 +1,138 @@
+"""Our optimizers make the steps of `torch.optim`'s."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search.optimizers import MEMORIES, MOMENTUM, Optimizer, gradient_norm
+
+RATE = 0.03
+TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": lambda weights, **options: torch.optim.Adam(weights, RATE, fused=True, **options),
+    "sgd": lambda weights, **options: torch.optim.SGD(
+        weights, RATE, MOMENTUM, fused=True, **options
+    ),
+    "rmsprop": lambda weights, **options: torch.optim.RMSprop(
+        weights, RATE, foreach=True, **options
+    ),
+    "adagrad": lambda weights, **options: torch.optim.Adagrad(weights, RATE, fused=True, **options),
+}
+kinds = pytest.mark.parametrize("kind", MEMORIES)
+
+
+def network() -> nn.Module:
+    """Returns weights of several shapes."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
+
+
+def give_gradients(weights: list[Tensor], step: int) -> None:
+    """Gives every weight a gradient that depends on it and on the step."""
+    for weight in weights:
+        weight.grad = torch.sin(7 * weight.detach() + step)
+
+
+def pair(kind: str, decay: float = 0.01) -> tuple[Any, ...]:
+    """Returns our optimizer and torch's, and the weights of each, which are equal."""
+    mine, theirs = network(), network()
+    weights, others = list(mine.parameters()), list(theirs.parameters())
+    return (
+        Optimizer(kind, weights, RATE, decay),
+        TORCHS[kind](others, weight_decay=decay),
+        weights,
+        others,
+    )
+
+
+@kinds
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_the_steps_are_torchs(kind: str, decay: float) -> None:
+    """After 50 steps with changing rates the weights are torch's to the last bit."""
+    ours, torchs, weights, others = pair(kind, decay)
+    for step in range(50):
+        ours.rate = torchs.param_groups[0]["lr"] = RATE * 0.9 ** (step // 10)
+        give_gradients(weights, step)
+        give_gradients(others, step)
+        ours.step()
+        torchs.step()
+    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+
+
+@kinds
+def test_a_weight_without_a_gradient(kind: str) -> None:
+    """It stays as it is; once it has a gradient, its steps are counted from there, as torch's."""
+    ours, torchs, weights, others = pair(kind)
+    if kind == "sgd":  # Torch's fused one fails if only some weights have a gradient.
+        torchs = torch.optim.SGD(others, RATE, MOMENTUM, weight_decay=0.01)
+    before = weights[1].detach().clone()
+    for step in range(8):
+        give_gradients(weights, step)
+        give_gradients(others, step)
+        if step < 3:
+            weights[1].grad = others[1].grad = None
+        ours.step()
+        torchs.step()
+        if step == 2:
+            assert torch.equal(weights[1], before)
+    torch.testing.assert_close(weights, others, rtol=1e-6, atol=1e-7)
+    ours.zero_grad()
+    assert all(weight.grad is None for weight in weights)
+    at_rest = [weight.detach().clone() for weight in weights]
+    ours.step()
+    assert all(torch.equal(a, b) for a, b in zip(weights, at_rest, strict=True))
+
+
+@kinds
+@pytest.mark.parametrize("of_torch", [False, True], ids=["ours", "torchs"])
+def test_it_goes_on_from_what_was_saved(kind: str, of_torch: bool) -> None:
+    """What it remembers can be saved and loaded; so can what `torch.optim` had saved."""
+    ours, torchs, weights, others = pair(kind)
+    for step in range(6):
+        give_gradients(weights, step)
+        give_gradients(others, step)
+        ours.step()
+        torchs.step()
+    saved = copy.deepcopy((torchs if of_torch else ours).state_dict())
+    taken = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    heir = Optimizer(kind, taken, RATE, 0.01)
+    heir.load_state_dict(saved)
+    for step in range(6, 12):
+        give_gradients(weights, step)
+        give_gradients(list(taken), step)
+        ours.step()
+        heir.step()
+    assert all(torch.equal(a, b) for a, b in zip(weights, taken, strict=True))
+
+
+@kinds
+def test_weights_of_several_dtypes(kind: str) -> None:
+    """A network of the user's own may have weights in single and in double precision."""
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, dtype=torch.float64))]
+    optimizer = Optimizer(kind, weights, RATE, 0.0)
+    for step in range(3):
+        give_gradients(list(weights), step)
+        optimizer.step()
+    torch.testing.assert_close(weights[0].double(), weights[1], rtol=1e-5, atol=1e-6)
+    assert weights[1].dtype == torch.float64
+    assert not torch.equal(weights[0], torch.ones(3))
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    """No optimizer stands in for one that is not known."""
+    with pytest.raises(ValueError, match="lion"):
+        Optimizer("lion", [], RATE, 0.0)
+
+
+def test_the_norm_is_torchs() -> None:
+    """The norm of all gradients is what torch says, those left out that are not there."""
+    weights = list(network().parameters())
+    give_gradients(list(weights), 1)
+    weights[2].grad = None
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    assert torch.equal(gradient_norm(weights), nn.utils.get_total_norm(gradients))
