@@ -46,7 +46,9 @@ def choose_workers(wanted: int | None) -> int:
         ConfigError: So many cannot fit in this machine's memory.
     """
     if wanted is None:
-        return min(len(os.sched_getaffinity(0)), LARGEST_CREW)
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        return min(cores, LARGEST_CREW)
     most = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / TRAINER_BYTES)
     if wanted > most:
         raise ConfigError(

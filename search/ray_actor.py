@@ -24,6 +24,7 @@ from search.data.splits import Splits
 from search.desk import Desk, Order
 from search.errors import FactoryError
 from search.factories import Factory
+from search.processes import keep_freed_memory
 from search.surroundings import surroundings
 from search.trial import Decision
 from search.worker import Job, TrialRules
@@ -144,6 +145,7 @@ class Actor:
         place = f"{socket.gethostname()}, process {os.getpid()}"
         try:
             torch.set_num_threads(1)
+            keep_freed_memory()
             target = torch.device(device)
             if factory is not None:
                 factory.import_here()

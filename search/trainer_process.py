@@ -20,7 +20,7 @@ from search.desk import Desk
 from search.errors import FactoryError, TrainerError
 from search.factories import Factory, ordinary_path
 from search.lane_desk import LaneDesk
-from search.processes import context, signals_blocked
+from search.processes import context, keep_freed_memory, signals_blocked
 from search.worker import TrialRules
 
 
@@ -70,6 +70,7 @@ def _main(connection: Connection) -> None:
     """Runs in the trainer's process until the coordinator says stop or is gone."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         setup = connection.recv()
     except (EOFError, OSError):  # The coordinator is gone, maybe in the middle of its word.
