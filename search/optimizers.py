@@ -88,7 +88,8 @@ class Optimizer:
             if name is not None
         }
         if self._kind in COUNTING:
-            state["step"] = torch.tensor(float(steps), device=weight.device)
+            # A GPU's kernels read it as single precision, whatever it is.
+            state["step"] = torch.tensor(steps, dtype=torch.float32, device=weight.device)
         return state
 
     def state_dict(self) -> dict[str, Any]:

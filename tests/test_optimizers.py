@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search.optimizers import MEMORIES, MOMENTUM, Optimizer, gradient_norm
+from search.optimizers import COUNTING, MEMORIES, MOMENTUM, Optimizer, gradient_norm
 
 RATE = 0.03
 TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -136,3 +136,14 @@ def test_the_norm_is_torchs() -> None:
     weights[2].grad = None
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     assert torch.equal(gradient_norm(weights), nn.utils.get_total_norm(gradients))
+
+
+@pytest.mark.parametrize("kind", COUNTING)
+def test_steps_are_counted_in_single_precision(kind: str) -> None:
+    """As torch's kernels on a GPU take them to be, whatever the default is."""
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert Optimizer(kind, [weight], RATE, 0.0).fresh(weight, 7)["step"].dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
