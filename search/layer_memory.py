@@ -1,7 +1,7 @@
-"""Memory in which a layer's passes over minibatches take turns, with the views of every step.
+"""Workspace in which a layer's passes over minibatches take turns, with the views of every step.
 
 To a small network a view of a tensor costs half as much as a calculation with it, and a pass needs
-a dozen for every step. Memory that the next pass uses again has them already.
+a dozen for every step. A workspace that the next pass uses again has them already.
 
 It is lent, and comes back by itself as soon as nobody needs it: what a forward pass has left there
 for its backward pass is safe as long as autograd's graph lives.
@@ -13,15 +13,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
-MOST_BYTES = 1 << 24
-"""Larger memory is not kept; beside what is calculated in it, its views are nothing."""
-MOST_SHAPES = 32
-"""Of memory that is kept; a study's trials have ever new ones."""
+MOST_BYTES = 1 << 26
+"""What is kept in all, the least lately used given up first."""
+LARGEST_BYTES = 1 << 24
+"""A larger workspace is not kept; beside what is calculated in it, its views are nothing."""
 
 
-class Memory(ABC):
+class Workspace(ABC):
     """Room for the steps of a pass.
 
     Args:
@@ -38,12 +39,11 @@ class Memory(ABC):
         """Its tensors, (T, …) each; their contents are arbitrary."""
 
 
-M = TypeVar("M", bound=Memory)
-_SPARE: dict[Hashable, list[Memory]] = {}
+W = TypeVar("W", bound=Workspace)
 
 
-class Loan(Generic[M]):
-    """Memory for T steps or more, until nobody refers to the loan.
+class Loan(Generic[W]):
+    """A workspace for T steps or more, until nobody refers to the loan.
 
     Args:
         kind: What for.
@@ -51,32 +51,60 @@ class Loan(Generic[M]):
         steps: T.
 
     Attributes:
-        memory: What is lent.
+        space: What is lent.
     """
 
-    def __init__(self, kind: type[M], like: Tensor, steps: int) -> None:
-        # A GPU repeats what it recorded, in memory that must be nobody else's.
-        self._kept = like.device.type == "cpu"
+    def __init__(self, kind: type[W], like: Tensor, steps: int) -> None:
+        # A GPU repeats what it recorded, in memory that must be nobody else's; and what is made in
+        # inference mode is of no use outside.
+        self._kept = like.device.type == "cpu" and not torch.is_inference_mode_enabled()
         self._key = kind, like.shape, like.dtype
-        spare = _spare(self._key, kind, steps) if self._kept else None
-        self.memory = spare or kind(like, steps)
+        spare = _SPARE.take(self._key) if self._kept else None
+        fits = isinstance(spare, kind) and len(spare.parts[0]) >= steps
+        self.space: W = spare if fits else kind(like, steps)  # type: ignore[assignment]
 
-    def __del__(self, spare: dict[Hashable, list[Memory]] = _SPARE) -> None:
-        """Takes the memory back."""
-        memory = getattr(self, "memory", None)  # There may have been too little to make it.
-        if memory is None or not self._kept:
+    def __del__(self) -> None:
+        """Takes the workspace back."""
+        space = getattr(self, "space", None)  # There may have been too little memory to make it.
+        if space is not None and self._kept:
+            _SPARE.put(self._key, space)
+
+
+class _Spare:
+    """What is kept for passes to come.
+
+    Attributes:
+        spaces: By kind, shape and dtype, the latest last; with the bytes of each.
+    """
+
+    def __init__(self) -> None:
+        self.spaces: dict[Hashable, list[tuple[int, Workspace]]] = {}
+
+    def take(self, key: Hashable) -> Workspace | None:
+        """Returns a workspace, or None if there is none."""
+        try:
+            return self.spaces[key].pop()[1]
+        except LookupError:
+            return None
+
+    def put(self, key: Hashable, space: Workspace) -> None:
+        """Keeps a workspace, unless it is too large; gives up others until there is room for it."""
+        size = sum(part.nbytes for part in space.parts)
+        if size > LARGEST_BYTES:
             return
-        if sum(part.nbytes for part in memory.parts) > MOST_BYTES:
-            return
-        if self._key not in spare and len(spare) >= MOST_SHAPES:
-            spare.clear()
-        spare.setdefault(self._key, []).append(memory)
+        self.spaces[key] = [*self.spaces.pop(key, []), (size, space)]
+        while self.bytes > MOST_BYTES:
+            self.spaces.pop(next(iter(self.spaces)))
+
+    @property
+    def bytes(self) -> int:
+        """Of all that is kept."""
+        return sum(size for spaces in self.spaces.values() for size, _ in spaces)
 
 
-def _spare(key: Hashable, kind: type[M], steps: int) -> M | None:
-    """Returns memory of that kind that is free and has room for so many steps, if there is any."""
-    try:
-        found = _SPARE.get(key, []).pop()
-    except IndexError:
-        return None
-    return found if isinstance(found, kind) and len(found.parts[0]) >= steps else None
+_SPARE = _Spare()
+
+
+def give_up_workspaces() -> None:
+    """Gives back all that is kept, where memory has run out."""
+    _SPARE.spaces.clear()

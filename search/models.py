@@ -93,7 +93,9 @@ def widened(model: SequenceModel) -> SequenceModel:
         return model
     wide = -(-units // ALIGNED) * ALIGNED
     if model not in _TWINS:
-        _TWINS[model] = _empty_twin(model, wide)
+        # Else one of inference mode could not be filled outside.
+        with torch.inference_mode(False), torch.no_grad():
+            _TWINS[model] = _empty_twin(model, wide)
     twin = _TWINS[model].to(model.head.weight.device, model.head.weight.dtype)
     for target, weights in zip(twin.parameters(), model.parameters(), strict=True):
         window = own_part(target, weights.shape, units, wide)

@@ -12,15 +12,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MOMENTUM = 0.9
 """Of SGD; the usual value (Sutskever et al. 2013, ICML, section 2)."""
 BETAS = 0.9, 0.999
 """Of Adam, as Kingma and Ba 2015 have them, section 2."""
-KEPT = 0.99
-"""What RMSprop keeps of the mean square at each step; torch's default."""
-TINY = {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}
+SMOOTHING = 0.99
+"""What RMSprop keeps of the mean square at each step; torch's default, there alpha."""
+EPSILON = {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}
 """What is added to the root that a step is divided by; torch's defaults."""
 MEMORIES: dict[str, tuple[str | None, str | None]] = {
     "adam": ("exp_avg", "exp_avg_sq"),
@@ -59,8 +59,8 @@ class Optimizer:
         # A kernel takes weights of one kind at once.
         groups = defaultdict[Any, list[Tensor]](list)
         for weight in self._weights:
-            groups[weight.device, weight.dtype].append(weight)
-        self._groups = list(groups.values())
+            groups[weight.device, weight.dtype, _is_plain(weight)].append(weight)
+        self._groups = [(group, plain) for (_, _, plain), group in groups.items()]
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
@@ -70,10 +70,19 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Changes every weight that has a gradient."""
-        for group in self._groups:
+        for group, plain in self._groups:
             weights = [weight for weight in group if weight.grad is not None]
-            if weights:
-                self._step(weights, [weight.grad for weight in weights if weight.grad is not None])
+            if not weights:
+                continue
+            for weight in weights:
+                if weight not in self.state:
+                    self.state[weight] = self.fresh(weight, 0)
+            states = [self.state[weight] for weight in weights]
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            if plain:
+                self._step(weights, gradients, states)
+            else:
+                self._step_strange(weights, gradients, states)
 
     def fresh(self, weight: Tensor, steps: int) -> dict[str, Tensor]:
         """Returns what is remembered of a weight that has never been changed.
@@ -83,7 +92,7 @@ class Optimizer:
             steps: How many steps are to be counted all the same.
         """
         state = {
-            name: torch.zeros_like(weight, memory_format=torch.preserve_format)
+            name: torch.zeros_like(weight, memory_format=torch.contiguous_format)
             for name in MEMORIES[self._kind]
             if name is not None
         }
@@ -107,26 +116,39 @@ class Optimizer:
                 if state.get(name) is not None:
                     one.copy_(state[name])
 
-    def _step(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
-        """Changes weights of one device and dtype."""
-        for weight in weights:
-            if weight not in self.state:
-                self.state[weight] = self.fresh(weight, 0)
-        states = [self.state[weight] for weight in weights]
+    def _step_strange(
+        self, weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]]
+    ) -> None:
+        """Changes weights of a user's own network that kernels would mistake, by way of others."""
+        targets = [_real(weight).contiguous() for weight in weights]
+        real = [{name: _real(one) for name, one in state.items()} for state in states]
+        self._step(targets, [_real(gradient).contiguous() for gradient in gradients], real)
+        for weight, target in zip(weights, targets, strict=True):
+            _real(weight).copy_(target)
+
+    def _step(
+        self, weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]]
+    ) -> None:
+        """Changes weights of one device and dtype, real and in one piece."""
         names = *MEMORIES[self._kind], "step"
         means, squares, steps = ([one[name] for one in states if name in one] for name in names)
         if steps:
             torch._foreach_add_(steps, 1)
         shared: dict[str, Any] = {"lr": self.rate, "weight_decay": self._decay, "maximize": False}
         if self._kind == "adam":
-            shared |= {"beta1": BETAS[0], "beta2": BETAS[1], "eps": TINY["adam"], "amsgrad": False}
+            shared |= {
+                "beta1": BETAS[0],
+                "beta2": BETAS[1],
+                "eps": EPSILON["adam"],
+                "amsgrad": False,
+            }
             torch._fused_adam_(weights, gradients, means, squares, [], steps, **shared)
         elif self._kind == "sgd":
             # What has no mean of gradients yet has one of zeros, which is the same.
             shared |= {"momentum": MOMENTUM, "dampening": 0.0, "nesterov": False}
             torch._fused_sgd_(weights, gradients, means, is_first_step=False, **shared)
         elif self._kind == "adagrad" and weights[0].device.type == "cpu":
-            shared |= {"lr_decay": 0.0, "eps": TINY["adagrad"]}
+            shared |= {"lr_decay": 0.0, "eps": EPSILON["adagrad"]}
             torch._fused_adagrad_(weights, gradients, squares, steps, **shared)
         else:
             self._divide_by_root(weights, gradients, squares)
@@ -139,11 +161,11 @@ class Optimizer:
             gradients = list(torch._foreach_add(gradients, weights, alpha=self._decay))
         gain = 1.0
         if self._kind == "rmsprop":
-            torch._foreach_mul_(squares, KEPT)
-            gain = 1 - KEPT
+            torch._foreach_mul_(squares, SMOOTHING)
+            gain = 1 - SMOOTHING
         torch._foreach_addcmul_(squares, gradients, gradients, value=gain)
         roots = list(torch._foreach_sqrt(squares))
-        torch._foreach_add_(roots, TINY[self._kind])
+        torch._foreach_add_(roots, EPSILON[self._kind])
         torch._foreach_addcdiv_(weights, gradients, roots, value=-self.rate)
 
 
@@ -153,6 +175,19 @@ def gradient_norm(weights: Iterable[Tensor]) -> Tensor:
     Args:
         weights: After a backward pass; those that it gave no gradient are left out.
     """
-    norms = [torch.linalg.vector_norm(weight.grad) for weight in weights if weight.grad is not None]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if not gradients or any(gradient.device.type != "cpu" for gradient in gradients):
+        return nn.utils.get_total_norm(gradients)
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """Says whether torch's fused kernels take the weight for what it is: they know no strides."""
+    return weight.is_contiguous() and not weight.is_complex()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Returns a view in which a complex number is two real ones, as torch's optimizers see it."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

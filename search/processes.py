@@ -85,6 +85,6 @@ def keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
 
 
-KEPT_BYTES, LARGEST_KEPT_BYTES = 1 << 28, 1 << 25
+KEPT_BYTES, LARGEST_KEPT_BYTES = 1 << 27, 1 << 25
 """In all, and of one piece; the latter is the most that glibc takes."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

@@ -4,8 +4,8 @@
 layer is one operation to autograd: one matrix product for all inputs, then per step one or two for
 the state and a few elementwise calls; on the way back what does not depend on the coming gradient
 is computed for all steps at once, and the gradients of the weights are one product each at the end.
-The results equal those of `torch.nn`'s modules up to rounding; how much quicker they come is in
-``bench/RESULTS.md``.
+The results equal those of `torch.nn`'s modules up to rounding (of a tanh: of 1, not of its value);
+how much quicker they come is in ``bench/RESULTS.md``.
 
 One code is for one network and for K of one shape, each with weights and inputs of its own: its
 products are then batched, so that K small networks cost little more calls than one. What counts for
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from search.layer_memory import Loan, Memory
+from search.layer_memory import Loan, Workspace
 from search.layer_products import adding, by_network, gradients, input_gradients, product
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -52,14 +52,15 @@ def recur(
     Returns:
         (B, T, H) the last layer's hidden state at every step, and the state after the last.
     """
-    ours = isinstance(layers, nn.GRU | nn.RNN) and inputs.device.type == "cpu"
-    if not ours:
+    if isinstance(layers, nn.LSTM) or inputs.device.type != "cpu":
         outputs, last = layers(inputs, state)
         return outputs, last
     cell = "gru" if isinstance(layers, nn.GRU) else "rnn"
     steps = inputs.transpose(0, 1)
     start = state
-    if not isinstance(start, Tensor):
+    if isinstance(start, Tensor):
+        layers.check_forward_args(inputs, start, None)
+    else:
         start = inputs.new_zeros(layers.num_layers, len(inputs), layers.hidden_size)
     ends = []
     for index, weights in enumerate(layers.all_weights):
@@ -73,7 +74,7 @@ def recur(
 def run_layer(
     cell: str, inputs: Tensor, start: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Runs one layer of K networks, or of one, whose shapes have no K.
+    """Runs one layer of K networks; or of one, an RNN or GRU, whose shapes have no K.
 
     Args:
         cell: ``rnn``, ``gru`` or ``lstm``.
@@ -92,7 +93,7 @@ def run_layer(
     return steps, (steps[-1],)
 
 
-class _Slopes(Memory):
+class _Slopes(Workspace):
     """Room for the way back through Elman's network.
 
     Attributes:
@@ -141,8 +142,8 @@ class _RNNLayer(torch.autograd.Function):
         inputs, states, w_in, w_h = ctx.saved_tensors
         steps, add_product = len(inputs), adding(states[0])
         loan = Loan(_Slopes, states[0], steps)
-        views, driven = loan.memory.views, loan.memory.driven[:steps].copy_(grad)
-        torch.mul(states[1:], states[1:], out=loan.memory.slopes[:steps]).neg_().add_(1)
+        views, driven = loan.space.views, loan.space.driven[:steps].copy_(grad)
+        torch.mul(states[1:], states[1:], out=loan.space.slopes[:steps]).neg_().add_(1)
         for t in range(steps - 1, -1, -1):
             slope, d_state = views[t]
             d_state.mul_(slope)
@@ -152,7 +153,7 @@ class _RNNLayer(torch.autograd.Function):
         return d_in, driven[0] @ w_h, d_w_in, d_w_h, d_bias, d_bias.clone()
 
 
-class _Gates(Memory):
+class _Gates(Workspace):
     """What the way back needs of a GRU's gates.
 
     Attributes:
@@ -174,7 +175,7 @@ class _Gates(Memory):
         return self.doors, self.new, self.from_state
 
 
-class _GateSlopes(Memory):
+class _GateSlopes(Workspace):
     """Room for the way back through a GRU.
 
     Attributes:
@@ -218,7 +219,7 @@ class _GRULayer(torch.autograd.Function):
         states = _states(steps, start)
         state, add_product, factor = states.unbind(), adding(start), _tanh_factor(start)
         loan = ctx.loan = Loan(_Gates, start, steps)
-        gates = loan.memory
+        gates = loan.space
         bias = b_in[..., :doors] + b_h[..., :doors]
         product(inputs, w_in[..., :doors, :], bias, out=gates.doors[:steps])
         product(inputs, w_in[..., doors:, :], b_in[..., doors:], factor, out=gates.new[:steps])
@@ -239,22 +240,22 @@ class _GRULayer(torch.autograd.Function):
         """Returns the gradients of the arguments of `forward`; ``grad`` is (T, K, B, H)."""
         inputs, states, w_in, w_h = ctx.saved_tensors
         steps, add_product = len(inputs), adding(states[0])
-        new, gates = ctx.loan.memory.new[:steps], ctx.loan.memory
+        new, gates = ctx.loan.space.new[:steps], ctx.loan.space
         doors = gates.doors[:steps]
         closed = 1 - doors
         (reset, keep), (ajar, kept) = (part.chunk(2, dim=-1) for part in (doors, closed * doors))
         loan = Loan(_GateSlopes, states[0], steps)
-        slopes, driven, d_states = (part[:steps] for part in loan.memory.parts)
+        slopes, driven, d_states = (part[:steps] for part in loan.space.parts)
         to_new = (1 - new.square()).mul_(closed.chunk(2, dim=-1)[1])
         torch.mul(to_new * gates.from_state[:steps], ajar, out=slopes[..., 0, :])
         torch.mul(states[:-1] - new, kept, out=slopes[..., 1, :])
         torch.mul(to_new, reset, out=slopes[..., 2, :])
         d_states.copy_(grad)
         for t in range(steps - 1, -1, -1):
-            slope, d_parts, d_state, d_recurrent, d_wide = loan.memory.views[t]
+            slope, d_parts, d_state, d_recurrent, d_wide = loan.space.views[t]
             torch.mul(d_wide, slope, out=d_parts)
             if t > 0:
-                before = loan.memory.views[t - 1][2].addcmul_(d_state, gates.views[t][4])
+                before = loan.space.views[t - 1][2].addcmul_(d_state, gates.views[t][4])
                 add_product(before, d_recurrent, w_h)
         d_start = add_product(d_states[0] * keep[0], driven[0].flatten(-2), w_h)
         flat = by_network(driven.flatten(-2))

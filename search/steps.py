@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from search.optimizers import BETAS, KEPT, MOMENTUM, TINY
+from search.optimizers import BETAS, EPSILON, MOMENTUM, SMOOTHING
 from search.space import HyperParams
 
 MOST = 2
@@ -42,13 +42,15 @@ class _Kind:
 
 KINDS = {
     # Kingma and Ba 2015, both moments' biases corrected.
-    "adam": _Kind((BETAS[0], 1 - BETAS[0]), (BETAS[1], 1 - BETAS[1]), TINY["adam"], corrected=True),
+    "adam": _Kind(
+        (BETAS[0], 1 - BETAS[0]), (BETAS[1], 1 - BETAS[1]), EPSILON["adam"], corrected=True
+    ),
     # Gradient descent with momentum; the root of nothing, and 1, divide nothing.
     "sgd": _Kind((MOMENTUM, 1.0), (0.0, 0.0), 1.0),
     # Tieleman and Hinton 2012, lecture 6.5.
-    "rmsprop": _Kind((0.0, 1.0), (KEPT, 1 - KEPT), TINY["rmsprop"]),
+    "rmsprop": _Kind((0.0, 1.0), (SMOOTHING, 1 - SMOOTHING), EPSILON["rmsprop"]),
     # Duchi, Hazan and Singer 2011.
-    "adagrad": _Kind((0.0, 1.0), (1.0, 1.0), TINY["adagrad"]),
+    "adagrad": _Kind((0.0, 1.0), (1.0, 1.0), EPSILON["adagrad"]),
 }
 """Those of `search.optimizers`."""
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from search.data.splits import Batch, Part, Splits
 from search.factories import Factory
+from search.layer_memory import give_up_workspaces
 from search.models import Network, SequenceModel, build, detach, widened
 from search.optimizers import Optimizer, gradient_norm
 from search.space import HyperParams
@@ -112,6 +113,7 @@ class Run:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            give_up_workspaces()
             return out_of_memory(error)
 
     def validate(self, losses: list[float], rate: float, started: float) -> Epoch | Decision:
@@ -172,14 +174,11 @@ class Run:
         state: Any = None
         model.train()
         for batch in self.splits.train.batches(self.params.batch_size, self.order):
-            state = detach(state) if batch.carries else None
-            outputs, state = model(batch.inputs, batch.lengths, state)
-            loss = self.splits.loss(outputs, batch.targets)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss, state = self._backward(batch, state if batch.carries else None)
             norm = gradient_norm(weights)
-            losses.append(loss.item())
-            self.batch_losses.append(losses[-1])
+            losses.append(loss)
+            self.batch_losses.append(loss)
             decision = judge(losses[-1], norm.item(), len(self.curve) + 1)
             if decision is not None:
                 return decision
@@ -187,6 +186,16 @@ class Run:
                 nn.utils.clip_grads_with_norm_(weights, clip, norm)
             optimizer.step()
         return losses
+
+    def _backward(self, batch: Batch, state: Any) -> tuple[float, Any]:
+        """Gives the weights a minibatch's gradients; returns its loss and the last hidden state.
+
+        Nothing of autograd's graph is left, so that the next minibatch takes its memory.
+        """
+        outputs, state = self.model(batch.inputs, batch.lengths, state)
+        loss = self.splits.loss(outputs, batch.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item(), detach(state)
 
     def set_learning_rate(self) -> float:
         """Sets the coming epoch's learning rate, and returns it."""

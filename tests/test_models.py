@@ -179,3 +179,13 @@ def test_a_network_of_full_width_is_not_widened() -> None:
     params = hyper(hidden_units=16)
     for model in (SequenceModel(params, 3, 4, per_step=False), network("gru", per_step=True)):
         assert widened(model) is model
+
+
+@cells
+def test_a_twin_of_inference_mode_serves_outside(cell: str) -> None:
+    """The widened network that inference mode asked for first is of use outside, and the same."""
+    model, inputs = network(cell), torch.randn(4, 6, 3).double()
+    with torch.inference_mode():
+        inside = widened(model).eval()(inputs, None)[0].clone()
+    with torch.no_grad():
+        assert torch.equal(widened(model).eval()(inputs, None)[0], inside)

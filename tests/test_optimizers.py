@@ -147,3 +147,53 @@ def test_steps_are_counted_in_single_precision(kind: str) -> None:
         assert Optimizer(kind, [weight], RATE, 0.0).fresh(weight, 7)["step"].dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@kinds
+def test_weights_that_are_a_part_of_others(kind: str) -> None:
+    """Weights with gaps between them in memory are changed, and nothing in the gaps."""
+    base = torch.arange(12.0).view(3, 4)
+    strided, plain = nn.Parameter(base[:, ::2]), nn.Parameter(base[:, ::2].clone())
+    optimizers = [Optimizer(kind, [weight], RATE, 0.01) for weight in (strided, plain)]
+    for step in range(5):
+        give_gradients([strided, plain], step)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(strided, plain)
+    assert torch.equal(base[:, 1::2], torch.arange(12.0).view(3, 4)[:, 1::2])
+
+
+@kinds
+def test_complex_weights(kind: str) -> None:
+    """A complex weight is two real ones, as torch's optimizers see it."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(3, dtype=torch.complex64))
+    real = nn.Parameter(torch.view_as_real(weight.detach()).clone())
+    optimizers = [Optimizer(kind, [one], RATE, 0.01) for one in (weight, real)]
+    for step in range(5):
+        give_gradients([real], step)
+        assert real.grad is not None
+        weight.grad = torch.view_as_complex(real.grad.clone())
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(torch.view_as_real(weight.detach()), real.detach())
+
+
+def test_what_was_saved_is_not_shared() -> None:
+    """Loading copies: who goes on does not change what was saved."""
+    first, second = (Optimizer("adam", list(network().parameters()), RATE, 0.0) for _ in range(2))
+    give_gradients(first._weights, 0)
+    first.step()
+    saved = first.state_dict()
+    before = copy.deepcopy(saved)
+    second.load_state_dict(saved)
+    give_gradients(second._weights, 1)
+    second.step()
+    for place, state in before["state"].items():
+        assert all(torch.equal(one, saved["state"][place][name]) for name, one in state.items())
+    assert any(not torch.equal(a, b) for a, b in zip(first._weights, second._weights, strict=True))
+
+
+def test_no_gradient_at_all() -> None:
+    """The norm of no gradient is 0."""
+    assert gradient_norm(list(network().parameters())) == 0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tiny import read_json, rnn_search, write_study
 
 from search import processes
@@ -30,6 +31,7 @@ def test_modules_of_the_current_folder(tmp_path: Path) -> None:
     assert read_json(run.stdout)["trials"]["complete"] == 1
 
 
+@pytest.mark.skipif(not processes.FORKS, reason="other systems have no such setting")
 def test_freed_memory_is_kept() -> None:
     """Who takes and gives back the same memory again and again is given no new pages for it."""
     code = (

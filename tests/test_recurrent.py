@@ -191,19 +191,52 @@ def test_without_gradients_the_numbers_are_the_same(cell: str) -> None:
 
 @cells
 def test_passes_beside_each_other(cell: str) -> None:
-    """Two passes before either's way back, or one's way back twice, do not disturb each other."""
+    """Passes before others' ways back, and one's way back twice, do not disturb each other."""
     network, steps = make(cell, hidden=6, layers=2)
-    alone = [gradients(network, recur(network, part, None)) for part in (steps, steps[:, :3])]
-    longer, shorter = recur(network, steps, None), recur(network, steps[:, :3], None)
-    again = recur(network, steps * 2, None)
-    assert_equal(gradients(network, shorter), alone[1])
-    loss = longer[0].square().sum()
-    once, twice = (
-        torch.autograd.grad(loss, list(network.parameters()), retain_graph=True) for _ in range(2)
-    )
+    parts = (steps, steps[:, :3], 2 * steps)
+    apart = [gradients(network, recur(network, part, None)) for part in parts]
+    longer, shorter, again = (recur(network, part, None) for part in parts)
+    assert_equal(gradients(network, shorter), apart[1])
+    loss, weights = longer[0].square().sum(), list(network.parameters())
+    once, twice = (torch.autograd.grad(loss, weights, retain_graph=True) for _ in range(2))
     assert_equal(once, twice)
-    assert_equal(gradients(network, longer), alone[0])
-    assert torch.isfinite(again[0].sum())
+    assert_equal(gradients(network, longer), apart[0])
+    del longer, loss
+    other = recur(network, steps, None)
+    assert_equal(gradients(network, again), apart[2])
+    assert_equal(gradients(network, other), apart[0])
+
+
+@cells
+def test_single_precision(cell: str) -> None:
+    """In single precision states and gradients are torch's to a few roundings of 1."""
+    network, steps = make(cell, hidden=40, layers=2)
+    network, steps = network.float(), steps.float()
+    ours, theirs = recur(network, steps, None), network(steps)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    pairs = zip(gradients(network, ours), gradients(network, theirs), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * other.abs().max().item())
+
+
+@cells
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 4, 5), (1, 4, 6)])
+def test_a_state_of_another_shape_is_refused(cell: str, shape: tuple[int, ...]) -> None:
+    """A state that is not one of these layers and this batch is an error, as torch has it."""
+    network, steps = make(cell)
+    with pytest.raises(RuntimeError, match="Expected hidden size"):
+        recur(network, steps, torch.zeros(shape, dtype=torch.float64))
+
+
+@cells
+def test_inference_mode(cell: str) -> None:
+    """What ran in inference mode leaves nothing behind that training would stumble over."""
+    network, steps = make(cell)
+    with torch.inference_mode():
+        inside = recur(network, steps, None)[0]
+    ours, theirs = recur(network, steps, None), network(steps)
+    assert_equal([inside.clone()], [theirs[0]])
+    assert_equal(gradients(network, ours), gradients(network, theirs))
 
 
 def test_lstm_is_torchs_own() -> None:
