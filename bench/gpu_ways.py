@@ -21,7 +21,7 @@ Way = Callable[[], Tensor]
 
 
 def one_network(run: Run) -> Way:
-    """Returns the step of one network with torch's own layers, clipping and optimizer.
+    """Returns the step of one network with torch's own layers, clipping and kernels of optimizers.
 
     Its loss stays on the GPU, which is never waited for.
     """
