@@ -105,6 +105,24 @@ def save_losses(folder: Path, losses: list[float], epoch_ends: list[int]) -> Non
     _write(folder / LOSSES, lambda path: path.write_bytes(save(tensors)))
 
 
+def cut_losses(folder: Path, epochs: int) -> None:
+    """Writes the losses of a trial told as pruned, if its trainer was killed before it did.
+
+    A trainer goes on until it reads that its trial is pruned, and may have written the losses of
+    more than that by then, when the trial diverged meanwhile; its checkpoint is still there.
+
+    Args:
+        folder: The trial's folder.
+        epochs: How many were told.
+    """
+    saved = load_checkpoint(folder)
+    if saved is None:
+        return
+    ends = saved["run"]["epoch_ends"][:epochs]
+    if epochs and len(ends) == epochs:
+        save_losses(folder, saved["run"]["batch_losses"].tolist()[: ends[-1]], ends)
+
+
 def load_losses(folder: Path) -> Tensor | None:
     """Returns what `save_losses` wrote as ``train``, (batches,) float32; None if it is not there.
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.checkpoints import keep_weights, remove_checkpoint, trial_folder
+from search.checkpoints import cut_losses, keep_weights, remove_checkpoint, trial_folder
 from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
 from search.stopping import PRUNERS
@@ -350,6 +350,11 @@ class Coordinator:
         ranked = sorted(
             [*self._best, *complete], key=lambda trial: (sign * (trial.value or 0.0), trial.number)
         )
+        if len(new) == len(finished):  # Of a run that was killed, too.
+            for trial in new:
+                if trial.user_attrs.get("outcome") == Outcome.PRUNED:
+                    place = trial_folder(stored.folder, trial.number)
+                    cut_losses(place, len(trial.intermediate_values))
         changed = {trial.number for trial in [*self._best, *new]}
         self._best = ranked[: stored.config.keep]
         keep_weights(stored.folder, [trial.number for trial in self._best], changed)

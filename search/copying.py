@@ -152,12 +152,12 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
         StorageError: A database failed; the target has nothing of the study then.
     """
     source, name = stored.database, stored.config.name
-    held = len(stored.held())
     # Before the lock, which is the target's, too, if it is the same database.
     if any(one.study_name == name for one in list_studies(target)):
         raise StudyError(f"{target} has a study '{name}' already; nothing was copied")
     with _faults_said(name, target), source.exclusive(), _snapshot(source) as rows:
         source.take_time(rows)
+        in_training = len(stored.held() & _unfinished(rows, stored.study._study_id))
         own = _own_id(stored, target)
         with _new_folder(target.folder / f"{name}-{own}") as home, target.engine.begin() as copy:
             if target.is_sqlite:  # Else a writer between our first look and row would win.
@@ -168,7 +168,16 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
             _copy_artifacts(copy, ids, source.artifacts, target.artifacts)
         states = _states(target, ids)
     unfinished = sum(not state.is_finished() for state in states)
-    return Copied(name, str(target), home, len(states), unfinished, held)
+    return Copied(name, str(target), home, len(states), unfinished, in_training)
+
+
+def _unfinished(rows: sa.Connection, study_id: int) -> set[int]:
+    """Returns the ids of a study's trials that are in training, or were when their run ended."""
+    trials = models.TrialModel
+    wanted = sa.select(trials.trial_id).where(
+        trials.study_id == study_id, trials.state == TrialState.RUNNING
+    )
+    return set(rows.execute(wanted).scalars())
 
 
 def _own_id(stored: StoredStudy, target: Database) -> str:

@@ -25,6 +25,7 @@ from search.checkpoints import (
     WEIGHTS,
     WRITES,
     copy_files,
+    cut_losses,
     keep_weights,
     load_checkpoint,
     remove_checkpoint,
@@ -294,3 +295,31 @@ def test_stored_files_are_those_of_a_trial(tmp_path: Path) -> None:
     store_file(folder, LOSSES, None)
     store_file(folder, LOSSES, None)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["too many", "none"])
+def test_losses_of_a_pruned_trial_whose_trainer_was_killed(tmp_path: Path, written: bool) -> None:
+    """They are those of the epochs told, whatever the trainer had written of what came after."""
+    losses, ends = [4.0, 3.0, 2.0, 1.0, 9.0], [2, 4]
+    run = {"batch_losses": torch.tensor(losses, dtype=torch.float64), "epoch_ends": ends}
+    save_checkpoint(tmp_path, {"run": run, "ended": ["diverged", "grew"]})
+    if written:
+        save_losses(tmp_path, losses, ends)
+    save_losses(tmp_path / "right", losses[:4], ends)
+    cut_losses(tmp_path, 2)
+    assert (tmp_path / LOSSES).read_bytes() == (tmp_path / "right" / LOSSES).read_bytes()
+    cut_losses(tmp_path, 1)
+    save_losses(tmp_path / "right", losses[:2], ends[:1])
+    assert (tmp_path / LOSSES).read_bytes() == (tmp_path / "right" / LOSSES).read_bytes()
+
+
+def test_losses_that_a_checkpoint_has_not(tmp_path: Path) -> None:
+    """A checkpoint of fewer epochs than were told, or none at all, changes no file of losses."""
+    save_losses(tmp_path, [1.0, 2.0], [1, 2])
+    before = (tmp_path / LOSSES).read_bytes()
+    cut_losses(tmp_path, 1)
+    run = {"batch_losses": torch.tensor([1.0], dtype=torch.float64), "epoch_ends": [1]}
+    save_checkpoint(tmp_path, {"run": run, "ended": None})
+    for epochs in (0, 2):
+        cut_losses(tmp_path, epochs)
+    assert (tmp_path / LOSSES).read_bytes() == before
