@@ -11,6 +11,7 @@ trials, and over a second once for the packages that it loads.
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -36,6 +37,8 @@ BELOW = (
 """Ends what is ours of a study's note."""
 FEW, SHARE = 3, 10
 """A study's note and plots are written anew when so many trials, or this part of all, are new."""
+TIME_SHARE = 0.01
+"""Part of a run's time, at most, in which they are."""
 PARTS = 8
 """Parts of a note that are read at once."""
 _attributes = sa.table(
@@ -56,7 +59,7 @@ class Attachments(Attacher):
         self._study_id = stored.study._study_id
         self._pictures = TrialPictures(stored, say)
         self._looked_back = False
-        self._new, self._wanted = 0, 1
+        self._new, self._wanted, self._not_before = 0, 1, 0.0
 
     def attach(
         self, taken: Taken, decision: Decision, curve: Curve, finding: Finding | None
@@ -95,7 +98,7 @@ class Attachments(Attacher):
         """Draws if there is time, and writes the study's note anew if it is due."""
         self._look_back()
         self._pictures.draw_if_time()
-        if self._new >= self._wanted:
+        if self._new >= self._wanted and time.monotonic() >= self._not_before:
             self._refresh()
 
     def close(self) -> None:
@@ -157,10 +160,13 @@ class Attachments(Attacher):
 
     def _refresh(self) -> None:
         """Writes the study's note and plots anew."""
+        begun = time.monotonic()
         lines = [trial_line(self._stored, trial, set()) for trial in self._stored.trials()]
         if lines:
             self._new, self._wanted = 0, max(FEW, len(lines) // SHARE)
             self._stored.database.patiently(lambda: self._summarize(lines))
+        now = time.monotonic()
+        self._not_before = now + (now - begun) / TIME_SHARE
 
     def _summarize(self, lines: list[TrialLine]) -> None:
         stored, summary = self._stored, summarize(self._stored)

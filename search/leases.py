@@ -37,6 +37,17 @@ _leases = sa.Table(
     sa.Column("expires", sa.Float(53), nullable=False),
 )
 
+# Made once: to make a statement takes longer than to run it.
+_ALL = sa.select(_leases).where(_leases.c.study_id == sa.bindparam("study"))
+_CONFIRM = sa.update(_leases).where(
+    _leases.c.trial_id == sa.bindparam("trial"), _leases.c.owner == sa.bindparam("mine")
+)
+_FREE = sa.delete(_leases).where(_leases.c.trial_id == sa.bindparam("trial"))
+_TAKE = sa.insert(_leases)
+_DROP = sa.delete(_leases).where(
+    _leases.c.trial_id == sa.bindparam("trial"), _leases.c.owner == sa.bindparam("mine")
+)
+
 
 class Leases:
     """The leases of one study, as one coordinator sees them.
@@ -86,9 +97,7 @@ class Leases:
         """Returns the ids of the trials that are held, that have a lease, and that are ours."""
         with self._database.engine.begin() as connection:
             now = self._database.now(connection)
-            rows = connection.execute(
-                sa.select(_leases).where(_leases.c.study_id == self._study_id)
-            ).all()
+            rows = connection.execute(_ALL, {"study": self._study_id}).all()
         held = {row.trial_id for row in rows if row.expires > now and not self._is_dead(row)}
         mine = {row.trial_id for row in rows if row.owner == self._owner}
         return held, {row.trial_id for row in rows}, mine
@@ -106,11 +115,9 @@ class Leases:
     def confirm(self, trial_id: int, connection: sa.Connection) -> bool:
         """Returns whether this coordinator holds a trial, and if so until the transaction's end."""
         # It begins with a write, so that SQLite, too, lets nobody else write until the end.
-        renewed = connection.execute(
-            sa.update(_leases)
-            .where(_leases.c.trial_id == trial_id, _leases.c.owner == self._owner)
-            .values(expires=self._database.now(connection) + LEASE_SECONDS)
-        )
+        expires = self._database.now(connection) + LEASE_SECONDS
+        which = {"trial": trial_id, "mine": self._owner}
+        renewed = connection.execute(_CONFIRM, {**which, "expires": expires})
         return renewed.rowcount == 1
 
     def take(self, trial_id: int, within: sa.Connection | None = None) -> None:
@@ -121,18 +128,17 @@ class Leases:
             within: The transaction that it is part of; None: one of its own.
         """
         with nullcontext(within) if within else self._database.engine.begin() as connection:
-            connection.execute(sa.delete(_leases).where(_leases.c.trial_id == trial_id))
-            connection.execute(
-                sa.insert(_leases).values(
-                    trial_id=trial_id,
-                    study_id=self._study_id,
-                    owner=self._owner,
-                    host=self._host,
-                    pid=self._pid,
-                    pid_started=self._pid_started,
-                    expires=self._database.now(connection) + LEASE_SECONDS,
-                )
-            )
+            connection.execute(_FREE, {"trial": trial_id})
+            lease = {
+                "trial_id": trial_id,
+                "study_id": self._study_id,
+                "owner": self._owner,
+                "host": self._host,
+                "pid": self._pid,
+                "pid_started": self._pid_started,
+                "expires": self._database.now(connection) + LEASE_SECONDS,
+            }
+            connection.execute(_TAKE, lease)
 
     def sweep(self, unfinished: Iterable[int]) -> None:
         """Removes leases of finished trials, left by a run killed between telling and `drop`.
@@ -161,11 +167,7 @@ class Leases:
     def drop(self, trial_id: int) -> None:
         """Gives a trial back, if this coordinator holds it."""
         with self._database.engine.begin() as connection:
-            connection.execute(
-                sa.delete(_leases).where(
-                    _leases.c.trial_id == trial_id, _leases.c.owner == self._owner
-                )
-            )
+            connection.execute(_DROP, {"trial": trial_id, "mine": self._owner})
 
     def _is_dead(self, row: sa.Row[tuple[int, int, str, str, int, float, float]]) -> bool:
         """True if the holder was a process of this host that is no more; no need to wait then."""

@@ -5,8 +5,8 @@ nothing else. So a study that was interrupted goes on as if it had not been, and
 two hosts never draw the same random numbers (optuna#3255: a seeded study repeats itself on
 resume).
 
-TPE is fitted on the best trials and the latest ones, so that a proposal in a long study takes no
-longer than in one of a thousand trials; what that costs in quality is in `studies/LOG.md`.
+The estimator is fitted on the best trials and the latest ones, so that a proposal in a long study
+takes no longer than in one of a thousand trials; what that costs in quality is in `studies/LOG.md`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ from __future__ import annotations
 import bisect
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
-from optuna.samplers._tpe.sampler import default_gamma
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from search import tpe
 from search.config import StudyConfig
 from search.follow_ups import next_follow_up
 from search.space import distributions, starting_points, untried
 from search.trial import Goal, derive_seed
 
 LATEST = 1000
-"""How many of the latest trials TPE is fitted on, besides the best; fewer are all."""
-BEST = 25
-"""How many of the best: TPE never takes more for good."""
+"""How many of the latest trials the estimator is fitted on, besides the best; fewer are all."""
 
 
 class Shortlist:
@@ -40,43 +38,63 @@ class Shortlist:
 
     Args:
         goal: Which values are better.
+        space: What values there are, by name.
         points: The starting points.
 
     Attributes:
         untried: The starting points that none of the trials was.
+        count: How many trials were added that teach anything.
     """
 
-    def __init__(self, goal: Goal, points: Iterable[dict[str, Any]]) -> None:
+    def __init__(
+        self, goal: Goal, space: Mapping[str, BaseDistribution], points: Iterable[dict[str, Any]]
+    ) -> None:
         self.untried = list(points)
+        self.count = 0
+        self._space = space
         self._sign = 1 if goal.minimize else -1
         self._best: list[tuple[Any, FrozenTrial]] = []
         self._latest: list[tuple[int, FrozenTrial]] = []
-        self._count = 0
+        self._rows: dict[int, list[float] | None] = {}
 
     def add(self, trials: Iterable[FrozenTrial]) -> None:
-        """Adds finished trials; those that failed teach TPE nothing."""
+        """Adds finished trials; those that failed teach nothing."""
         trials = list(trials)
         self.untried = untried(self.untried, (trial.params for trial in trials))
         taught = (TrialState.COMPLETE, TrialState.PRUNED)
         new = [trial for trial in trials if trial.state in taught]
-        self._count += len(new)
+        self.count += len(new)
         ranked = ((self._rank(trial), trial) for trial in new)
-        self._best = heapq.nsmallest(BEST, chain(self._best, ranked), key=_first)
+        self._best = heapq.nsmallest(tpe.MOST_GOOD, chain(self._best, ranked), key=_first)
         for trial in new:
             bisect.insort(self._latest, (trial.number, trial), key=_first)
         del self._latest[:-LATEST]
 
-    def trials(self) -> list[FrozenTrial]:
-        """Returns the trials that TPE is fitted on, by number."""
-        chosen = {trial.number: trial for _, trial in chain(self._best, self._latest)}
-        return [chosen[number] for number in sorted(chosen)]
+    def split(
+        self, running: Iterable[FrozenTrial] = ()
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        """Returns the good trials, and the others among the best, the latest and those given.
 
-    def good(self) -> int:
-        """Returns how many of them TPE is to take for good: as many as of the whole study."""
-        return int(default_gamma(self._count))
+        Each is a row of the estimator's, in the order of their numbers; a trial without a value
+        for each parameter is none.
+        """
+        chosen = {trial.number: trial for _, trial in chain(self._best, self._latest)}
+        known, self._rows = self._rows, {}
+        for number, trial in chosen.items():
+            row = known[number] if number in known else tpe.coordinates(self._space, trial.params)
+            self._rows[number] = row
+        rows = self._rows | {
+            one.number: tpe.coordinates(self._space, one.params) for one in running
+        }
+        good = {trial.number for _, trial in self._best[: tpe.good_of(self.count)]}
+        whole = [(number, row) for number, row in sorted(rows.items()) if row is not None]
+        return (
+            [row for number, row in whole if number in good],
+            [row for number, row in whole if number not in good],
+        )
 
     def _rank(self, trial: FrozenTrial) -> tuple[float, ...]:
-        """Returns what TPE sorts by: complete before pruned before infeasible, then by number."""
+        """Returns what is sorted by: complete before pruned before infeasible, then by number."""
         broken = sum(value for value in trial.constraints.values() if value > 0)
         if broken:
             return (2, broken, 0.0, trial.number)
@@ -89,7 +107,7 @@ class Shortlist:
 
 
 class StudySampler(BaseSampler):
-    """Optuna's TPE behind the starting points, seeded anew for every trial.
+    """The estimator behind the starting points, seeded anew for every trial.
 
     A trial that follows up another has that one's number in its attribute ``follows``.
 
@@ -122,12 +140,12 @@ class StudySampler(BaseSampler):
 
     def shortlist(self) -> Shortlist:
         """Returns the shortlist of a study without trials."""
-        return Shortlist(self._goal, starting_points(self._config.space))
+        return Shortlist(self._goal, self._distributions, starting_points(self._config.space))
 
     def propose(
         self, study: Study, number: int, others: Sequence[FrozenTrial], shortlist: Shortlist
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns the first starting point not tried yet, else a follow-up, else TPE's proposal.
+        """Returns the first starting point not tried yet, else a follow-up, else a proposal of TPE.
 
         All values are drawn here, at once, also the random ones of the first trials: a run that is
         killed while it stores them one by one, and resumed, then draws the same ones again.
@@ -154,16 +172,17 @@ class StudySampler(BaseSampler):
     def _tpe_proposal(
         self, study: Study, number: int, running: list[FrozenTrial], shortlist: Shortlist
     ) -> dict[str, Any]:
-        tpe = self._tpe(number)
-        tpe._gamma = lambda _: shortlist.good()
-        trial = _unborn(number)
-        fitted: Any = _FittedStudy(study, [*shortlist.trials(), *running])
-        # Not its public twin: that stores the proposal once more, for others who ask meanwhile.
-        proposed = tpe._sample_relative(fitted, trial, self._distributions)
-        return proposed or {
-            name: tpe.sample_independent(fitted, trial, name, distribution)
-            for name, distribution in self._distributions.items()
-        }
+        seed, space = derive_seed(self._config.seed, "proposal", number), self._distributions
+        if shortlist.count < tpe.STARTUP:
+            at_random = RandomSampler(seed)
+            # It wants a study and a trial, and looks at neither.
+            trial: Any = None
+            return {
+                name: at_random.sample_independent(study, trial, name, kind)
+                for name, kind in space.items()
+            }
+        # What is in training counts as bad, so that nobody else tries the like meanwhile.
+        return tpe.propose(space, *shortlist.split(running), seed)
 
     def sample_independent(
         self,
@@ -173,8 +192,8 @@ class StudySampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Returns a value for a parameter that is not in the space; ours all are."""
-        tpe = self._tpe(trial.number)
-        return tpe.sample_independent(study, trial, param_name, param_distribution)
+        at_random = RandomSampler(derive_seed(self._config.seed, "proposal", trial.number))
+        return at_random.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Does nothing: what TPE does here concerns heartbeats of its own."""
@@ -187,35 +206,6 @@ class StudySampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Does nothing: constraints are set on the trial itself."""
-
-    def _tpe(self, number: int) -> TPESampler:
-        return TPESampler(seed=derive_seed(self._config.seed, "proposal", number))
-
-
-class _FittedStudy:
-    """A study as TPE sees it: with some of its trials.
-
-    Args:
-        study: Has all else.
-        trials: What there is of trials.
-    """
-
-    def __init__(self, study: Study, trials: list[FrozenTrial]) -> None:
-        self._study = study
-        self._trials = trials
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        return [trial for trial in self._trials if states is None or trial.state in states]
-
-
-def _unborn(number: int) -> FrozenTrial:
-    """Returns a trial that has nothing yet but its number."""
-    return FrozenTrial(number, TrialState.RUNNING, None, None, None, {}, {}, {}, {}, {}, -1)
 
 
 def _first(pair: tuple[Any, FrozenTrial]) -> Any:

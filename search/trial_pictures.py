@@ -29,8 +29,9 @@ from search.whole_files import written_whole
 NAME = "curve.png"
 SHARE = 0.02
 """Part of a run's time in which pictures are drawn while trainers are at work."""
-COST = 0.5
-"""Seconds that the first picture takes, with the package that draws; what others take is seen."""
+COST = 1.0
+"""Seconds that the first picture takes, with the package that draws, beside two trainers; what
+others take is seen."""
 WAITING = 100
 """Pictures that a run remembers to draw, the newest."""
 LATE = 20

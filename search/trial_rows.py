@@ -30,6 +30,29 @@ _systems = models.TrialSystemAttributeModel.__table__
 _study_systems = models.StudySystemAttributeModel.__table__
 _insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
+# Made once: to make a statement takes longer than to run it.
+_LOCK = (
+    sa.select(_studies.c.study_id)
+    .where(_studies.c.study_id == sa.bindparam("study"))
+    .with_for_update()
+)
+"""As Optuna does it, so that its own calls elsewhere wait for this transaction."""
+_CREATE = sa.insert(_trials)
+_EARLIER = sa.select(sa.func.count()).where(
+    _trials.c.study_id == sa.bindparam("study"), _trials.c.trial_id < sa.bindparam("trial")
+)
+_DRAWN = sa.insert(_params)
+_STATE = (
+    sa.select(_trials.c.state).where(_trials.c.trial_id == sa.bindparam("trial")).with_for_update()
+)
+_LAST = (
+    sa.select(_reported.c.intermediate_value, _reported.c.intermediate_value_type)
+    .where(_reported.c.trial_id == sa.bindparam("trial"))
+    .order_by(_reported.c.step.desc())
+    .limit(1)
+)
+_END = sa.update(_trials).where(_trials.c.trial_id == sa.bindparam("trial"))
+
 
 def begin(
     connection: sa.Connection,
@@ -52,17 +75,13 @@ def begin(
     Returns:
         The trial as it is in the database; None if the study has meanwhile got other trials.
     """
-    # As Optuna does it, so that its own calls elsewhere wait for this transaction.
-    study = sa.select(_studies.c.study_id).where(_studies.c.study_id == study_id)
-    connection.execute(study.with_for_update())
+    connection.execute(_LOCK, {"study": study_id})
     now = datetime.datetime.now()
     row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING}
-    created = sa.insert(_trials).values(**row, datetime_start=_stored(now))
-    (trial_id,) = connection.execute(created).inserted_primary_key or (0,)
-    earlier = sa.select(sa.func.count()).where(
-        _trials.c.study_id == study_id, _trials.c.trial_id < trial_id
-    )
-    if connection.execute(earlier).scalar_one() != number:
+    created = connection.execute(_CREATE, {**row, "datetime_start": _stored(now)})
+    (trial_id,) = created.inserted_primary_key or (0,)
+    before = {"study": study_id, "trial": trial_id}
+    if connection.execute(_EARLIER, before).scalar_one() != number:
         return None
     _write_params(connection, trial_id, params, distributions)
     _write_attributes(connection, _users, "trial_id", trial_id, attributes)
@@ -88,7 +107,7 @@ def _write_params(
         for name, value in params.items()
     ]
     if drawn:
-        connection.execute(sa.insert(_params), drawn)
+        connection.execute(_DRAWN, drawn)
 
 
 def report(connection: sa.Connection, trial_id: int, step: int, value: float) -> None:
@@ -105,7 +124,7 @@ def report(connection: sa.Connection, trial_id: int, step: int, value: float) ->
 
 @functools.cache
 def _reporting(dialect: str) -> Any:
-    """Returns the statement of `report`; to make it anew would take longer than to run it."""
+    """Returns the statement of `report`."""
     columns = [column for column in _reported.columns if not column.primary_key]
     given = [sa.bindparam(one.name, type_=one.type) for one in columns]
     in_training = sa.select(*given).where(
@@ -120,8 +139,7 @@ def _reporting(dialect: str) -> Any:
 
 def is_over(connection: sa.Connection, trial_id: int) -> bool:
     """Returns whether a trial has ended; until the transaction's end nobody else can tell it."""
-    state = sa.select(_trials.c.state).where(_trials.c.trial_id == trial_id).with_for_update()
-    return bool(connection.execute(state).scalar_one().is_finished())
+    return bool(connection.execute(_STATE, {"trial": trial_id}).scalar_one().is_finished())
 
 
 def end(
@@ -149,13 +167,9 @@ def end(
     if value is not None:
         stored, kind = models.TrialValueModel.value_to_stored_repr(value)
         row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
-        statement = _insert[connection.dialect.name](_values).values(row)
-        connection.execute(_replacing(statement, _values, ("trial_id", "objective")))
-    connection.execute(
-        sa.update(_trials)
-        .where(_trials.c.trial_id == trial_id)
-        .values(state=state, datetime_complete=_stored(datetime.datetime.now()))
-    )
+        connection.execute(_valuing(connection.dialect.name), row)
+    now = _stored(datetime.datetime.now())
+    connection.execute(_END, {"trial": trial_id, "state": state, "datetime_complete": now})
 
 
 def write_study_attributes(
@@ -182,6 +196,12 @@ def _setting(dialect: str, table: sa.Table, whose: str) -> Any:
     return _replacing(_insert[dialect](table), table, (whose, "key"))
 
 
+@functools.cache
+def _valuing(dialect: str) -> Any:
+    """Returns the statement that writes a trial's value."""
+    return _replacing(_insert[dialect](_values), _values, ("trial_id", "objective"))
+
+
 def _replacing(statement: Any, table: sa.Table, key: tuple[str, str]) -> Any:
     """Lets an insertion replace the row that has the same key."""
     rest = [
@@ -193,13 +213,7 @@ def _replacing(statement: Any, table: sa.Table, key: tuple[str, str]) -> Any:
 
 def _last_reported(connection: sa.Connection, trial_id: int) -> float | None:
     """Returns the value that a pruned trial gets: its last one, unless that is not a number."""
-    query = (
-        sa.select(_reported.c.intermediate_value, _reported.c.intermediate_value_type)
-        .where(_reported.c.trial_id == trial_id)
-        .order_by(_reported.c.step.desc())
-        .limit(1)
-    )
-    last = connection.execute(query).first()
+    last = connection.execute(_LAST, {"trial": trial_id}).first()
     if last is None:
         return None
     value = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value(*last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -273,16 +274,30 @@ def test_renewing_does_not_make_the_database_grow(
     assert count_attributes(stored) == before
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (math.inf, ["1", "1", "1", "4", "4", "4", "7", "7"]),
+        (1e-6, ["1", "1", "1", "1", "1", "1", "1", "1"]),
+    ],
+)
 def test_notes_are_renewed_while_a_study_goes_on(
-    stored: StoredStudy, attachments: Attachments
+    stored: StoredStudy,
+    attachments: Attachments,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    expected: list[str],
 ) -> None:
-    """After the first trial, then after every third, later every tenth part, the note is new."""
+    """After the first trial, then every third, later every tenth part, but it takes little time."""
+    monkeypatch.setattr("search.attachments.TIME_SHARE", share)
     seen = []
     for _ in range(8):
         train(stored, attachments, 0.9, 0.4)
         attachments.idle()
         seen.append(note_of(stored).partition(" of ")[0][-1])
-    assert seen == ["1", "1", "1", "4", "4", "4", "7", "7"]
+    assert seen == expected
+    attachments.close()
+    assert note_of(stored).partition(" of ")[0][-1] == "8"
 
 
 def test_a_fork_has_its_own_notes(stored: StoredStudy, attachments: Attachments) -> None:

@@ -69,6 +69,7 @@ ORDER = [
     "worker",
     "cohort_worker",
     "follow_ups",
+    "tpe",
     "sampling",
     "history",
     "surroundings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from tiny import tiny_config
 
-from search import reading
+from search import reading, tpe
 from search.config import StudyConfig
 from search.database import Database
-from search.sampling import BEST, Shortlist, StudySampler
+from search.sampling import Shortlist, StudySampler
 from search.space import distributions
 from search.storage import StoredStudy, open_study
 from search.trial import Curve, Decision, Epoch, Goal, Outcome, derive_seed
@@ -166,13 +167,17 @@ def test_short_studies_are_proposed_for_as_by_optuna(config: StudyConfig, direct
     study = optuna.create_study(direction=direction)
     trials = finished(study, config, 120)
     sampler = StudySampler(config)
-    shortlist = Shortlist(Goal("loss", direction == "minimize"), [])
+    kinds = distributions(config.space)
+    shortlist = Shortlist(Goal("loss", direction == "minimize"), kinds, [])
     shortlist.add(reversed(trials))
     ours, attributes = sampler.propose(study, 120, trials, shortlist)
     theirs = optuna.samplers.TPESampler(seed=derive_seed(config.seed, "proposal", 120))
     trial = optuna.Trial(study, study._storage.create_new_trial(study._study_id))
     frozen = study.get_trials()[-1]
-    assert ours == theirs.sample_relative(study, frozen, distributions(config.space))
+    proposed = theirs.sample_relative(study, frozen, kinds)
+    floats = {name for name, value in ours.items() if isinstance(value, float)}
+    assert [ours[name] for name in floats] == pytest.approx([proposed[name] for name in floats])
+    assert {**ours, **{name: proposed[name] for name in floats}} == proposed
     assert attributes == {}
     assert trial.number == 120
 
@@ -185,13 +190,21 @@ def test_long_studies_are_proposed_for_from_the_best_and_the_latest(
     monkeypatch.setattr("search.sampling.LATEST", 20)
     study = optuna.create_study()
     trials = finished(study, config, 200)
-    one, other = Shortlist(Goal(), []), Shortlist(Goal(), [])
+    kinds = distributions(config.space)
+    one, other = Shortlist(Goal(), kinds, []), Shortlist(Goal(), kinds, [])
     one.add(trials)
     for trial in reversed(trials):
         other.add([trial])
     taught = [trial for trial in trials if trial.state != TrialState.FAIL]
-    good, _ = optuna.samplers._tpe.sampler._split_trials(study, taught, BEST)
-    expected = {trial.number for trial in [*good, *taught[-20:]]}
-    assert [trial.number for trial in one.trials()] == sorted(expected)
-    assert one.trials() == other.trials()
-    assert one.good() == optuna.samplers._tpe.sampler.default_gamma(len(taught))
+    split = optuna.samplers._tpe.sampler._split_trials
+    best, _ = split(study, taught, tpe.MOST_GOOD)
+    good, _ = split(study, taught, tpe.good_of(len(taught)))
+    fitted = {trial.number: trial for trial in [*best, *taught[-20:]]}
+    others = [fitted[number] for number in sorted(fitted) if fitted[number] not in good]
+    expected = tuple(
+        [tpe.coordinates(kinds, one.params) for one in part] for part in (good, others)
+    )
+    assert one.split() == other.split() == expected
+    late = copy.copy(trials[0])
+    late.number = 1000
+    assert one.split([late]) == (expected[0], [*expected[1], tpe.coordinates(kinds, late.params)])

@@ -35,20 +35,8 @@ def config_of(seed: int, **changes: Any) -> StudyConfig:
     return make_config({"name": "simulated", "seed": seed, "data": SPACE, **changes}, "bench")
 
 
-class _Counted(Shortlist):
-    """A shortlist that counts the good ones as it is told."""
-
-    def __init__(self, good: Callable[[int], int], *settings: Any) -> None:
-        super().__init__(*settings)
-        self._of = good
-
-    def good(self) -> int:
-        """Returns how many of the trials TPE is to take for good."""
-        return self._of(self._count)
-
-
 class VariedTPE(StudySampler):
-    """Our sampler with other options for TPE.
+    """Our sampler with Optuna's TPE, which has options, in the place of ours, which is its equal.
 
     Args:
         config: The study's.
@@ -63,16 +51,42 @@ class VariedTPE(StudySampler):
         self._options = options
         self._good = good
 
-    def shortlist(self) -> Shortlist:
-        """Returns a shortlist that counts the good ones as it is told."""
-        if self._good is None:
-            return super().shortlist()
-        return _Counted(self._good, self._goal, starting_points(self._config.space))
-
-    def _tpe(self, number: int) -> TPESampler:
-        seed = derive_seed(self._config.seed, "proposal", number)
+    def _tpe_proposal(
+        self, study: Study, number: int, running: list[FrozenTrial], shortlist: Shortlist
+    ) -> dict[str, Any]:
         made = TPESampler if self._options.get("multivariate", True) else _EachAlone
-        return made(seed=seed, **self._options)
+        tpe = made(seed=derive_seed(self._config.seed, "proposal", number), **self._options)
+        if self._good is not None:
+            tpe._gamma = self._good
+        trial = FrozenTrial(number, TrialState.RUNNING, None, None, None, {}, {}, {}, {}, {}, -1)
+        others: Any = _Others(study, number)
+        proposed = tpe._sample_relative(others, trial, self._distributions)
+        return proposed or {
+            name: tpe.sample_independent(others, trial, name, distribution)
+            for name, distribution in self._distributions.items()
+        }
+
+
+class _Others:
+    """A study without one of its trials.
+
+    Args:
+        study: The study.
+        number: The trial's.
+    """
+
+    def __init__(self, study: Study, number: int) -> None:
+        self._study = study
+        self._number = number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        return [trial for trial in trials if trial.number != self._number]
 
 
 class _EachAlone(TPESampler):
@@ -96,7 +110,8 @@ class WithPoints(StudySampler):
 
     def shortlist(self) -> Shortlist:
         """Returns a shortlist with all starting points."""
-        return Shortlist(self._goal, [*starting_points(self._config.space), *self._points])
+        points = [*starting_points(self._config.space), *self._points]
+        return Shortlist(self._goal, self._distributions, points)
 
 
 class AtRandom(StudySampler):

@@ -17,8 +17,10 @@ from typing import Any
 import optuna
 import tomli_w
 
+from bench.race import products
 from bench.race.exported import read
 from bench.race.network import suggest
+from bench.race.ours import WORKERS
 from bench.race.prepare import prepare
 from bench.race.runner import ROOT, environment, on_two_cores
 
@@ -87,16 +89,18 @@ def show_throughput(
         changes: Hyperparameters that are the same in all of them.
     """
     head = "ours, trials a s | plain, trials a s | ratio | imports included | s a trial"
-    print(f"| | {head} | not training |\n|---|--:|--:|--:|--:|--:|--:|")
+    print(f"| | {head} | not training | products alone |\n|---|--:|--:|--:|--:|--:|--:|--:|")
     for name in sets:
         data = prepare(name, folder)
         points = configurations(data, count, changes)
         mine = of_ours(data, points, _made(folder / f"{name}-ours"))
         other = of_plain(data, points, _made(folder / f"{name}-plain"))
+        # What two workers could reach at best who did nothing but the matrix products.
+        least = other.trials / (products.seconds(points, read(data)) / WORKERS)
         ratio, whole = other.trials / mine.trials, other.whole / mine.whole
         print(
             f"| {name} | {count / mine.trials:.2f} | {count / other.trials:.2f} | {ratio:.1f} | "
-            f"{whole:.1f} | {mine.training / count:.2f} | {mine.idle:.1%} |",
+            f"{whole:.1f} | {mine.training / count:.2f} | {mine.idle:.1%} | {least:.1f} |",
             flush=True,
         )
 

@@ -1,0 +1,102 @@
+"""What the matrix products of a trial take alone: no contestant can train it in less.
+
+The products are those that every implementation of these networks makes, by `torch.mm` into memory
+that is there already, on one thread: of all steps' inputs at once, of each step's state, and of the
+gradients likewise. Left out is all else: gates, losses, optimizer, order of the examples.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.race.expert import VALID_BATCH
+from bench.race.exported import Examples, Exported
+
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+TURNS = 5
+
+
+def seconds(points: Sequence[Mapping[str, Any]], data: Exported) -> float:
+    """Returns the processor time of one thread that the products of a list of trials take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return sum(_of_trial(params, data) for params in points)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _of_trial(params: Mapping[str, Any], data: Exported) -> float:
+    """Returns the same of one trial: minibatches and validation, times its epochs."""
+    epoch = _of_part(params, data, data.train, params["batch_size"], backward=True)
+    epoch += _of_part(params, data, data.valid, data.facts.streams or VALID_BATCH, backward=False)
+    return float(params["epochs"] * epoch)
+
+
+def _of_part(
+    params: Mapping[str, Any], data: Exported, part: Examples, size: int, *, backward: bool
+) -> float:
+    """Returns what the batches of a part take; one that is smaller than the others, its share."""
+    size = min(size, len(part.targets))
+    # A batch is as long as its longest series; this is less.
+    steps = part.inputs.shape[1]
+    if part.lengths is not None:
+        steps = math.ceil(part.lengths.float().mean().item())
+    features = params["hidden_units"] if data.facts.streams else data.facts.input_size
+    run = _products(params, features, data.facts.output_size, size, steps, backward=backward)
+    run()
+    times = []
+    for _ in range(TURNS):
+        begun = time.process_time()
+        run()
+        times.append(time.process_time() - begun)
+    return statistics.median(times) * len(part.targets) / size
+
+
+def _products(
+    params: Mapping[str, Any], features: int, outputs: int, rows: int, steps: int, *, backward: bool
+) -> Callable[[], None]:
+    """Returns what makes all products of one batch."""
+    units, wide = params["hidden_units"], params["hidden_units"] * GATES[params["cell"]]
+    made: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def product(left: Tensor, right: Tensor) -> None:
+        made.append((left, right, torch.empty(left.shape[0], right.shape[1])))
+
+    for layer in range(params["hidden_layers"]):
+        shown = units if layer else features
+        inputs, weights, turned = (
+            _random(steps * rows, shown),
+            _random(shown, wide),
+            _random(units, wide),
+        )
+        states, gates = _random(steps, rows, units), _random(steps, rows, wide)
+        product(inputs, weights)
+        for step in range(steps):
+            product(states[step], turned)
+        if backward:
+            for step in range(steps):
+                product(gates[step], turned.T)
+            flat = gates.view(-1, wide)
+            product(flat.T, inputs)
+            product(flat.T, states.view(-1, units))
+            if layer:
+                product(flat, weights.T)
+    product(_random(rows, units), _random(units, outputs))
+
+    def run() -> None:
+        for left, right, into in made:
+            torch.mm(left, right, out=into)
+
+    return run
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.rand(*shape) - 0.5
