@@ -37,8 +37,8 @@ BELOW = (
 """Ends what is ours of a study's note."""
 FEW, SHARE = 3, 10
 """A study's note and plots are written anew when so many trials, or this part of all, are new."""
-TIME_SHARE = 0.01
-"""Part of a run's time, at most, in which they are."""
+TIME_SHARE, LONGEST_PAUSE = 0.01, 60.0
+"""Part of the run's time, at most, in which they are, though they are after so many seconds."""
 PARTS = 8
 """Parts of a note that are read at once."""
 _attributes = sa.table(
@@ -160,13 +160,13 @@ class Attachments(Attacher):
 
     def _refresh(self) -> None:
         """Writes the study's note and plots anew."""
-        begun = time.monotonic()
+        begun = time.process_time()  # What the database makes us wait costs the trainers nothing.
         lines = [trial_line(self._stored, trial, set()) for trial in self._stored.trials()]
         if lines:
             self._new, self._wanted = 0, max(FEW, len(lines) // SHARE)
             self._stored.database.patiently(lambda: self._summarize(lines))
-        now = time.monotonic()
-        self._not_before = now + (now - begun) / TIME_SHARE
+        pause = (time.process_time() - begun) / TIME_SHARE
+        self._not_before = time.monotonic() + min(pause, LONGEST_PAUSE)
 
     def _summarize(self, lines: list[TrialLine]) -> None:
         stored, summary = self._stored, summarize(self._stored)

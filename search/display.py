@@ -176,7 +176,9 @@ class Progress:
         )
 
     def _count(self, _outcome: Outcome | None, _value: float | None) -> None:
-        """Counts what is finished and finds the best value; other runs may have added to both.
+        """Counts what is finished and finds the best values, in the order of the trials' ends.
+
+        Other runs may have added to both.
 
         Args:
             _outcome: How a trial has just ended; None at the start.

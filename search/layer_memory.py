@@ -75,17 +75,21 @@ class _Spare:
 
     Attributes:
         spaces: By kind, shape and dtype, the latest last; with the bytes of each.
+        bytes: Of all of them; counted along, as there may be dozens at every pass.
     """
 
     def __init__(self) -> None:
         self.spaces: dict[Hashable, list[tuple[int, Workspace]]] = {}
+        self.bytes = 0
 
     def take(self, key: Hashable) -> Workspace | None:
         """Returns a workspace, or None if there is none."""
         try:
-            return self.spaces[key].pop()[1]
+            size, space = self.spaces[key].pop()
         except LookupError:
             return None
+        self.bytes -= size
+        return space
 
     def put(self, key: Hashable, space: Workspace) -> None:
         """Keeps a workspace, unless it is too large; gives up others until there is room for it."""
@@ -93,13 +97,15 @@ class _Spare:
         if size > LARGEST_BYTES:
             return
         self.spaces[key] = [*self.spaces.pop(key, []), (size, space)]
+        self.bytes += size
         while self.bytes > MOST_BYTES:
-            self.spaces.pop(next(iter(self.spaces)))
+            oldest = self.spaces.pop(next(iter(self.spaces)))
+            self.bytes -= sum(one for one, _ in oldest)
 
-    @property
-    def bytes(self) -> int:
-        """Of all that is kept."""
-        return sum(size for spaces in self.spaces.values() for size, _ in spaces)
+    def clear(self) -> None:
+        """Gives up all."""
+        self.spaces.clear()
+        self.bytes = 0
 
 
 _SPARE = _Spare()
@@ -107,4 +113,4 @@ _SPARE = _Spare()
 
 def give_up_workspaces() -> None:
     """Gives back all that is kept, where memory has run out."""
-    _SPARE.spaces.clear()
+    _SPARE.clear()

@@ -151,7 +151,7 @@ class StudySampler(BaseSampler):
         killed while it stores them one by one, and resumed, then draws the same ones again.
 
         Args:
-            study: Says which values are better.
+            study: Unused by ours; a sampler that is put into its place may need it.
             number: The new trial's.
             others: All other trials.
             shortlist: Of those that are over.
@@ -196,7 +196,7 @@ class StudySampler(BaseSampler):
         return at_random.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Does nothing: what TPE does here concerns heartbeats of its own."""
+        """Does nothing: there is nothing to prepare."""
 
     def after_trial(
         self,

@@ -4,7 +4,9 @@ Bergstra, Bardenet, Bengio, Kégl 2011 (NeurIPS 24, section 4), with the kernels
 Optuna's multivariate `TPESampler` has by default (Watanabe 2023, arXiv 2304.11127): the same
 proposals up to rounding, which a test holds it to. It takes a fraction of the time, because it
 looks at all kernels at once, and never at a trial: in a search of small networks what proposes
-shares the processor with what trains (`bench/trial_cost.py`).
+shares the processor with what trains (`studies/LOG.md`).
+
+NumPy alone: torch would compute on several threads, which the trainers need.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
@@ -35,7 +37,13 @@ CANDIDATES = 24
 UNAGED = 25
 """So many of the latest trials have their whole weight; that of earlier ones falls with age."""
 NARROWEST = 100
-"""A kernel is no narrower than a range's length divided by this, or by the number of kernels."""
+"""A kernel is no narrower than a range's length divided by this, or by one more than there are
+kernels if that is less."""
+NARROW_CELL = 1e-6
+"""Below this part of a kernel's width, a density's difference over a whole number's cell is lost in
+rounding, and the density in its middle is as good."""
+LEAST = 1e-300
+"""Stands for 0, where no number is."""
 ROOT_2 = math.sqrt(2.0)
 ROOT_2_PI = math.sqrt(2.0 * math.pi)
 
@@ -73,10 +81,22 @@ def propose(
 def coordinates(
     space: Mapping[str, BaseDistribution], params: Mapping[str, Any]
 ) -> list[float] | None:
-    """Returns a trial's values as numbers, a choice as its place; None: it lacks some of them."""
-    if not space.keys() <= params.keys():
+    """Returns a trial's values as numbers, a choice as its place; None: there are no such values.
+
+    Whoever enqueues a trial may give it a number outside the range; it counts as the nearest one.
+    """
+    try:
+        values = [_place(kind, params[name]) for name, kind in space.items()]
+    except (KeyError, ValueError):
         return None
-    return [kind.to_internal_repr(params[name]) for name, kind in space.items()]
+    return None if any(map(math.isnan, values)) else values
+
+
+def _place(kind: BaseDistribution, given: Any) -> float:
+    value = kind.to_internal_repr(given)
+    if isinstance(kind, FloatDistribution | IntDistribution):
+        return float(min(max(value, kind.low), kind.high))
+    return float(value)
 
 
 class ParzenEstimators:
@@ -85,7 +105,8 @@ class ParzenEstimators:
     A kernel is a product over the parameters: of a number a normal density cut off at the ends of
     its range, in the logarithm if that is logarithmic, whole numbers taking all that is rounded to
     them; of a choice more than an even share for the trial's own. Its width is the distance to the
-    farther of its two neighbours in that parameter.
+    farther of its two neighbours in that parameter, within limits. The last kernel of a density is
+    as wide as the space.
 
     Args:
         kinds: The parameters.
@@ -109,7 +130,7 @@ class ParzenEstimators:
     def draw(self, random: np.random.RandomState, count: int) -> Array:
         """Returns points of the first density, (count, parameters).
 
-        Numbers are drawn in the order that Optuna draws them in: of choices before all else.
+        Random numbers are drawn in Optuna's order: for the kernels, the choices, the numbers.
         """
         weights = self._weights[0]
         kernels = random.choice(len(weights), p=weights, size=count)
@@ -168,7 +189,7 @@ class _Numbers:
         inside = 1.0 - below - above
         # The smaller of both sides is the one that is precise.
         left, right = below + quantiles * inside, above + (1.0 - quantiles) * inside
-        distances = torch.special.ndtri(torch.from_numpy(np.minimum(left, right))).numpy()
+        distances = _quantiles(np.minimum(left, right))
         values = middles + np.where(left <= right, widths, -widths) * distances
         if self.kind.log:
             values = np.exp(values)
@@ -191,16 +212,20 @@ class _Numbers:
         return -0.5 * distances**2 - np.log(inside * self.widths * ROOT_2_PI)
 
     def _log_masses(self, points: Array, middles: Array, widths: Array) -> Array:
-        half = (self.kind.step or 0.0) / 2
-        ends = [points - half, points + half]
+        step = self.kind.step or 0.0
+        ends, cells = [points - step / 2, points + step / 2], np.full_like(points, step)
         if self.kind.log:
-            ends = [np.log(end) for end in ends]
+            cells, ends = np.log1p(step / ends[0]), [np.log(end) for end in ends]
         low, high = ((end - middles) / widths for end in ends)
         # Far to the right both are 1; mirrored, they are small and differ.
         mirrored = low + high > 0
         masses = _normal(np.where(mirrored, -low, high)) - _normal(np.where(mirrored, -high, low))
+        cells = cells / widths
         with np.errstate(divide="ignore"):  # Nothing of a far kernel is there.
-            return np.log(masses) - np.log(self._inside(middles, widths))
+            logs = np.log(masses)
+            within = np.log(cells / ROOT_2_PI) - (low + high) ** 2 / 8
+        logs = np.where(cells < NARROW_CELL, within, logs)
+        return np.asarray(logs - np.log(self._inside(middles, widths)))
 
     def _inside(self, middles: Array, widths: Array) -> Array:
         """Returns how much of each normal density is not cut off."""
@@ -252,7 +277,7 @@ class _Choices:
 
 
 def _weights(count: int) -> Array:
-    """Returns the weights of the kernels of so many trials, the latest last, and of the last."""
+    """Returns the weights of so many trials' kernels, the latest last, and then of the wide one."""
     aged = max(0, count - UNAGED)
     ramp = np.linspace(1.0 / max(count, 1), 1.0, num=aged)
     weights = np.concatenate([ramp, np.ones(count - aged + 1)])
@@ -276,7 +301,15 @@ def _distances(middles: Array, low: float, high: float) -> Array:
     return farther
 
 
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+_quantile = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
+
+
 def _normal(values: Array) -> Array:
     """Returns how much of the normal distribution is below; where that is little, precisely."""
-    # Fewer than 32 768 numbers at a time, for which torch makes no threads.
-    return np.asarray(torch.special.erfc(torch.from_numpy(values / -ROOT_2)).numpy() / 2)
+    return np.asarray(np.asarray(_erfc(values / -ROOT_2), dtype=np.float64) / 2)
+
+
+def _quantiles(shares: Array) -> Array:
+    """Returns where so much of the normal distribution is below."""
+    return np.asarray(_quantile(np.maximum(shares, LEAST)), dtype=np.float64)

@@ -16,7 +16,7 @@ from search.display import Progress, verdict
 from search.evaluating import RetrainingProgress
 from search.retraining import Retraining
 from search.space import HyperParams, starting_points, suggest
-from search.storage import StoredStudy, Taken, create_study
+from search.storage import StoredStudy, Taken, create_study, open_study
 from search.trial import Curve, Decision, Epoch, Outcome
 
 
@@ -48,11 +48,32 @@ def test_live_bars_end_with_the_best_so_far(stored: StoredStudy) -> None:
         assert "best so far" not in screen.getvalue()
         finish(stored, progress, 0.2)
         finish(stored, progress, 0.5)
-        progress._drawn = 0.0  # Drawing is not more frequent than ten times a second.
+        progress._drawn = 0.0  # Drawing is not more frequent than four times a second.
         progress.tick()
     assert "best so far  █▁▁" in screen.getvalue()
     assert "#1 complete  loss 0.2 at epoch 1" in screen.getvalue()
     assert "jumping, lr 0.1 → lower  ← best" in screen.getvalue()
+
+
+def test_trials_of_other_runs_count(stored: StoredStudy) -> None:
+    """What was there before, and what another run adds meanwhile, counts, and may be the best."""
+    said, unseen = io.StringIO(), io.StringIO()
+    url = stored.database.url.render_as_string()
+    other = open_study(Database(url, create=False), stored.config.name)
+    theirs = Progress(Console(file=unseen), other, 9, 1, None)
+    finish(other, theirs, 0.8)
+    with Progress(Console(file=said, width=200), stored, 9, 1, None) as progress:
+        finish(stored, progress, 0.6)
+        finish(other, theirs, 0.2)
+        finish(other, theirs, 0.9)
+        finish(stored, progress, 0.3)
+    first, last = said.getvalue().splitlines()
+    assert first.startswith("[2/9] #1 complete")
+    assert first.endswith("← best")
+    assert last.startswith("[5/9] #4 complete")
+    assert not last.endswith("← best")
+    assert progress._history == [0.8, 0.6, 0.2, 0.2, 0.2]
+    assert progress._best == 0.2
 
 
 def test_more_workers_than_rows(stored: StoredStudy) -> None:

@@ -71,6 +71,16 @@ def kept() -> int:
     return sum(map(len, layer_memory._SPARE.spaces.values()))
 
 
+def kept_bytes() -> int:
+    """Returns how much is kept, which must be what is counted along."""
+    spare = layer_memory._SPARE
+    whole = sum(
+        part.nbytes for lent in spare.spaces.values() for _, one in lent for part in one.parts
+    )
+    assert spare.bytes == whole
+    return whole
+
+
 def test_a_large_workspace_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is larger than the most that is kept goes back to the machine."""
     monkeypatch.setattr(layer_memory, "LARGEST_BYTES", 4 * 2 * 3 * 5)
@@ -85,11 +95,14 @@ def test_ever_new_shapes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(layer_memory, "MOST_BYTES", 4 * 5 * 100)
     for width in range(1, 60):
         lend((1, width))
-    assert layer_memory._SPARE.bytes <= 4 * 5 * 100
+    assert 0 < kept_bytes() <= 4 * 5 * 100
     assert {key[1] for key in layer_memory._SPARE.spaces} == {(1, 59)}  # type: ignore[index]
     loans = [lend((1, 10)) for _ in range(11)]
+    assert kept_bytes() == 4 * 5 * 59
     loans.clear()
-    assert layer_memory._SPARE.bytes <= 4 * 5 * 100
+    assert kept_bytes() <= 4 * 5 * 100
+    layer_memory.give_up_workspaces()
+    assert kept_bytes() == 0
 
 
 def test_inference_mode_is_kept_apart() -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from tiny import tiny_config, write_study
 
+from bench.race import products
 from bench.race.__main__ import keys, race
 from bench.race.contestants import CONTESTANTS
 from bench.race.expert import epochs as expertly
@@ -301,3 +302,27 @@ def test_an_interrupted_race_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert not begun[0].exists()
     assert not store.exists()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_products_alone_are_those_that_a_network_needs(
+    backward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is timed are all multiplications of two layers and a head, each made once."""
+    rows, steps, turns, features, units, outputs, wide = 3, 5, 4, 2, 4, 1, 12
+    params = {"cell": "gru", "hidden_layers": 2, "hidden_units": units}
+    multiply, counted = torch.mm, 0
+
+    def counting(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        nonlocal counted
+        counted += left.shape[0] * left.shape[1] * right.shape[1]
+        return multiply(left, right, out=out)
+
+    run = products._products(params, features, outputs, (rows, steps, turns), backward=backward)
+    monkeypatch.setattr(torch, "mm", counting)
+    run()
+    inputs, states = steps * (features + units), turns * 2 * units
+    forward = rows * wide * (inputs + states) + rows * units * outputs
+    # Gradients of states, of all weights, and of the second layer's inputs.
+    back = rows * wide * (states + inputs + states + steps * units)
+    assert counted == forward + (back if backward else 0)

@@ -162,16 +162,29 @@ def finished(study: optuna.Study, config: StudyConfig, count: int) -> list[Froze
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_short_studies_are_proposed_for_as_by_optuna(config: StudyConfig, direction: str) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_short_studies_are_proposed_for_as_by_optuna(
+    tmp_path: Path, direction: str, seed: int
+) -> None:
     """With fewer trials than are fitted, a proposal is what Optuna's TPE makes of all of them."""
+    config = tiny_config(tmp_path, space={}, seed=seed)
     study = optuna.create_study(direction=direction)
-    trials = finished(study, config, 120)
-    sampler = StudySampler(config)
     kinds = distributions(config.space)
+    *trials, first = finished(study, config, 121)
+    # Two are in training, and one of them is of somebody who has not got to all parameters.
+    for params in (first.params, {"learning_rate": 0.5}):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=params,
+                distributions={name: kinds[name] for name in params},
+            )
+        )
+    everyone = study.get_trials()
     shortlist = Shortlist(Goal("loss", direction == "minimize"), kinds, [])
-    shortlist.add(reversed(trials))
-    ours, attributes = sampler.propose(study, 120, trials, shortlist)
-    theirs = optuna.samplers.TPESampler(seed=derive_seed(config.seed, "proposal", 120))
+    shortlist.add(reversed(everyone[:121]))
+    ours, attributes = StudySampler(config).propose(study, 123, everyone, shortlist)
+    theirs = optuna.samplers.TPESampler(seed=derive_seed(config.seed, "proposal", 123))
     trial = optuna.Trial(study, study._storage.create_new_trial(study._study_id))
     frozen = study.get_trials()[-1]
     proposed = theirs.sample_relative(study, frozen, kinds)
@@ -179,7 +192,28 @@ def test_short_studies_are_proposed_for_as_by_optuna(config: StudyConfig, direct
     assert [ours[name] for name in floats] == pytest.approx([proposed[name] for name in floats])
     assert {**ours, **{name: proposed[name] for name in floats}} == proposed
     assert attributes == {}
-    assert trial.number == 120
+    assert trial.number == 123
+    assert len(trials) == 120
+
+
+def test_trials_that_lack_parameters_are_no_part_of_a_proposal(config: StudyConfig) -> None:
+    """Where all good trials are of somebody who had fewer parameters, there is a proposal still."""
+    study, kinds = optuna.create_study(), distributions(config.space)
+    trials = finished(study, config, 30)
+    few = optuna.trial.create_trial(
+        value=-1.0,
+        params={"learning_rate": 0.5},
+        distributions={"learning_rate": kinds["learning_rate"]},
+    )
+    study.add_trials([few] * 5)
+    everyone = study.get_trials()
+    shortlist = Shortlist(Goal(), kinds, [])
+    shortlist.add(everyone)
+    good, others = shortlist.split()
+    assert good == []
+    assert len(others) == sum(one.state != TrialState.FAIL for one in trials)
+    params, _ = StudySampler(config).propose(study, 35, everyone, shortlist)
+    assert params.keys() == kinds.keys()
 
 
 def test_long_studies_are_proposed_for_from_the_best_and_the_latest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ Space = dict[str, BaseDistribution]
 def ranges(kind: Callable[..., BaseDistribution], log: bool) -> st.SearchStrategy[Any]:
     """Returns ranges of whole or other numbers, short and long ones."""
     whole = kind is IntDistribution
-    lows = st.integers(1, 1000) if whole else st.floats(1e-6, 1e3)
+    least = 1 if log else -1000
+    lows = st.integers(least, 1000) if whole else st.floats(1e-6 if log else -1e3, 1e3)
     parts = st.integers(0, 10**6) if whole else st.floats(1e-3, 1e6)
     return st.builds(lambda low, part: kind(low, low + part, log=log), lows, parts)
 
@@ -59,7 +61,7 @@ def known(draw: st.DrawFn) -> tuple[Space, np.random.RandomState, list[list[list
                 value_of(kind, random.randint(4) / 3 if few else random.rand())
                 for kind in space.values()
             ]
-            for _ in range(draw(st.integers(0, 60)))
+            for _ in range(draw(st.integers(0, 150)))
         ]
         for _ in range(2)
     ]
@@ -124,12 +126,72 @@ def test_a_proposal_is_where_the_good_are_and_the_others_are_not() -> None:
     assert all(isinstance(one["units"], int) for one in proposed)
 
 
-@pytest.mark.parametrize("params", [{"rate": 0.1}, {}, {"cell": "gru", "other": 1}])
-def test_a_trial_that_lacks_a_value_is_no_kernel(params: dict[str, Any]) -> None:
-    """A trial of somebody's script that has not all parameters has no coordinates."""
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("power", [9, 12, 14])
+def test_whole_numbers_may_be_many(power: int, log: bool) -> None:
+    """In ranges so long that a whole number is nothing in them, densities are those of reals."""
+    low, high = 1, 10**power
+    random = np.random.RandomState(0)
+    trials = [[value_of(IntDistribution(low, high), random.rand())] for _ in range(30)]
+    points = np.array([[value_of(IntDistribution(low, high), random.rand())] for _ in range(24)])
+    kinds = IntDistribution(low, high, log), FloatDistribution(low - 0.5, high + 0.5, log)
+    whole, real = (
+        tpe.ParzenEstimators([kind], [trials]).log_densities(points)[0] for kind in kinds
+    )
+    if log:  # A number's cell is the shorter the larger it is.
+        real = real - np.log(points[:, 0])
+    np.testing.assert_allclose(whole, real, atol=1e-5)
+
+
+@pytest.mark.parametrize("outside", [512, 10**9, 1, -5, float("inf")])
+def test_a_number_outside_its_range_counts_as_the_nearest(outside: float) -> None:
+    """Trials that somebody enqueued with a number out of range lead to its end, not astray."""
+    space: Space = {
+        "units": IntDistribution(16, 128),
+        "rate": FloatDistribution(1e-4, 1.0, log=True),
+    }
+    random = np.random.RandomState(0)
+    others = [[random.randint(16, 129), 10 ** random.uniform(-4, 0)] for _ in range(60)]
+    beyond = tpe.coordinates(space, {"units": outside, "rate": 0.01})
+    end = 128 if outside > 128 else 16
+    assert beyond == [end, 0.01]
+    good = [tpe.propose(space, [beyond] * 6, others, seed)["units"] for seed in range(20)]
+    assert sum(abs(units - end) < 10 for units in good) >= 15
+    bad = [tpe.propose(space, others[:6], [*others[6:], *[beyond] * 6], seed) for seed in range(20)]
+    assert len({one["rate"] for one in bad}) == 20
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"rate": 0.1},
+        {},
+        {"cell": "gru", "other": 1},
+        {"rate": float("nan"), "cell": "gru"},
+        {"rate": 0.1, "cell": "transformer"},
+        {"rate": 0.0, "cell": "rnn"},
+    ],
+)
+def test_a_trial_without_such_values_has_no_coordinates(params: dict[str, Any]) -> None:
+    """A trial of somebody's script that lacks a value, or has one that cannot be, has none."""
     space: Space = {
         "rate": FloatDistribution(1e-4, 1.0, log=True),
         "cell": CategoricalDistribution(("rnn", "gru")),
     }
     assert tpe.coordinates(space, params) is None
     assert tpe.coordinates(space, {"rate": 0.5, "cell": "gru", "more": 3}) == [0.5, 1.0]
+
+
+def test_an_estimate_takes_one_thread() -> None:
+    """To propose starts no thread beside those that train."""
+    space: Space = {str(n): IntDistribution(1, 10**6) for n in range(5)}
+    random = np.random.RandomState(0)
+    trials = random.randint(1, 10**6, size=(1000, 5)).tolist()
+    before = tasks()
+    tpe.propose(space, trials[:25], trials[25:], 0)
+    assert tasks() == before
+
+
+def tasks() -> int:
+    """Returns how many threads this process has."""
+    return len(list(Path("/proc/self/task").iterdir()))

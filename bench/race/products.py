@@ -1,8 +1,8 @@
-"""What the matrix products of a trial take alone: no contestant can train it in less.
+"""What the matrix products of a trial take alone, one after another by `torch.mm` on one thread.
 
-The products are those that every implementation of these networks makes, by `torch.mm` into memory
-that is there already, on one thread: of all steps' inputs at once, of each step's state, and of the
-gradients likewise. Left out is all else: gates, losses, optimizer, order of the examples.
+They are those of networks that are trained one at a time: of all steps' inputs at once, of each
+step's state, and of the gradients likewise, into memory that is there already. Left out is all
+else: gates, losses, optimizer, order of the examples.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ def _of_part(
     steps = part.inputs.shape[1]
     if part.lengths is not None:
         steps = math.ceil(part.lengths.float().mean().item())
-    features = params["hidden_units"] if data.facts.streams else data.facts.input_size
-    run = _products(params, features, data.facts.output_size, size, steps, backward=backward)
+    # A text goes on where it was; all else begins with zeros, which are not multiplied.
+    text = data.facts.streams > 0
+    features = params["hidden_units"] if text else data.facts.input_size
+    sizes = size, steps, steps if text else steps - 1
+    run = _products(params, features, data.facts.output_size, sizes, backward=backward)
     run()
     times = []
     for _ in range(TURNS):
@@ -61,9 +64,23 @@ def _of_part(
 
 
 def _products(
-    params: Mapping[str, Any], features: int, outputs: int, rows: int, steps: int, *, backward: bool
+    params: Mapping[str, Any],
+    features: int,
+    outputs: int,
+    sizes: tuple[int, int, int],
+    *,
+    backward: bool,
 ) -> Callable[[], None]:
-    """Returns what makes all products of one batch."""
+    """Returns what makes all products of one batch.
+
+    Args:
+        params: The network's.
+        features: Shown to it at each step.
+        outputs: At the last.
+        sizes: Rows, steps, and those of the steps that begin with a state.
+        backward: Whether gradients are wanted.
+    """
+    rows, steps, turns = sizes
     units, wide = params["hidden_units"], params["hidden_units"] * GATES[params["cell"]]
     made: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -77,16 +94,16 @@ def _products(
             _random(shown, wide),
             _random(units, wide),
         )
-        states, gates = _random(steps, rows, units), _random(steps, rows, wide)
+        states, gates = _random(turns, rows, units), _random(steps, rows, wide)
         product(inputs, weights)
-        for step in range(steps):
+        for step in range(turns):
             product(states[step], turned)
         if backward:
-            for step in range(steps):
+            for step in range(turns):
                 product(gates[step], turned.T)
             flat = gates.view(-1, wide)
             product(flat.T, inputs)
-            product(flat.T, states.view(-1, units))
+            product(gates[:turns].view(-1, wide).T, states.view(-1, units))
             if layer:
                 product(flat, weights.T)
     product(_random(rows, units), _random(units, outputs))

@@ -89,18 +89,20 @@ def show_throughput(
         changes: Hyperparameters that are the same in all of them.
     """
     head = "ours, trials a s | plain, trials a s | ratio | imports included | s a trial"
-    print(f"| | {head} | not training | products alone |\n|---|--:|--:|--:|--:|--:|--:|--:|")
+    print(
+        f"| | {head} | not training | ratio of products alone |\n|---|--:|--:|--:|--:|--:|--:|--:|"
+    )
     for name in sets:
         data = prepare(name, folder)
         points = configurations(data, count, changes)
         mine = of_ours(data, points, _made(folder / f"{name}-ours"))
         other = of_plain(data, points, _made(folder / f"{name}-plain"))
-        # What two workers could reach at best who did nothing but the matrix products.
-        least = other.trials / (products.seconds(points, read(data)) / WORKERS)
+        # That of two workers who do nothing but the matrix products.
+        bound = other.trials / (products.seconds(points, read(data)) / WORKERS)
         ratio, whole = other.trials / mine.trials, other.whole / mine.whole
         print(
             f"| {name} | {count / mine.trials:.2f} | {count / other.trials:.2f} | {ratio:.1f} | "
-            f"{whole:.1f} | {mine.training / count:.2f} | {mine.idle:.1%} | {least:.1f} |",
+            f"{whole:.1f} | {mine.training / count:.2f} | {mine.idle:.1%} | {bound:.1f} |",
             flush=True,
         )
 
