@@ -21,6 +21,7 @@ from tiny import tiny_config, write_study
 from bench.race import products
 from bench.race.__main__ import keys, race
 from bench.race.contestants import CONTESTANTS
+from bench.race.evaluated import show_evaluated
 from bench.race.expert import epochs as expertly
 from bench.race.exported import export, read
 from bench.race.lines import FILE, STARTED, Lines, Race
@@ -279,6 +280,21 @@ def test_a_race(name: str, tmp_path: Path) -> None:
     assert set(found.params) == set(STARTS[0])
     assert len(found.retrained) == 3
     assert all(0.0 < loss < 10.0 for loss in found.retrained)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_both_choices_are_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a search, the best trial and what `evaluate` chooses are trained with further seeds."""
+    monkeypatch.setattr("bench.race.evaluated.TIMES", 1)
+    show_evaluated(tmp_path, ["sunspots"], 1, 40.0)
+    *_, line = capsys.readouterr().out.splitlines()
+    _, name, seed, claimed, best, chosen, took, _ = line.split("|")
+    assert (name.strip(), int(seed)) == ("sunspots", 0)
+    assert all(0.1 < float(loss) < 10.0 for loss in (claimed, best, chosen))
+    assert int(took) > 0
 
 
 @pytest.mark.slow

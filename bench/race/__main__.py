@@ -4,6 +4,7 @@ python -m bench.race short            two data sets, one seed, 45 s: about a qua
 python -m bench.race long             all of it, 180 s each; goes on where it was stopped
 python -m bench.race tables           what is in the store, as Markdown and pictures
 python -m bench.race throughput       trials a second on a fixed list, and what is not training
+python -m bench.race evaluated        what comes of ours when `evaluate` chooses the winner
 python -m bench.race landscape        which data sets can decide anything
 """
 
@@ -118,11 +119,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = ("short", "long", "tables", "throughput", "loops", "landscape")
+    verbs = ("short", "long", "tables", "throughput", "loops", "evaluated", "landscape")
     parser.add_argument("verb", choices=verbs)
     parser.add_argument("--sets", nargs="+", choices=DATA_SETS, help="data sets")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
-    parser.add_argument("--seeds", type=int, help="how many (long: 5, short: 1)")
+    parser.add_argument("--seeds", type=int, help="how many (long: 5, else 1)")
     parser.add_argument("--seconds", type=float, help="of a race (long: 180, short: 45)")
     parser.add_argument("--store", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument(
@@ -154,6 +155,10 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
         from bench.race.loops import show_loops
 
         show_loops(folder, sets, args.count)
+    elif args.verb == "evaluated":
+        from bench.race.evaluated import show_evaluated
+
+        show_evaluated(folder, sets, args.seeds or 1, seconds)
     elif args.verb == "throughput":
         from bench.race.throughput import show_throughput
 

@@ -20,11 +20,16 @@ MANY = 1_000_000
 """Trials: more than a race has time for."""
 
 
+def url_of(folder: Path) -> str:
+    """Returns the storage of a race."""
+    return f"sqlite:///{folder / 'studies.db'}"
+
+
 def command(race: Race) -> list[str]:
     """Returns what is run."""
     return [
         *(sys.executable, "-m", "search", "run", str(race.data.with_suffix(".toml"))),
-        *("--storage", _url(race.folder), "--workers", str(WORKERS), "--seed", str(race.seed)),
+        *("--storage", url_of(race.folder), "--workers", str(WORKERS), "--seed", str(race.seed)),
         *("--trials", str(MANY), "--timeout", f"{race.left():.3f}s"),
     ]
 
@@ -61,15 +66,11 @@ def retrain(race: Race, params: Mapping[str, Any], seed: int) -> float:
     return min(run.curve.values(Goal()), default=math.inf)
 
 
-def _url(folder: Path) -> str:
-    return f"sqlite:///{folder / 'studies.db'}"
-
-
 def _read(race: Race) -> None:
     from search.database import Database
     from search.storage import list_studies, open_study
 
-    database = Database(_url(race.folder), create=False)
+    database = Database(url_of(race.folder), create=False)
     (study,) = list_studies(database)
     lines, told = Lines(race), []
     for trial in open_study(database, study.study_name).trials():

@@ -122,7 +122,7 @@ def run_race(contestant: Contestant, data: Path, key: Key, times: int = 3) -> Re
         place = Place(contestant, data.absolute(), Path(folder))
         busy, begun = _busy(), time.monotonic()
         process = place.start("search", {"seconds": key.seconds, "seed": key.seed})
-        in_time, own = _wait(process, key.seconds)
+        in_time, own = wait(process, key.seconds)
         whole = (time.monotonic() - begun) * (psutil.cpu_count() or 1)
         others = max(0.0, (_busy() - busy - own) / whole)
         lines = read_lines(place.folder / FILE, key.seconds)
@@ -135,13 +135,13 @@ def run_race(contestant: Contestant, data: Path, key: Key, times: int = 3) -> Re
             tuple((line["seconds"], line["loss"]) for line in better),
             sum(line["ended"] for line in lines),
             params,
-            tuple(_retrain(place, params, key.seed, times)) if params else (),
+            tuple(retrain(place, params, key.seed, times)) if params else (),
             round(others, 3),
             surroundings(),
         )
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bool, float]:
+def wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bool, float]:
     """Waits for the end of a race, or brings it about, also if the runner is interrupted.
 
     Returns:
@@ -185,7 +185,8 @@ def _busy() -> float:
     return float(sum(cores) - cores.idle - cores.iowait - cores.guest - cores.guest_nice)
 
 
-def _retrain(place: Place, params: Any, seed: int, times: int) -> Sequence[float]:
+def retrain(place: Place, params: Any, seed: int, times: int) -> Sequence[float]:
+    """Returns the losses of a configuration with so many seeds, by the contestant's own recipe."""
     options = {"params": json.dumps(params), "seed": seed, "times": times}
     process = place.start("retrain", options)
     try:
