@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,15 +185,17 @@ def test_a_trial_without_such_values_has_no_coordinates(params: dict[str, Any]) 
 
 
 def test_an_estimate_takes_one_thread() -> None:
-    """To propose starts no thread beside those that train."""
-    space: Space = {str(n): IntDistribution(1, 10**6) for n in range(5)}
-    random = np.random.RandomState(0)
-    trials = random.randint(1, 10**6, size=(1000, 5)).tolist()
-    before = tasks()
-    tpe.propose(space, trials[:25], trials[25:], 0)
-    assert tasks() == before
-
-
-def tasks() -> int:
-    """Returns how many threads this process has."""
-    return len(list(Path("/proc/self/task").iterdir()))
+    """To propose starts no thread beside those that train, in a process that has none yet."""
+    code = (
+        "import numpy, os\n"
+        "from optuna.distributions import IntDistribution\n"
+        "from search import tpe\n"
+        "space = {str(n): IntDistribution(1, 10**6) for n in range(5)}\n"
+        "trials = numpy.random.RandomState(0).randint(1, 10**6, size=(1000, 5)).tolist()\n"
+        "before = os.listdir('/proc/self/task')\n"
+        "tpe.propose(space, trials[:25], trials[25:], 0)\n"
+        "print(len(os.listdir('/proc/self/task')) - len(before))\n"
+    )
+    free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    started = subprocess.check_output([sys.executable, "-c", code], text=True, env=free)
+    assert int(started) == 0
