@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from search.cohorts import Shape
 from search.data.splits import IGNORED, EpochPlan, Splits
+from search.dropout import noise
 from search.gpu_layers import run_layer
 from search.space import HyperParams
 
@@ -130,19 +131,16 @@ class Batches:
         like = self._before_head
         (rows, steps), units, drop = size, params.hidden_units, params.dropout
 
-        def noise(empty: Tensor) -> Tensor:
-            return empty.bernoulli_(1 - drop, generator=random).div_(1 - drop)
-
         for layer in range(self._shape.layers - 1):
             assert self._between is not None
-            made = noise(like.new_empty(steps, rows, units))
+            made = noise(like.new_empty(steps, rows, units), drop, random)
             self._between[layer, :steps, at, :rows, :units] = made
         target = self._of(like, at)
         if self._splits.per_step:
-            made = noise(like.new_empty(steps, rows, units).transpose(0, 1))
-            target[:steps, :rows, :units] = made.transpose(0, 1)
+            made = noise(like.new_empty(steps, rows, units), drop, random)
+            target[:steps, :rows, :units] = made
         else:
-            target[:rows, :units] = noise(like.new_empty(rows, units))
+            target[:rows, :units] = noise(like.new_empty(rows, units), drop, random)
 
     def undraw(self, at: int) -> None:
         """Lets nothing of a network be dropped."""

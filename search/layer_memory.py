@@ -1,7 +1,8 @@
-"""Workspace in which a layer's passes over minibatches take turns, with the views of every step.
+"""Workspace in which a layer's passes over minibatches take turns.
 
-To a small network a view of a tensor costs half as much as a calculation with it, and a pass needs
-a dozen for every step. A workspace that the next pass uses again has them already.
+Memory that is new to a process is given to it page by page as it is first written, which to a small
+network costs more than what is calculated there. A workspace that the next pass uses again is not
+new.
 
 It is lent, and comes back by itself as soon as nobody needs it: what a forward pass has left there
 for its backward pass is safe as long as autograd's graph lives.
@@ -19,7 +20,7 @@ from torch import Tensor
 MOST_BYTES = 1 << 26
 """What is kept in all, the least lately used given up first."""
 LARGEST_BYTES = 1 << 24
-"""A larger workspace is not kept; beside what is calculated in it, its views are nothing."""
+"""A larger workspace is not kept; beside what is calculated in it, to be given it is nothing."""
 
 
 class Workspace(ABC):

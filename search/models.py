@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from search.data.splits import Splits
+from search.dropout import dropped
 from search.factories import Factory, OwnNetwork
 from search.recurrent import State, recur
 from search.space import HyperParams
@@ -52,7 +53,6 @@ class SequenceModel(nn.Module):
             batch_first=True,
             dropout=params.dropout if layers > 1 else 0.0,
         )
-        self.dropout = nn.Dropout(params.dropout)
         self.head = nn.Linear(hidden, output_size)
 
     def forward(
@@ -70,12 +70,16 @@ class SequenceModel(nn.Module):
         """
         steps = inputs if self.embedding is None else self.embedding(inputs)
         hidden, state = recur(self.recurrent, steps, state)
-        if not self.per_step:
-            if lengths is None:
-                hidden = hidden[:, -1]
-            else:
-                hidden = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        return self.head(self.dropout(hidden)), state
+        share = self.params.dropout
+        if self.per_step:
+            # In the order in which the layers left them.
+            hidden = dropped(hidden.transpose(0, 1), share, training=self.training).transpose(0, 1)
+            return self.head(hidden), state
+        if lengths is None:
+            hidden = hidden[:, -1]
+        else:
+            hidden = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+        return self.head(dropped(hidden, share, training=self.training)), state
 
 
 @torch.no_grad()

@@ -44,8 +44,11 @@ ORDER = [
     "data",
     "trial",
     "factories",
+    "compiled",
+    "threefry",
+    "dropout",
     "layer_memory",
-    "layer_products",
+    "layer_passes",
     "recurrent",
     "gpu_layers",
     "models",
@@ -140,6 +143,8 @@ ORDER = [
 ]
 """The reading order of DESIGN.md; a file imports only from files above it. ``""`` is `search`."""
 HEAVY = (
+    "numba",
+    "llvmlite",
     "matplotlib",
     "PIL",
     "torch",

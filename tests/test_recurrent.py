@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from search import compiled
+from search.dropout import dropped
+from search.models import CELLS
 from search.recurrent import recur, run_layer
 
-CELLS: dict[str, type[nn.RNN | nn.GRU]] = {"rnn": nn.RNN, "gru": nn.GRU}
 cells = pytest.mark.parametrize("cell", CELLS)
-ALL: dict[str, type[nn.RNN | nn.LSTM | nn.GRU]] = {**CELLS, "lstm": nn.LSTM}
 
 
 def make(cell: str, inputs: int = 3, hidden: int = 5, layers: int = 1, **options: Any) -> Any:
@@ -27,14 +28,29 @@ def make(cell: str, inputs: int = 3, hidden: int = 5, layers: int = 1, **options
 
 def gradients(layers: Any, answers: Any, *leaves: Tensor) -> list[Tensor]:
     """Returns what a loss of all steps and of the last state gives to weights and ``leaves``."""
-    hidden, state = answers
+    hidden, *states = flat(answers)
     weight = torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)
-    loss = (weight * hidden.square()).sum() + state.pow(3).sum()
+    loss = (weight * hidden.square()).sum() + sum(state.pow(3).sum() for state in states)
     return list(torch.autograd.grad(loss, [*layers.parameters(), *leaves]))
 
 
+def flat(answers: Any) -> list[Tensor]:
+    """Returns the states at all steps, the last, and of an LSTM the last cells."""
+    hidden, state = answers
+    return [hidden, *(state if isinstance(state, tuple) else (state,))]
+
+
+def begun(cell: str, *shape: int, **options: Any) -> Any:
+    """Returns random first states, and the same as layers take them."""
+    count = 2 if cell == "lstm" else 1
+    made = [torch.randn(shape, dtype=torch.float64, **options) for _ in range(count)]
+    return made, tuple(made) if count > 1 else made[0]
+
+
 def assert_equal(ours: Any, theirs: Any) -> None:
-    """Two lists of tensors are equal to 1e-9."""
+    """Two lists of tensors, or answers of layers, are equal to 1e-9."""
+    if isinstance(ours, tuple):
+        ours, theirs = flat(ours), flat(theirs)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
@@ -64,9 +80,9 @@ def test_equals_torch(
     torch.manual_seed(seed)
     network = CELLS[cell](inputs, hidden, layers, batch_first=True).double()
     steps = torch.randn(batch, time, inputs, dtype=torch.float64, requires_grad=True)
-    state = torch.randn(layers, batch, hidden, dtype=torch.float64, requires_grad=True)
+    states, state = begun(cell, layers, batch, hidden, requires_grad=True)
     start = state if started else None
-    leaves = [steps, state] if started else [steps]
+    leaves = [steps, *states] if started else [steps]
     ours, theirs = recur(network, steps, start), network(steps, start)
     assert_equal(ours, theirs)
     assert_equal(gradients(network, ours, *leaves), gradients(network, theirs, *leaves))
@@ -76,26 +92,29 @@ def test_equals_torch(
 def test_the_gradient_is_that_of_finite_differences(cell: str) -> None:
     """Without torch's layers as a witness, too, each gradient is what a small step gives."""
     network, steps = make(cell, inputs=2, hidden=3)
+    count = 2 if cell == "lstm" else 1
 
     def run(*tensors: Tensor) -> Tensor:
-        weights = dict(zip(dict(network.named_parameters()), tensors[2:], strict=True))
-        made = torch.func.functional_call(_Calling(network), weights_of(weights), tensors[:2])
+        inputs, states, weights = tensors[0], tensors[1 : 1 + count], tensors[1 + count :]
+        named = weights_of(dict(zip(dict(network.named_parameters()), weights, strict=True)))
+        state = states if count > 1 else states[0]
+        made = torch.func.functional_call(_Calling(network), named, (inputs, state))
         assert isinstance(made, Tensor)
         return made
 
-    state = torch.randn(1, 4, 3, dtype=torch.float64)
-    leaves = [steps, state, *(weight.detach() for weight in network.parameters())]
+    states, _ = begun(cell, 1, 4, 3)
+    leaves = [steps, *states, *(weight.detach() for weight in network.parameters())]
     assert torch.autograd.gradcheck(run, [leaf.requires_grad_() for leaf in leaves])
 
 
 class _Calling(nn.Module):
     """Layers that are run by ours, as a module whose weights can be replaced."""
 
-    def __init__(self, layers: nn.RNN | nn.GRU) -> None:
+    def __init__(self, layers: Any) -> None:
         super().__init__()
         self.layers = layers
 
-    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, state: Any) -> Tensor:
         """Returns the states at all steps."""
         return recur(self.layers, inputs, state)[0]
 
@@ -106,15 +125,21 @@ def weights_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @cells
-def test_dropout_is_drawn_as_torch_draws_it(cell: str) -> None:
-    """Dropout falls between layers, not after the last, and with torch's seed on the same units."""
+def test_dropout_falls_between_layers(cell: str) -> None:
+    """What a layer shows the next is dropped, in training; what the last answers is not."""
     network, steps = make(cell, layers=3, dropout=0.4)
-    answers = []
-    for run in (lambda: recur(network, steps, None), lambda: network(steps)):
-        torch.manual_seed(7)
-        answers.append(run())
-    assert_equal(answers[0], answers[1])
-    assert_equal(gradients(network, answers[0]), gradients(network, answers[1]))
+    torch.manual_seed(7)
+    ours = recur(network, steps, None)
+    layers = [CELLS[cell](3 if layer == 0 else 5, 5).double() for layer in range(3)]
+    torch.manual_seed(7)
+    theirs, ends = steps.transpose(0, 1), []
+    for one, weights in zip(layers, network.all_weights, strict=True):
+        one.load_state_dict(dict(zip(one.state_dict(), weights, strict=True)))
+        theirs, end = one(dropped(theirs, 0.4, training=True) if ends else theirs)
+        ends.append(end)
+    assert_equal([ours[0]], [theirs.transpose(0, 1)])
+    last = ours[1][0] if cell == "lstm" else ours[1]
+    assert_equal([last[2]], [(ends[2][0] if cell == "lstm" else ends[2])[0]])
     network.eval()
     assert_equal(recur(network, steps, None), network(steps))
 
@@ -156,8 +181,7 @@ def test_state_carried_on(cell: str) -> None:
     network, steps = make(cell, layers=2)
     first, state = recur(network, steps[:, :3], None)
     second, last = recur(network, steps[:, 3:], state)
-    whole, end = recur(network, steps, None)
-    assert_equal([torch.cat([first, second], 1), last], [whole, end])
+    assert_equal((torch.cat([first, second], 1), last), recur(network, steps, None))
 
 
 @cells
@@ -183,9 +207,9 @@ def test_without_gradients_the_numbers_are_the_same(cell: str) -> None:
     """Validation and prediction compute what training does, to the last bit."""
     network, steps = make(cell, hidden=43, layers=2)
     network, steps = network.float(), steps.float()
-    ours = recur(network, steps, None)
+    ours = flat(recur(network, steps, None))
     with torch.no_grad():
-        theirs = recur(network, steps, None)
+        theirs = flat(recur(network, steps, None))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -193,16 +217,16 @@ def test_without_gradients_the_numbers_are_the_same(cell: str) -> None:
 def test_passes_beside_each_other(cell: str) -> None:
     """Passes before others' ways back, and one's way back twice, do not disturb each other."""
     network, steps = make(cell, hidden=6, layers=2)
-    parts = (steps, steps[:, :3], 2 * steps)
+    parts = (2 * steps[:, :6], steps[:, :3], steps)
     apart = [gradients(network, recur(network, part, None)) for part in parts]
     longer, shorter, again = (recur(network, part, None) for part in parts)
     assert_equal(gradients(network, shorter), apart[1])
     loss, weights = longer[0].square().sum(), list(network.parameters())
     once, twice = (torch.autograd.grad(loss, weights, retain_graph=True) for _ in range(2))
-    assert_equal(once, twice)
+    assert_equal(list(once), list(twice))
     assert_equal(gradients(network, longer), apart[0])
     del longer, loss
-    other = recur(network, steps, None)
+    other = recur(network, parts[0], None)
     assert_equal(gradients(network, again), apart[2])
     assert_equal(gradients(network, other), apart[0])
 
@@ -213,7 +237,8 @@ def test_single_precision(cell: str) -> None:
     network, steps = make(cell, hidden=40, layers=2)
     network, steps = network.float(), steps.float()
     ours, theirs = recur(network, steps, None), network(steps)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    for one, other in zip(flat(ours), flat(theirs), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
     pairs = zip(gradients(network, ours), gradients(network, theirs), strict=True)
     for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * other.abs().max().item())
@@ -224,8 +249,8 @@ def test_single_precision(cell: str) -> None:
 def test_a_state_of_another_shape_is_refused(cell: str, shape: tuple[int, ...]) -> None:
     """A state that is not one of these layers and this batch is an error, as torch has it."""
     network, steps = make(cell)
-    with pytest.raises(RuntimeError, match="Expected hidden size"):
-        recur(network, steps, torch.zeros(shape, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match=r"Expected hidden.* size"):
+        recur(network, steps, begun(cell, *shape)[1])
 
 
 @cells
@@ -239,22 +264,41 @@ def test_inference_mode(cell: str) -> None:
     assert_equal(gradients(network, ours), gradients(network, theirs))
 
 
-def test_lstm_is_torchs_own() -> None:
-    """An LSTM with its pair of states passes through."""
-    torch.manual_seed(0)
-    layers, steps = nn.LSTM(3, 5, 2, batch_first=True), torch.randn(4, 7, 3)
-    hidden, (state, cell) = recur(layers, steps, None)
-    theirs, (their_state, their_cell) = layers(steps)
-    assert torch.equal(hidden, theirs)
-    assert torch.equal(state, their_state)
-    assert torch.equal(cell, their_cell)
+@cells
+def test_what_is_no_number_stays_none(cell: str) -> None:
+    """An infinite weight, as a network that diverges may have, makes answers NaN, as in torch."""
+    network, steps = make(cell)
+    with torch.no_grad():
+        network.weight_hh_l0[0, 0] = torch.inf
+        network.weight_hh_l0[0, 1] = -torch.inf
+    ours, theirs = flat(recur(network, steps, None)), flat(network(steps))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one.isnan(), other.isnan())
+    assert ours[0].isnan().any()
+
+
+@cells
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_without_what_it_is_compiled_for(
+    cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torch keeps its products to itself, or in other precisions, layers are torch's own."""
+    if dtype != torch.bfloat16:
+        monkeypatch.setattr(compiled, "HAS_PRODUCTS", False)
+    network, steps = make(cell, layers=2)
+    network, steps = network.to(dtype), steps.to(dtype)
+    ours, theirs = recur(network, steps, None), network(steps)
+    for one, other in zip(flat(ours), flat(theirs), strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in zip(gradients(network, ours), gradients(network, theirs), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def networks(cell: str, count: int, sizes: tuple[int, int, int, int]) -> Any:
     """Returns so many networks of one layer, and their inputs (T, K, B, F) and first states."""
     batch, time, inputs, hidden = sizes
     torch.manual_seed(0)
-    made = [ALL[cell](inputs, hidden) for _ in range(count)]
+    made = [CELLS[cell](inputs, hidden) for _ in range(count)]
     steps = torch.randn(time, count, batch, inputs)
     return made, steps, [torch.randn(count, batch, hidden) for _ in range(1 + (cell == "lstm"))]
 
@@ -295,7 +339,7 @@ def _loss(states: Tensor, ends: Any) -> Tensor:
     return torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
 
 
-@pytest.mark.parametrize("cell", ALL)
+@cells
 @settings(deadline=None, max_examples=30)
 @given(
     count=st.integers(1, 5),
@@ -316,7 +360,7 @@ def test_k_networks_are_k_of_torchs(
     assert_equal(together(cell, made, steps, start), alone(made, steps, start))
 
 
-@pytest.mark.parametrize("cell", ALL)
+@cells
 @pytest.mark.parametrize("hidden", [16, 48, 64])
 @pytest.mark.parametrize("batch", [16, 32])
 def test_a_network_does_not_know_its_neighbours(cell: str, hidden: int, batch: int) -> None:

@@ -1,0 +1,74 @@
+"""Dropout (Srivastava et al. 2014, JMLR 15): a share of the values is 0, the others are larger.
+
+What is dropped follows from one number that torch's generator draws, so that a generator's state is
+all that a checkpoint needs. On a GPU it is torch's own.
+
+Shapes are any.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+
+def dropped(values: Tensor, share: float, *, training: bool) -> Tensor:
+    """Returns values with a share of them dropped, if this is training; the same each way back.
+
+    Args:
+        values: In an order of memory that decides which are dropped.
+        share: From 0 to below 1.
+        training: Whether to drop any.
+    """
+    if not training or share == 0:
+        return values
+    if not _is_ours(values):
+        return functional.dropout(values, share)
+    made: Tensor = _Dropout.apply(values, share, _key(None))  # type: ignore[no-untyped-call]
+    return made
+
+
+def noise(like: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """Returns what `dropped` multiplies values by, with a generator of its own.
+
+    Args:
+        like: Of the shape, precision and device.
+        share: From 0 to below 1.
+        random: Draws, on the device.
+    """
+    if not _is_ours(like):
+        return torch.empty_like(like).bernoulli_(1 - share, generator=random).div_(1 - share)
+    return _drop(torch.ones_like(like), share, _key(random))
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, share: float, key: int) -> Tensor:
+        ctx.drawn = share, key
+        return _drop(values, share, key)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _drop(grad, *ctx.drawn), None, None
+
+
+def _drop(values: Tensor, share: float, key: int) -> Tensor:
+    from search.threefry import drop
+
+    values = values.detach().contiguous()
+    result = torch.empty_like(values)
+    drop(values.view(-1).numpy(), result.view(-1).numpy(), key, share)
+    return result
+
+
+def _key(random: torch.Generator | None) -> int:
+    return int(torch.empty((), dtype=torch.int64).random_(generator=random))
+
+
+def _is_ours(values: Tensor) -> bool:
+    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
