@@ -90,12 +90,31 @@ def run_layer(
         return torch.stack([steps for steps, _ in made], 1), tuple(map(torch.stack, ends))
     if not HAS_PRODUCTS or inputs.dtype not in (torch.float32, torch.float64):
         return _run_torchs(cell, inputs, start, weights)
+    _check(inputs, start, weights)
     if cell == "lstm":
         steps, last = _LSTMLayer.apply(inputs, *start, *weights)  # type: ignore[no-untyped-call]
         return steps, (steps[-1], last)
     layer = _GRULayer if cell == "gru" else _RNNLayer
     steps = layer.apply(inputs, *start, *weights)  # type: ignore[no-untyped-call]
     return steps, (steps[-1],)
+
+
+def _check(inputs: Tensor, start: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    """Compiled code looks at memory without asking whether it is there.
+
+    Raises:
+        RuntimeError: Shapes or precisions do not fit together, or there is no step.
+    """
+    rows, hidden = start[0].shape
+    steps, gates = len(inputs), len(weights[0])
+    wanted = [(steps, rows, inputs.shape[-1]), *[(rows, hidden)] * len(start)]
+    wanted += [(gates, inputs.shape[-1]), (gates, hidden), (gates,), (gates,)]
+    found = [tuple(one.shape) for one in (inputs, *start, *weights)]
+    if found != wanted or gates % hidden or not steps:
+        raise RuntimeError(f"inputs, states and weights of these shapes do not fit: {found}")
+    kinds = {(one.dtype, one.device) for one in (inputs, *start, *weights)}
+    if len(kinds) > 1:
+        raise RuntimeError(f"inputs, states and weights differ in precision or device: {kinds}")
 
 
 def _run_torchs(

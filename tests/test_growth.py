@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 import torch
+from cuda_kernels import cuda_kernels
 from legible import figure_of, require_legible
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,7 +27,9 @@ from bench.growth import (
     table,
 )
 from bench.growth_picture import Sweep, apart, draw
+from search import lane_batches
 from search.dimensions import CELLS
+from search.gpu_layers import run_fused
 
 RESULTS = Path(__file__).parent.parent / "bench" / "RESULTS.md"
 
@@ -44,16 +47,18 @@ def sweep(seconds: list[float]) -> Sweep:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_work_is_what_torch_counts(cell: str, layers: int) -> None:
+def test_work_is_what_torch_counts(cell: str, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The products of a training step, as torch counts them, are those that the work is made of.
 
     The head's are counted twice there: one output is computed as two, see `search.lane_batches`.
     """
     point = Point(cell, hidden=16, window=8, batch=16, networks=2, layers=layers)
     runs = runs_of(point)
+    # The layers of a GPU are torch's operations, which can be counted.
+    monkeypatch.setattr(lane_batches, "run_layer", run_fused)
     step = in_lanes(runs)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place})
-    with counter:
+    with cuda_kernels(), counter:
         step()
     head = 2 * 16 * 3 * point.hidden
     expected = 2 * 16 * products(point, training=True) + head

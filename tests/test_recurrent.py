@@ -254,6 +254,25 @@ def test_a_state_of_another_shape_is_refused(cell: str, shape: tuple[int, ...]) 
 
 
 @cells
+@pytest.mark.parametrize(
+    "shape", [(4, 7, 2), (4, 7, 4), (4, 0, 3)], ids=["narrow", "wide", "no step"]
+)
+def test_inputs_of_another_shape_are_refused(cell: str, shape: tuple[int, ...]) -> None:
+    """Inputs that are not what the weights are for are an error, and no memory is looked at."""
+    network, _ = make(cell)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        recur(network, torch.zeros(shape, dtype=torch.float64), None)
+
+
+@cells
+def test_inputs_of_another_precision_are_refused(cell: str) -> None:
+    """Inputs of single precision for weights of double are an error, as in torch."""
+    network, steps = make(cell)
+    with pytest.raises(RuntimeError, match="differ in precision"):
+        recur(network, steps.float(), None)
+
+
+@cells
 def test_inference_mode(cell: str) -> None:
     """What ran in inference mode leaves nothing behind that training would stumble over."""
     network, steps = make(cell)

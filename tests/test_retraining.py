@@ -137,7 +137,7 @@ def test_workers_share_what_there_is(hire: Hire, tmp_path: Path) -> None:
     three = [
         one
         for at, units in enumerate((6, 20, 40))
-        for one in seeds(tmp_path / "three", 5, 5 * at, hidden_units=units, epochs=1)
+        for one in seeds(tmp_path / "three", 5, 5 * at, hidden_units=units, epochs=8)
     ]
     watcher = Watcher()
     assert len(retrain(trainers, three, watcher)) == 15
@@ -215,8 +215,8 @@ def test_a_cohort_too_large_for_the_memory(
     retrain(trainers, seeds(tmp_path / "first", 1, batch_size=20_000, epochs=1), Watcher())
     pid = trainers._workers[0].process.pid
     assert pid is not None
-    # Enough for one (400 MiB are), too little for eight together (1 200 MiB are).
-    room = psutil.Process(pid).memory_info().vms + 700 * 2**20
+    # Enough for one (150 MiB are), too little for eight together (600 MiB are).
+    room = psutil.Process(pid).memory_info().vms + 350 * 2**20
     resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
     wanted = seeds(tmp_path, 8, batch_size=20_000, epochs=2)
     watcher = Watcher()

@@ -100,7 +100,7 @@ def test_out_of_memory_ends_a_run(allocate: Callable[[], object], reason: str) -
 
 def test_other_errors_of_torch_are_no_decision() -> None:
     """A RuntimeError that has nothing to do with memory is not taken for it."""
-    with pytest.raises(RuntimeError, match="size"):
+    with pytest.raises(RuntimeError, match="shapes"):
         start(replace(sine(), input_size=3)).advance(unjudged)
 
 
