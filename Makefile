@@ -33,6 +33,8 @@ $(READY): pyproject.toml constraints.txt
 	  setuptools torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  --no-build-isolation -e '.[examples,postgres,dev]'
+	@# Else the first search of all would wait for it.
+	$(BIN)/python -c 'from search.recurrent import compile_ahead; compile_ahead()'
 	@touch $(READY)
 
 search: $(READY)  ## search: create or go on with STUDY until it has its trials

@@ -28,6 +28,7 @@ from search.space import HyperParams, starting_points
 from search.training import Run
 from search.trial import Goal
 
+CELLS = ("rnn", "gru", "lstm")
 SHAPES = (
     (32, 24, 12, 16),
     (32, 24, 12, 32),
@@ -97,13 +98,13 @@ def main() -> None:
     """Prints both tables."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print("| B, T, F, H | rnn | gru |\n|---|---|---|")
+    print("| B, T, F, H | rnn | gru | lstm |\n|---|--:|--:|--:|")
     for shape in SHAPES:
-        ratios = [f"{layer_ratio(cell, *shape):.2f}" for cell in ("rnn", "gru")]
+        ratios = [f"{layer_ratio(cell, *shape):.2f}" for cell in CELLS]
         print("|", ", ".join(map(str, shape)), "|", " | ".join(ratios), "|", flush=True)
-    print("\n| an epoch of | rnn | gru |\n|---|---|---|")
+    print("\n| an epoch of | rnn | gru | lstm |\n|---|--:|--:|--:|")
     for study in ("sunspots", "vowels", "shakespeare"):
-        ratios = [f"{epoch_ratio(study, cell):.2f}" for cell in ("rnn", "gru")]
+        ratios = [f"{epoch_ratio(study, cell):.2f}" for cell in CELLS]
         print("|", study, "|", " | ".join(ratios), "|", flush=True)
 
 

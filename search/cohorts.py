@@ -16,9 +16,9 @@ from search.models import ALIGNED
 from search.space import HyperParams
 
 LANE_UNITS = {"rnn": 64, "gru": 48}
-"""The largest networks that train in lanes on a CPU, by cell. Of these, one costs there about what
-it costs by itself, and several less; larger ones gain nothing or lose by the cache, and one LSTM,
-torch's own by itself, is slower there (`bench/RESULTS.md`, "Seeds of an evaluation")."""
+"""The largest networks that train in lanes on a CPU, by cell. When each of torch's calls cost more
+than what it did, five of them took a fifth to two fifths less time there; since their layers are
+compiled, hardly any less (`bench/RESULTS.md`, "Seeds of an evaluation")."""
 LANE_WORK = 64 * 32 * 26
 """Units of all layers, or outputs, x minibatch x steps of the largest networks that gained. Larger
 ones lose: GRU of 48 units with batches of 128 x 24 steps, or of 64 x 168, take 1.5 times as long in

@@ -370,3 +370,10 @@ def _states(steps: int, start: Tensor) -> Tensor:
 def _arrays(*tensors: Tensor) -> list[NDArray[Any]]:
     """Returns tensors as arrays in one piece, in the same memory if they are."""
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def compile_ahead() -> None:
+    """Compiles what searches need, if it is not kept yet, so that no first trial waits for it."""
+    for make in (nn.RNN, nn.GRU, nn.LSTM):
+        layers = make(1, 1, 2, batch_first=True, dropout=0.5)
+        recur(layers, torch.zeros(1, 1, 1), None)[0].sum().backward()  # type: ignore[no-untyped-call]

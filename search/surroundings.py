@@ -12,7 +12,7 @@ from search.factories import Factory
 
 def versions() -> dict[str, str]:
     """Returns what a result depends on besides the configuration: versions and platform."""
-    packages = ("rnn-search", "torch", "optuna", "numpy", "sqlalchemy")
+    packages = ("rnn-search", "torch", "numba", "optuna", "numpy", "sqlalchemy")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {**found, "python": platform.python_version(), "platform": platform.platform()}
 

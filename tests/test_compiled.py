@@ -108,3 +108,34 @@ def test_nowhere_to_keep_it(tmp_path: Path) -> None:
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == [str(tmp_path / "search" / "compiled.py"), "NullCache"]
+
+
+def test_nothing_waits_for_the_compiler() -> None:
+    """After `make setup` a trainer compiles nothing, whatever it trains, predicts or resumes."""
+    ahead = "from search.recurrent import compile_ahead; compile_ahead()"
+    code = """
+import torch
+from networks import sine, series, start, text, train
+from search import compiled, layer_passes, threefry
+
+for make in (sine, series, text):
+    splits = make()
+    for cell in ("rnn", "gru", "lstm"):
+        run = start(splits, cell=cell, hidden_layers=2, dropout=0.3, gradient_clipping=1.0)
+        train(run, 2)
+found = [part for module in (compiled, layer_passes, threefry) for part in vars(module).values()]
+used = {part.py_func.__name__: part.stats for part in found if hasattr(part, "stats")}
+assert {"gru_back", "lstm_back", "rnn_back", "drop"} <= used.keys()
+print(sorted(name for name, stats in used.items() if stats.cache_misses))
+"""
+    for source in (ahead, code):
+        found = subprocess.run(
+            [sys.executable, "-c", source],
+            check=False,
+            cwd=Path(__file__).parent,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+        )
+        assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "[]"
