@@ -14,13 +14,17 @@ included.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import hashlib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import llvmlite.binding
+import numba
 import numpy as np
 import torch
 from numba import njit, types
@@ -34,13 +38,56 @@ Array = NDArray[Any]
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 
+_CONFIG: Any = numba.config
+ENABLED = not _CONFIG.DISABLE_JIT
+"""Whether anything is compiled at all; the environment can forbid it (``NUMBA_DISABLE_JIT``)."""
+
+
 def compiled(function: F) -> F:
     """Returns the function compiled, for each kind of arguments when it is first called with it."""
     try:
-        made: F = njit(function, cache=True, **_OPTIONS)
+        with _kept_for_these_sources():
+            made: F = njit(function, cache=True, **_OPTIONS)
     except RuntimeError:  # Neither the source's folder nor any of the user's can be written.
         made = njit(function, **_OPTIONS)
     return made
+
+
+@contextlib.contextmanager
+def _kept_for_these_sources() -> Iterator[None]:
+    """Has Numba keep what it compiles in a folder that is of all the sources of compiled code.
+
+    Numba itself would look at a function's own file only, and go on with what an older version of
+    another file, from which it calls something, was compiled to.
+    """
+    before = _CONFIG.CACHE_DIR
+    here = Path(__file__).parent
+    mine = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rnn-search")
+    for base in (
+        (Path(before), here / "__pycache__", mine) if before else (here / "__pycache__", mine)
+    ):
+        folder = base / f"compiled-{_DIGEST}"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                _CONFIG.CACHE_DIR = str(folder)
+                break
+    try:
+        yield
+    finally:
+        _CONFIG.CACHE_DIR = before
+
+
+def _digest() -> str:
+    """Returns a fingerprint of all sources of compiled code."""
+    found = hashlib.sha256()
+    for name in ("compiled.py", "layer_passes.py", "threefry.py"):
+        with contextlib.suppress(OSError):
+            found.update(Path(__file__).with_name(name).read_bytes())
+    return found.hexdigest()[:12]
+
+
+_DIGEST = _digest()
 
 
 def _exponential(real: Any, whole: Any, degree: int, bits: int, bias: int, top: float) -> Any:
@@ -129,7 +176,7 @@ def _find_products() -> bool:
     return False
 
 
-HAS_PRODUCTS = _find_products()
+HAS_PRODUCTS = ENABLED and _find_products()
 """Whether `multiply` can be called."""
 
 
@@ -188,7 +235,9 @@ def multiply(
     )
 
 
-# The first call of all takes half a second, which is better spent here, where the server from which
-# trainers are forked imports this, than in each of them.
-_NOTHING = np.zeros((1, 1), np.float32)
-multiply(_NOTHING, _NOTHING, _NOTHING, 0, 0, 0)
+if HAS_PRODUCTS:
+    # The first call of all takes half a second, which is better spent here, where the server from
+    # which trainers are forked imports this, than in each of them.
+    _NOTHING = np.zeros((1, 1), np.float32)
+    with contextlib.suppress(OSError):  # A full disk is told by who has something to say.
+        multiply(_NOTHING, _NOTHING, _NOTHING, 0, 0, 0)

@@ -20,7 +20,7 @@ def dropped(values: Tensor, share: float, *, training: bool) -> Tensor:
     """Returns values with a share of them dropped, if this is training; the same each way back.
 
     Args:
-        values: In an order of memory that decides which are dropped.
+        values: Their places, row by row, decide which are dropped.
         share: From 0 to below 1.
         training: Whether to drop any.
     """
@@ -67,8 +67,12 @@ def _drop(values: Tensor, share: float, key: int) -> Tensor:
 
 
 def _key(random: torch.Generator | None) -> int:
-    return int(torch.empty((), dtype=torch.int64).random_(generator=random))
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=random))
 
 
 def _is_ours(values: Tensor) -> bool:
-    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        return False
+    from search.compiled import ENABLED
+
+    return ENABLED

@@ -11,6 +11,7 @@ for its backward pass is safe as long as autograd's graph lives.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -27,7 +28,7 @@ class Workspace(ABC):
     """Room for the steps of a pass.
 
     Args:
-        like: (…, B, H) the state after one step.
+        like: (B, H) the state after one step.
         steps: T.
     """
 
@@ -48,7 +49,7 @@ class Loan(Generic[W]):
 
     Args:
         kind: What for.
-        like: (…, B, H) the state after one step.
+        like: (B, H) the state after one step.
         steps: T.
 
     Attributes:
@@ -56,9 +57,8 @@ class Loan(Generic[W]):
     """
 
     def __init__(self, kind: type[W], like: Tensor, steps: int) -> None:
-        # A GPU repeats what it recorded, in memory that must be nobody else's; and what is made in
-        # inference mode is of no use outside.
-        self._kept = like.device.type == "cpu" and not torch.is_inference_mode_enabled()
+        # What is made in inference mode is of no use outside.
+        self._kept = not torch.is_inference_mode_enabled()
         self._key = kind, like.shape, like.dtype
         spare = _SPARE.take(self._key) if self._kept else None
         fits = isinstance(spare, kind) and len(spare.parts[0]) >= steps
@@ -80,7 +80,7 @@ class _Spare:
     """
 
     def __init__(self) -> None:
-        self.spaces: dict[Hashable, list[tuple[int, Workspace]]] = {}
+        self.spaces = OrderedDict[Hashable, list[tuple[int, Workspace]]]()
         self.bytes = 0
 
     def take(self, key: Hashable) -> Workspace | None:
@@ -97,10 +97,12 @@ class _Spare:
         size = sum(part.nbytes for part in space.parts)
         if size > LARGEST_BYTES:
             return
-        self.spaces[key] = [*self.spaces.pop(key, []), (size, space)]
+        # A loan that is given up anywhere in here may call this again.
+        self.spaces.setdefault(key, []).append((size, space))
+        self.spaces.move_to_end(key)
         self.bytes += size
-        while self.bytes > MOST_BYTES:
-            oldest = self.spaces.pop(next(iter(self.spaces)))
+        while self.bytes > MOST_BYTES and self.spaces:
+            _, oldest = self.spaces.popitem(last=False)
             self.bytes -= sum(one for one, _ in oldest)
 
     def clear(self) -> None:

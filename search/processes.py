@@ -2,8 +2,8 @@
 
 A new Python takes seconds to import torch, every trainer as long as the first. The server imports
 it once, on another core while the coordinator imports Optuna; a trainer is then forked in
-milliseconds, when the search begins and when one has died. The server computes nothing, so that
-what is forked from it is as good as new.
+milliseconds, when the search begins and when one has died. The server computes next to nothing, so
+that what is forked from it is as good as new.
 """
 
 from __future__ import annotations

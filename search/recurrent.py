@@ -42,10 +42,10 @@ def recur(
     Returns:
         (B, T, H) the last layer's hidden state at every step, and the state after the last.
     """
-    if inputs.device.type != "cpu":
+    cell = {"RNN_TANH": "rnn", "GRU": "gru", "LSTM": "lstm"}.get(layers.mode)
+    if inputs.device.type != "cpu" or cell is None:
         outputs, last = layers(inputs, state)
         return outputs, last
-    cell = layers.mode.removesuffix("_TANH").lower()
     steps = inputs.transpose(0, 1)
     if state is None:
         zero = inputs.new_zeros(layers.num_layers, len(inputs), layers.hidden_size)
@@ -90,7 +90,7 @@ def run_layer(
         return torch.stack([steps for steps, _ in made], 1), tuple(map(torch.stack, ends))
     if not HAS_PRODUCTS or inputs.dtype not in (torch.float32, torch.float64):
         return _run_torchs(cell, inputs, start, weights)
-    _check(inputs, start, weights)
+    _check(cell, inputs, start, weights)
     if cell == "lstm":
         steps, last = _LSTMLayer.apply(inputs, *start, *weights)  # type: ignore[no-untyped-call]
         return steps, (steps[-1], last)
@@ -99,18 +99,18 @@ def run_layer(
     return steps, (steps[-1],)
 
 
-def _check(inputs: Tensor, start: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+def _check(cell: str, inputs: Tensor, start: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     """Compiled code looks at memory without asking whether it is there.
 
     Raises:
         RuntimeError: Shapes or precisions do not fit together, or there is no step.
     """
     rows, hidden = start[0].shape
-    steps, gates = len(inputs), len(weights[0])
+    steps, gates = len(inputs), {"rnn": 1, "gru": 3, "lstm": 4}[cell] * hidden
     wanted = [(steps, rows, inputs.shape[-1]), *[(rows, hidden)] * len(start)]
     wanted += [(gates, inputs.shape[-1]), (gates, hidden), (gates,), (gates,)]
     found = [tuple(one.shape) for one in (inputs, *start, *weights)]
-    if found != wanted or gates % hidden or not steps:
+    if found != wanted or not steps:
         raise RuntimeError(f"inputs, states and weights of these shapes do not fit: {found}")
     kinds = {(one.dtype, one.device) for one in (inputs, *start, *weights)}
     if len(kinds) > 1:

@@ -38,12 +38,12 @@ def _words(key: int, first: Array, second: Array) -> None:
 
 @compiled
 def drop(values: Array, result: Array, key: int, share: float) -> None:
-    """Makes of each value 0, with a probability, or what it is divided by the others' share.
+    """Multiplies each value by 0, with a probability, or else divides it by the others' share.
 
     Args:
         values: (N,), N ≤ 2^33.
         result: (N,).
-        key: 64 bits, on which all that is drawn depends.
+        key: On which all that is drawn depends.
         share: The probability, to within 2^-32.
     """
     count = len(values)
@@ -54,4 +54,4 @@ def drop(values: Array, result: Array, key: int, share: float) -> None:
     least = np.uint32(min(share * 4294967296.0, 4294967295.0))
     factor, nothing = values.dtype.type(1 / (1 - share)), values.dtype.type(0)
     for i in range(count):
-        result[i] = values[i] * factor if drawn[i] >= least else nothing
+        result[i] = values[i] * (factor if drawn[i] >= least else nothing)

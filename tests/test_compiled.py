@@ -94,6 +94,7 @@ def test_nowhere_to_keep_it(tmp_path: Path) -> None:
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "PYTHONPATH": str(tmp_path),
     }
+    surroundings.pop("NUMBA_CACHE_DIR", None)
     code = (
         "import numpy, search.compiled as c; assert c.sigmoid(numpy.float32(0)) == 0.5;"
         "print(c.__file__, type(c.sigmoid._cache).__name__)"
@@ -139,3 +140,69 @@ print(sorted(name for name, stats in used.items() if stats.cache_misses))
         )
         assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("how", ["hidden", "forbidden"])
+def test_where_there_are_no_products(how: str, tmp_path: Path) -> None:
+    """Where torch hides its products, or nothing may be compiled, layers are torch's."""
+    code = """
+import ctypes, sys
+import torch
+if sys.argv[1] == "hidden":
+    load = ctypes.CDLL
+    def hide(name, *rest, **options):
+        if "torch" in str(name):
+            raise OSError("hidden")
+        return load(name, *rest, **options)
+    ctypes.CDLL = hide
+from torch import nn
+from search import compiled, threefry
+from search.dropout import dropped
+from search.recurrent import compile_ahead, recur
+assert not compiled.HAS_PRODUCTS
+compile_ahead()
+layers, steps = nn.GRU(2, 3, batch_first=True), torch.randn(2, 4, 2)
+assert torch.equal(recur(layers, steps, None)[0], layers(steps)[0])
+assert 0 < (dropped(torch.ones(99), 0.5, training=True) == 0).sum() < 99
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code, how],
+        check=False,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1" if how == "forbidden" else "0"}
+        | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_change_of_one_source_is_a_change_of_all(tmp_path: Path) -> None:
+    """What was compiled before a file changed is not used after it, by no other file either."""
+    package = tmp_path / "search"
+    package.mkdir()
+    for part in ("__init__.py", "compiled.py", "threefry.py", "layer_passes.py"):
+        source = Path(search.__file__).parent / part
+        (package / part).write_text(source.read_text())
+    code = (
+        "import numpy as np; from search.layer_passes import rnn_there;"
+        "one = np.ones((1, 1), np.float32); states = np.zeros((2, 1, 1), np.float32);"
+        "rnn_there(one[None], states, one, one, one[0]); print(states[1, 0, 0])"
+    )
+    surroundings = {name: value for name, value in os.environ.items() if "NUMBA" not in name}
+    old, new = "return one - (one + one) /", "return one + one - (one + one) /"
+    changed, found = (package / "compiled.py").read_text().replace(old, new), []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            cwd=tmp_path,
+            env=surroundings | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(float(done.stdout))
+        (package / "compiled.py").write_text(changed)
+    assert found[0] == pytest.approx(np.tanh(2.0), abs=1e-6)
+    assert found[1] == pytest.approx(1 + np.tanh(2.0), abs=1e-6)

@@ -103,6 +103,12 @@ def test_nothing_is_drawn_in_vain(share: float, training: bool) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_is_no_number_is_not_dropped() -> None:
+    """NaN stays NaN, as a network that diverges must be seen to."""
+    torch.manual_seed(0)
+    assert dropped(torch.full((99,), torch.nan), 0.5, training=True).isnan().all()
+
+
 def test_no_values() -> None:
     """Of nothing, nothing is dropped."""
     assert dropped(torch.ones(0, 4), 0.5, training=True).shape == (0, 4)

@@ -272,6 +272,22 @@ def test_inputs_of_another_precision_are_refused(cell: str) -> None:
         recur(network, steps.float(), None)
 
 
+def test_weights_of_another_cell_are_refused() -> None:
+    """Weights of a GRU are none of an LSTM, whose gates are more."""
+    made, steps, start = networks("gru", 2, (3, 4, 5, 6))
+    weights = [
+        torch.stack(parts) for parts in zip(*(one.parameters() for one in made), strict=True)
+    ]
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run_layer("lstm", steps, [*start, *start], weights)
+
+
+def test_another_function_than_tanh_is_torchs() -> None:
+    """Layers that we have no code for are left to torch."""
+    layers, steps = nn.RNN(3, 5, nonlinearity="relu", batch_first=True), torch.randn(4, 7, 3)
+    assert_equal(recur(layers, steps, None), layers(steps))
+
+
 @cells
 def test_inference_mode(cell: str) -> None:
     """What ran in inference mode leaves nothing behind that training would stumble over."""
