@@ -61,11 +61,7 @@ def _kept_for_these_sources() -> Iterator[None]:
     another file, from which it calls something, was compiled to.
     """
     before = _CONFIG.CACHE_DIR
-    here = Path(__file__).parent
-    mine = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rnn-search")
-    for base in (
-        (Path(before), here / "__pycache__", mine) if before else (here / "__pycache__", mine)
-    ):
+    for base in (Path(before),) if before else _folders():
         folder = base / f"compiled-{_DIGEST}"
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +72,13 @@ def _kept_for_these_sources() -> Iterator[None]:
         yield
     finally:
         _CONFIG.CACHE_DIR = before
+
+
+def _folders() -> Iterator[Path]:
+    """Yields where compiled code may be kept: beside its source, else among the user's own."""
+    yield Path(__file__).parent / "__pycache__"
+    with contextlib.suppress(RuntimeError):  # Not everybody has a home.
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rnn-search")
 
 
 def _digest() -> str:
