@@ -1,11 +1,11 @@
-"""What layers are calculated with where torch's calls cost more than what they do: Numba's code.
+"""What code that is compiled consists of: sigmoid, tanh, products of matrices; Numba compiles it.
 
-Numba comes with its compiler; none has to be installed. What it has compiled, when it is first
-needed, it keeps beside the source, or in the user's cache if that cannot be written.
+Numba comes with its compiler; none has to be installed. What it makes is machine code that needs
+neither Numba nor Python any more (`search.object_code` keeps it): this is imported only where
+something is to be compiled.
 
 Matrix products are made by the library that torch has with it and makes them by on a CPU, called
-directly: for a small matrix a call of torch takes ten times as long as the product. Where torch
-keeps it to itself, as on Windows, there are none.
+directly: for a small matrix a call of torch takes ten times as long as the product.
 
 The exponential function is ours, as one that a loop over an array can be vectorised with; sigmoid
 and tanh are right to 2 roundings of 1 (seen over [-20, 20] in both precisions), infinity and NaN
@@ -14,83 +14,109 @@ included.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import hashlib
+import inspect
 import math
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import llvmlite.binding
-import numba
 import numpy as np
-import torch
+from llvmlite import ir
 from numba import njit, types
-from numba.extending import overload
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., Any])
 Array = NDArray[Any]
+Pointer = Any
+"""Where numbers of the precision lie, one after another."""
+Words = Any
+"""Where whole numbers of 32 bits lie, without sign."""
+
+PRODUCTS = {"float32": "sgemm_", "float64": "dgemm_"}
+"""By precision, the general product of matrices of every such library (Dongarra et al. 1990, ACM
+TOMS 16)."""
 
 # A product and a sum may be one operation; sums are not reordered, and NaN stays NaN.
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 
-_CONFIG: Any = numba.config
-ENABLED = not _CONFIG.DISABLE_JIT
-"""Whether anything is compiled at all; the environment can forbid it (``NUMBA_DISABLE_JIT``)."""
-
-
 def compiled(function: F) -> F:
-    """Returns the function compiled, for each kind of arguments when it is first called with it."""
-    try:
-        with _kept_for_these_sources():
-            made: F = njit(function, cache=True, **_OPTIONS)
-    except RuntimeError:  # Neither the source's folder nor any of the user's can be written.
-        made = njit(function, **_OPTIONS)
+    """Returns a function that compiled ones may call."""
+    made: F = njit(function, **_OPTIONS)
     return made
 
 
-@contextlib.contextmanager
-def _kept_for_these_sources() -> Iterator[None]:
-    """Has Numba keep what it compiles in a folder that is of all the sources of compiled code.
+def machine_code(entries: Sequence[Callable[..., None]], precision: str) -> bytes:
+    """Compiles functions for this processor.
 
-    Numba itself would look at a function's own file only, and go on with what an older version of
-    another file, from which it calls something, was compiled to.
+    Args:
+        entries: Their arguments are declared as `int` (64 bits), `float` (64 bits), `Pointer` or
+            `Words`; they neither allocate memory nor raise anything.
+        precision: ``float32`` or ``float64``.
+
+    Returns:
+        An object file, in which each has its own name. As Numba's functions do, each takes two
+        addresses of 64 bits of room before its arguments, and returns 0 if it has raised nothing.
+
+    Raises:
+        RuntimeError: A function needs something that is not there without Numba.
     """
-    before = _CONFIG.CACHE_DIR
-    for base in (Path(before),) if before else _folders():
-        folder = base / f"compiled-{_DIGEST}"
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                _CONFIG.CACHE_DIR = str(folder)
-                break
-    try:
-        yield
-    finally:
-        _CONFIG.CACHE_DIR = before
+    target, whole = _target(), llvmlite.binding.parse_assembly("")
+    for entry in entries:
+        whole.link_in(_module(entry, precision))
+    _sweep(whole, target)
+    for function in whole.functions:
+        free = function.name.startswith("llvm.") or function.name in PRODUCTS.values()
+        if function.is_declaration and not free:
+            raise RuntimeError(f"compiled code calls {function.name}, which is Numba's")
+    made: bytes = target.emit_object(whole)
+    return made
 
 
-def _folders() -> Iterator[Path]:
-    """Yields where compiled code may be kept: beside its source, else among the user's own."""
-    yield Path(__file__).parent / "__pycache__"
-    with contextlib.suppress(RuntimeError):  # Not everybody has a home.
-        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rnn-search")
+def _module(entry: Callable[..., None], precision: str) -> Any:
+    """Returns what a function has become, under its own name."""
+    kinds = {
+        "int": types.int64,
+        "float": types.float64,
+        "Pointer": types.CPointer(getattr(types, precision)),
+        "Words": types.CPointer(types.uint32),
+    }
+    declared = inspect.signature(entry).parameters.values()
+    kind = types.void(*[kinds[argument.annotation] for argument in declared])
+    alone = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    made = njit(kind, **alone, **_OPTIONS)(entry)
+    [overload] = made.overloads.values()
+    module = llvmlite.binding.parse_assembly(made.inspect_llvm(made.signatures[0]))
+    for function in module.functions:
+        if function.name == overload.fndesc.llvm_func_name:
+            function.name = entry.__name__
+        elif not function.is_declaration:
+            function.linkage = llvmlite.binding.Linkage.internal
+    return module
 
 
-def _digest() -> str:
-    """Returns a fingerprint of all sources of compiled code."""
-    found = hashlib.sha256()
-    for name in ("compiled.py", "layer_passes.py", "threefry.py"):
-        with contextlib.suppress(OSError):
-            found.update(Path(__file__).with_name(name).read_bytes())
-    return found.hexdigest()[:12]
+def _sweep(module: Any, target: Any) -> None:
+    """Removes what nothing in a module calls any more."""
+    passes = llvmlite.binding.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    options = llvmlite.binding.create_pipeline_tuning_options()
+    passes.run(module, llvmlite.binding.create_pass_builder(target, options))
 
 
-_DIGEST = _digest()
+def _target() -> Any:
+    """Returns what makes machine code for this processor, as Numba's own does."""
+    binding = llvmlite.binding
+    target = binding.Target.from_triple(binding.get_process_triple())
+    return target.create_target_machine(
+        cpu=binding.get_host_cpu_name(),
+        features=binding.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="static" if target.name.startswith("x86") else "default",
+        codemodel="jitdefault",
+        jit=True,
+    )
 
 
 def _exponential(real: Any, whole: Any, degree: int, bits: int, bias: int, top: float) -> Any:
@@ -137,7 +163,7 @@ def _exp(x: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(_exp, inline="always", jit_options=_OPTIONS)  # type: ignore[arg-type]
+@overload(_exp, inline="always", jit_options=_OPTIONS)  # type: ignore[untyped-decorator]
 def _exp_of(x: Any) -> Any:
     return _SINGLE if x is types.float32 else _DOUBLE
 
@@ -156,47 +182,37 @@ def tanh(x: Any) -> Any:
     return one - (one + one) / (one + _exp(x + x))
 
 
-_PRODUCTS = {types.float32: "sgemm_", types.float64: "dgemm_"}
-"""By precision, the general product of matrices of every such library (Dongarra et al. 1990, ACM
-TOMS 16)."""
-_NAMES = {name: f"rnn_search_{name}" for name in _PRODUCTS.values()}
-"""By what compiled code calls them."""
-_LETTERS = np.frombuffer(b"NT", np.int8)
-"""Whether a matrix is taken as it is, or turned."""
+def _call_product(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Calls the general product of matrices, which is Fortran's: everything is an address."""
+    result, left, right = (
+        context.make_array(kind)(context, builder, value).data
+        for kind, value in zip(signature.args[:3], arguments[:3], strict=True)
+    )
+    sizes, turns = (cgutils.unpack_tuple(builder, arguments[at]) for at in (3, 5))
+
+    def put(value: Any) -> Any:
+        return cgutils.alloca_once_value(builder, value)
+
+    def letter(turn: Any) -> Any:
+        byte, turned = ir.IntType(8), builder.icmp_signed("!=", turn, turn.type(0))
+        return put(builder.select(turned, byte(ord("T")), byte(ord("N"))))
+
+    m, n, k, *across = (put(builder.trunc(size, ir.IntType(32))) for size in sizes)
+    real = context.get_value_type(signature.args[0].dtype)
+    one, some = put(real(1)), put(builder.sitofp(arguments[4], real))
+    handed = [letter(turns[1]), letter(turns[0]), m, n, k, one, right, across[0], left, across[1]]
+    handed += [some, result, across[2]]
+    address = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [address] * len(handed))
+    name = PRODUCTS[str(signature.args[0].dtype)]
+    product = cgutils.get_or_insert_function(builder.module, kind, name)
+    builder.call(product, [builder.bitcast(value, address) for value in handed])
+    return context.get_dummy_value()
 
 
-def _find_products() -> bool:
-    """Tells the compiler where the products are; False if torch keeps them to itself."""
-    for path in sorted(Path(torch.__file__).with_name("lib").glob("libtorch_cpu.*")):
-        try:
-            library = ctypes.CDLL(str(path))
-            for name, ours in _NAMES.items():
-                place = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-                llvmlite.binding.add_symbol(ours, place)
-        except (AttributeError, OSError):
-            continue
-        return True
-    return False
-
-
-HAS_PRODUCTS = ENABLED and _find_products()
-"""Whether `multiply` can be called."""
-
-
-def _multiply(*arguments: Any) -> None:
-    """Stands for the one of a precision in what is compiled."""
-    raise NotImplementedError
-
-
-@overload(_multiply)
-def _multiply_of(result: Any, *pointers: Any) -> Any:
-    address = types.voidptr
-    call = types.ExternalFunction(_NAMES[_PRODUCTS[result.dtype]], types.void(*[address] * 13))
-
-    def multiply(result: Any, *pointers: Any) -> None:
-        call(*pointers)
-
-    return multiply
+@intrinsic
+def _multiply(_, result, left, right, sizes, kept, turns):  # type: ignore[no-untyped-def]
+    return types.void(result, left, right, sizes, kept, turns), _call_product
 
 
 @compiled
@@ -214,33 +230,7 @@ def multiply(
         turn_right: 0 or 1.
     """
     # Fortran has columns where we have rows: it makes the turned product, of the other order.
-    sizes = np.empty(6, np.int32)
-    sizes[0], sizes[1] = result.shape[1], result.shape[0]
-    sizes[2] = left.shape[0] if turn_left else left.shape[1]
-    sizes[3], sizes[4], sizes[5] = right.shape[1], left.shape[1], result.shape[1]
-    factors = np.empty(2, result.dtype)
-    factors[0], factors[1] = 1, kept
-    _multiply(
-        result,
-        _LETTERS[turn_right:].ctypes,
-        _LETTERS[turn_left:].ctypes,
-        sizes.ctypes,
-        sizes[1:].ctypes,
-        sizes[2:].ctypes,
-        factors.ctypes,
-        right.ctypes,
-        sizes[3:].ctypes,
-        left.ctypes,
-        sizes[4:].ctypes,
-        factors[1:].ctypes,
-        result.ctypes,
-        sizes[5:].ctypes,
-    )
-
-
-if HAS_PRODUCTS:
-    # The first call of all takes half a second, which is better spent here, where the server from
-    # which trainers are forked imports this, than in each of them.
-    _NOTHING = np.zeros((1, 1), np.float32)
-    with contextlib.suppress(OSError):  # A full disk is told by who has something to say.
-        multiply(_NOTHING, _NOTHING, _NOTHING, 0, 0, 0)
+    inner = left.shape[0] if turn_left else left.shape[1]
+    rows, columns = result.shape
+    sizes = columns, rows, inner, right.shape[1], left.shape[1], columns
+    _multiply(result, left, right, sizes, kept, (turn_left, turn_right))

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from search.object_code import ENABLED, PRECISIONS, run
+
 
 def dropped(values: Tensor, share: float, *, training: bool) -> Tensor:
     """Returns values with a share of them dropped, if this is training; the same each way back.
@@ -58,11 +60,10 @@ class _Dropout(torch.autograd.Function):
 
 
 def _drop(values: Tensor, share: float, key: int) -> Tensor:
-    from search.threefry import drop
-
     values = values.detach().contiguous()
     result = torch.empty_like(values)
-    drop(values.view(-1).numpy(), result.view(-1).numpy(), key, share)
+    words = torch.empty(values.numel() + 1, dtype=torch.int32)
+    run("drop", (values.numel(), key, share), (words, values, result))
     return result
 
 
@@ -71,8 +72,4 @@ def _key(random: torch.Generator | None) -> int:
 
 
 def _is_ours(values: Tensor) -> bool:
-    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
-        return False
-    from search.compiled import ENABLED
-
-    return ENABLED
+    return ENABLED and values.device.type == "cpu" and values.dtype in PRECISIONS

@@ -4,103 +4,115 @@ For a network of a hundred units torch's elementwise operations take longer than
 for one of twenty units its calls longer than both. Here a pass is a product for all inputs, one per
 step for the state with all else that a step does, and one for the gradients of each weight.
 
-Shapes: B minibatch, T time, F inputs of a layer, H hidden, G = H, 3 H (GRU) or 4 H (LSTM). Arrays
-are in one piece and of one precision; inputs (T, B, F), states (T + 1, B, H), of which the first is
-where the layer starts, cells and gradients of states likewise; weights (G, F) and (G, H), biases
-(G,). The equations are in `search.recurrent`.
+Shapes: B minibatch (``rows``), T time (``steps``), F inputs of a layer (``features``), H units
+(``hidden``), G = H, 3 H (GRU) or 4 H (LSTM). Inputs are (T, B, F); states (T + 1, B, H), of which
+the first is where the layer starts, cells and gradients of states likewise; weights (G, F) and
+(G, H), biases (G,). The equations are in `search.recurrent`.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from search.compiled import Array, compiled, multiply, sigmoid, tanh
+from numba import carray
+
+from search.compiled import Array, Pointer, compiled, multiply, sigmoid, tanh
+from search.layer_parts import add_up, at_once, by_step, pass_down, see, weigh
 
 # Each loop below writes one array and reads few: a compiler that cannot know that arrays do not
 # overlap asks at run time, pair by pair, and does not vectorise where there are many pairs.
 
 
-@compiled
-def rnn_there(inputs: Array, states: Array, w_in: Array, w_h: Array, bias: Array) -> None:
-    """Makes the states after all steps of Elman's network.
+def rnn_there(
+    steps: int,
+    rows: int,
+    features: int,
+    hidden: int,
+    inputs: Pointer,
+    states: Pointer,
+    w_in: Pointer,
+    w_h: Pointer,
+    bias: Pointer,
+) -> None:
+    """Makes the states but the first, by all steps of Elman's network; biases are added up."""
+    state, weights = by_step(states, steps + 1, rows, hidden), carray(w_h, (hidden, hidden))
+    flat = carray(states, (steps + 1, rows * hidden))
+    seen = carray(states, ((steps + 1) * rows, hidden))[rows:]
+    see(seen, at_once(inputs, steps, rows, features), w_in, bias)
+    for t in range(steps):
+        multiply(state[t + 1], state[t], weights, 1, 0, 1)
+        after = flat[t + 1]
+        for i in range(rows * hidden):
+            after[i] = tanh(after[i])
 
-    Args:
-        inputs: What is shown.
-        states: All but the first are made.
-        w_in: Of the inputs.
-        w_h: Of the state.
-        bias: The sum of both.
-    """
-    steps, rows, hidden = states.shape
-    _see(states[1:].reshape((steps - 1) * rows, hidden), inputs, w_in, bias)
-    for t in range(steps - 1):
-        multiply(states[t + 1], states[t], w_h, 1, 0, 1)
-        state = states[t + 1].reshape(-1)
-        for i in range(len(state)):
-            state[i] = tanh(state[i])
 
-
-@compiled
 def rnn_back(
-    inputs: Array,
-    states: Array,
-    w_in: Array,
-    w_h: Array,
-    d_states: Array,
-    d_inputs: Array,
-    d_w_in: Array,
-    d_w_h: Array,
-    d_bias: Array,
+    steps: int,
+    rows: int,
+    features: int,
+    hidden: int,
+    inputs: Pointer,
+    states: Pointer,
+    w_in: Pointer,
+    w_h: Pointer,
+    d_states: Pointer,
+    d_inputs: Pointer,
+    d_w_in: Pointer,
+    d_w_h: Pointer,
+    d_bias: Pointer,
+    part: Pointer,
 ) -> None:
     """Makes the gradients of all that `rnn_there` was given and has left as it is.
 
     ``d_states`` are those of the states, each alone: that of the first is made, others are used up.
-    ``d_inputs`` is made unless it has length 0; so are those of the weights and of each bias.
+    ``d_inputs`` is made unless it is nowhere; so are those of the weights and of each bias.
+    ``part`` is room for another bias.
     """
-    one = states.dtype.type(1)
-    for t in range(len(inputs) - 1, -1, -1):
-        state, driven = states[t + 1].reshape(-1), d_states[t + 1].reshape(-1)
-        for i in range(len(state)):
-            driven[i] *= one - state[i] * state[i]
-        multiply(d_states[t], d_states[t + 1], w_h, 1 if t else 0, 0, 0)
-    driven = d_states[1:]
-    _weigh(driven, states[:-1], d_w_h)
-    _weigh(driven, inputs, d_w_in)
-    _sum(driven, d_bias)
-    _pass_down(driven, w_in, d_inputs)
+    flat, weights = carray(states, (steps + 1, rows * hidden)), carray(w_h, (hidden, hidden))
+    d_flat = carray(d_states, (steps + 1, rows * hidden))
+    d_state = by_step(d_states, steps + 1, rows, hidden)
+    one = weights.dtype.type(1)
+    for t in range(steps - 1, -1, -1):
+        after, driven = flat[t + 1], d_flat[t + 1]
+        for i in range(rows * hidden):
+            driven[i] *= one - after[i] * after[i]
+        multiply(d_state[t], d_state[t + 1], weights, 1 if t else 0, 0, 0)
+    all_driven = carray(d_states, ((steps + 1) * rows, hidden))[rows:]
+    weigh(all_driven, at_once(states, steps, rows, hidden), d_w_h)
+    weigh(all_driven, at_once(inputs, steps, rows, features), d_w_in)
+    add_up(d_state[1:], d_bias, part)
+    pass_down(all_driven, w_in, d_inputs, features)
 
 
-@compiled
 def gru_there(
-    inputs: Array,
-    states: Array,
-    w_in: Array,
-    w_h: Array,
-    b_in: Array,
-    b_h: Array,
-    gates: Array,
-    new: Array,
-    from_state: Array,
+    steps: int,
+    rows: int,
+    features: int,
+    hidden: int,
+    inputs: Pointer,
+    states: Pointer,
+    w_in: Pointer,
+    w_h: Pointer,
+    b_in: Pointer,
+    b_h: Pointer,
+    gates: Pointer,
+    new: Pointer,
+    from_state: Pointer,
+    room: Pointer,
 ) -> None:
-    """Makes the states after all steps of a gated recurrent unit.
+    """Makes the states but the first, by all steps of a gated recurrent unit.
 
-    Args:
-        inputs: What is shown.
-        states: All but the first are made.
-        w_in: Of the inputs, of r, z and n.
-        w_h: Of the state.
-        b_in: Of the inputs.
-        b_h: Of the state.
-        gates: (T, B, 3 H) becomes r, z and the inputs' part of n.
-        new: (T, B, H) becomes n.
-        from_state: (T, B, H) becomes the state's part of n.
+    Weights and biases are of r, z and n. ``gates`` (T, B, 3 H) becomes r, z and the inputs' part of
+    n, ``new`` (T, B, H) n, ``from_state`` (T, B, H) the state's part of it; (B, 3 H) is room.
     """
-    steps, rows, _ = inputs.shape
-    _see(gates.reshape(steps * rows, len(w_h)), inputs, w_in, b_in)
-    recurrent = np.empty((rows, len(w_h)), inputs.dtype)
+    state, gate = by_step(states, steps + 1, rows, hidden), by_step(gates, steps, rows, 3 * hidden)
+    n, from_h = by_step(new, steps, rows, hidden), by_step(from_state, steps, rows, hidden)
+    weights, bias = carray(w_h, (3 * hidden, hidden)), carray(b_h, 3 * hidden)
+    recurrent = carray(room, (rows, 3 * hidden))
+    see(at_once(gates, steps, rows, 3 * hidden), at_once(inputs, steps, rows, features), w_in, b_in)
     for t in range(steps):
-        multiply(recurrent, states[t], w_h, 0, 0, 1)
-        _gru_step(gates[t], new[t], from_state[t], recurrent, b_h, states[t], states[t + 1])
+        multiply(recurrent, state[t], weights, 0, 0, 1)
+        _gru_step(gate[t], n[t], from_h[t], recurrent, bias, state[t], state[t + 1])
 
 
 @compiled
@@ -125,39 +137,46 @@ def _gru_step(
             after[b, j] = new[b, j] + gate[b, hidden + j] * (before[b, j] - new[b, j])
 
 
-@compiled
 def gru_back(
-    inputs: Array,
-    states: Array,
-    w_in: Array,
-    w_h: Array,
-    gates: Array,
-    new: Array,
-    from_state: Array,
-    driven: Array,
-    d_new: Array,
-    d_states: Array,
-    d_inputs: Array,
-    d_w_in: Array,
-    d_w_h: Array,
-    d_b_in: Array,
-    d_b_h: Array,
+    steps: int,
+    rows: int,
+    features: int,
+    hidden: int,
+    inputs: Pointer,
+    states: Pointer,
+    w_in: Pointer,
+    w_h: Pointer,
+    gates: Pointer,
+    new: Pointer,
+    from_state: Pointer,
+    d_gates: Pointer,
+    d_new: Pointer,
+    d_states: Pointer,
+    d_inputs: Pointer,
+    d_w_in: Pointer,
+    d_w_h: Pointer,
+    d_b_in: Pointer,
+    d_b_h: Pointer,
+    part: Pointer,
 ) -> None:
-    """Makes the gradients of all that `gru_there` was given and has left as it is.
-
-    As `rnn_back`; there are two biases, and (T, B, 3 H) and (T, B, H) of room.
-    """
-    d_states[0] = 0
-    for t in range(len(inputs) - 1, -1, -1):
-        _gru_step_back(gates, new, from_state, states, driven, d_new, d_states, t)
-        multiply(d_states[t], driven[t], w_h, 1, 0, 0)
-    _weigh(driven, states[:-1], d_w_h)
-    _sum(driven, d_b_h)
+    """As `rnn_back`, of `gru_there`; there are two biases, ``d_gates`` and ``d_new`` are room."""
+    state, n = by_step(states, steps, rows, hidden), by_step(new, steps, rows, hidden)
+    from_h, d_n = by_step(from_state, steps, rows, hidden), by_step(d_new, steps, rows, hidden)
+    width, d_state = 3 * hidden, by_step(d_states, steps + 1, rows, hidden)
+    gate, driven = by_step(gates, steps, rows, width), by_step(d_gates, steps, rows, width)
+    weights = carray(w_h, (width, hidden))
+    d_state[0] = 0
+    for t in range(steps - 1, -1, -1):
+        _gru_step_back(gate, n, from_h, state, driven, d_n, d_state, t)
+        multiply(d_state[t], driven[t], weights, 1, 0, 0)
+    all_driven = at_once(d_gates, steps, rows, width)
+    weigh(all_driven, at_once(states, steps, rows, hidden), d_w_h)
+    add_up(driven, d_b_h, part)
     # The gates' own gradients differ in n only, whose part of the state passes through r.
-    _put_new(driven, d_new)
-    _weigh(driven, inputs, d_w_in)
-    _sum(driven, d_b_in)
-    _pass_down(driven, w_in, d_inputs)
+    _put_new(driven, d_n)
+    weigh(all_driven, at_once(inputs, steps, rows, features), d_w_in)
+    add_up(driven, d_b_in, part)
+    pass_down(all_driven, w_in, d_inputs, features)
 
 
 @compiled
@@ -200,34 +219,32 @@ def _put_new(driven: Array, d_new: Array) -> None:
                 driven[t, b, 2 * hidden + j] = d_new[t, b, j]
 
 
-@compiled
 def lstm_there(
-    inputs: Array,
-    states: Array,
-    cells: Array,
-    w_in: Array,
-    w_h: Array,
-    bias: Array,
-    gates: Array,
-    squashed: Array,
+    steps: int,
+    rows: int,
+    features: int,
+    hidden: int,
+    inputs: Pointer,
+    states: Pointer,
+    cells: Pointer,
+    w_in: Pointer,
+    w_h: Pointer,
+    bias: Pointer,
+    gates: Pointer,
+    squashed: Pointer,
 ) -> None:
-    """Makes the states and cells after all steps of long short-term memory.
+    """Makes the states and cells but the first, by all steps of long short-term memory.
 
-    Args:
-        inputs: What is shown.
-        states: All but the first are made.
-        cells: All but the first are made.
-        w_in: Of the inputs, of i, f, g and o.
-        w_h: Of the state.
-        bias: The sum of both.
-        gates: (T, B, 4 H) becomes i, f, g and o.
-        squashed: (T, B, H) becomes the tanh of the cells.
+    Weights and biases, which are added up before, are of i, f, g and o, as are ``gates`` (T, B,
+    4 H) in the end; ``squashed`` (T, B, H) becomes the tanh of the cells.
     """
-    steps, rows, _ = inputs.shape
-    _see(gates.reshape(steps * rows, len(w_h)), inputs, w_in, bias)
+    state, cell = by_step(states, steps + 1, rows, hidden), by_step(cells, steps + 1, rows, hidden)
+    gate, tanhs = by_step(gates, steps, rows, 4 * hidden), by_step(squashed, steps, rows, hidden)
+    weights = carray(w_h, (4 * hidden, hidden))
+    see(at_once(gates, steps, rows, 4 * hidden), at_once(inputs, steps, rows, features), w_in, bias)
     for t in range(steps):
-        multiply(gates[t], states[t], w_h, 1, 0, 1)
-        _lstm_step(gates[t], cells[t], cells[t + 1], squashed[t], states[t + 1])
+        multiply(gate[t], state[t], weights, 1, 0, 1)
+        _lstm_step(gate[t], cell[t], cell[t + 1], tanhs[t], state[t + 1])
 
 
 @compiled
@@ -249,35 +266,46 @@ def _lstm_step(gate: Array, cell: Array, next_cell: Array, squashed: Array, afte
             after[b, j] = gate[b, 3 * hidden + j] * squashed[b, j]
 
 
-@compiled
 def lstm_back(
-    inputs: Array,
-    states: Array,
-    cells: Array,
-    w_in: Array,
-    w_h: Array,
-    gates: Array,
-    squashed: Array,
-    driven: Array,
-    d_states: Array,
-    d_cell: Array,
-    d_inputs: Array,
-    d_w_in: Array,
-    d_w_h: Array,
-    d_bias: Array,
+    steps: int,
+    rows: int,
+    features: int,
+    hidden: int,
+    inputs: Pointer,
+    states: Pointer,
+    cells: Pointer,
+    w_in: Pointer,
+    w_h: Pointer,
+    gates: Pointer,
+    squashed: Pointer,
+    d_gates: Pointer,
+    d_states: Pointer,
+    d_cell: Pointer,
+    d_inputs: Pointer,
+    d_w_in: Pointer,
+    d_w_h: Pointer,
+    d_bias: Pointer,
+    part: Pointer,
 ) -> None:
-    """Makes the gradients of all that `lstm_there` was given and has left as it is.
+    """As `rnn_back`, of `lstm_there`; ``d_gates`` is room.
 
-    As `rnn_back`; with (T, B, 4 H) of room, and ``d_cell`` (B, H) of the last cell, which becomes
-    that of the first.
+    ``d_cell`` (B, H), the gradient of the last cell, becomes that of the first.
     """
-    for t in range(len(inputs) - 1, -1, -1):
-        _lstm_step_back(gates[t], cells[t], squashed[t], d_states[t + 1], driven[t], d_cell)
-        multiply(d_states[t], driven[t], w_h, 1 if t else 0, 0, 0)
-    _weigh(driven, states[:-1], d_w_h)
-    _weigh(driven, inputs, d_w_in)
-    _sum(driven, d_bias)
-    _pass_down(driven, w_in, d_inputs)
+    cell, d_state = by_step(cells, steps, rows, hidden), by_step(d_states, steps + 1, rows, hidden)
+    gate, driven = (
+        by_step(gates, steps, rows, 4 * hidden),
+        by_step(d_gates, steps, rows, 4 * hidden),
+    )
+    tanhs, d_c = by_step(squashed, steps, rows, hidden), carray(d_cell, (rows, hidden))
+    weights = carray(w_h, (4 * hidden, hidden))
+    for t in range(steps - 1, -1, -1):
+        _lstm_step_back(gate[t], cell[t], tanhs[t], d_state[t + 1], driven[t], d_c)
+        multiply(d_state[t], driven[t], weights, 1 if t else 0, 0, 0)
+    all_driven = at_once(d_gates, steps, rows, 4 * hidden)
+    weigh(all_driven, at_once(states, steps, rows, hidden), d_w_h)
+    weigh(all_driven, at_once(inputs, steps, rows, features), d_w_in)
+    add_up(driven, d_bias, part)
+    pass_down(all_driven, w_in, d_inputs, features)
 
 
 @compiled
@@ -306,42 +334,11 @@ def _lstm_step_back(
             d_cell[b, j] *= gate[b, hidden + j]
 
 
-@compiled
-def _see(seen: Array, inputs: Array, w_in: Array, bias: Array) -> None:
-    """Makes (TB, G) what the inputs come to at all steps."""
-    for r in range(len(seen)):
-        for j in range(len(bias)):
-            seen[r, j] = bias[j]
-    multiply(seen, inputs.reshape(len(seen), w_in.shape[1]), w_in, 1, 0, 1)
-
-
-@compiled
-def _weigh(driven: Array, shown: Array, d_weights: Array) -> None:
-    """Makes the gradient of weights that were shown (T, B, ·) and drive (T, B, G)."""
-    steps, rows, gates = driven.shape
-    flat = shown.reshape(steps * rows, shown.shape[2])
-    multiply(d_weights, driven.reshape(steps * rows, gates), flat, 0, 1, 0)
-
-
-@compiled
-def _sum(driven: Array, total: Array) -> None:
-    """Makes the sum over all steps and rows; step by step, so that few roundings add up."""
-    steps, rows, gates = driven.shape
-    total[:] = 0
-    part = np.empty_like(total)
-    for t in range(steps):
-        part[:] = 0
-        for b in range(rows):
-            for j in range(gates):
-                part[j] += driven[t, b, j]
-        for j in range(gates):
-            total[j] += part[j]
-
-
-@compiled
-def _pass_down(driven: Array, w_in: Array, d_inputs: Array) -> None:
-    """Makes the gradient of the inputs, unless there is no room for it."""
-    if len(d_inputs):
-        rows = driven.shape[0] * driven.shape[1]
-        flat = d_inputs.reshape(rows, w_in.shape[1])
-        multiply(flat, driven.reshape(rows, len(w_in)), w_in, 0, 0, 0)
+ENTRIES: list[Callable[..., None]] = [
+    rnn_there,
+    rnn_back,
+    gru_there,
+    gru_back,
+    lstm_there,
+    lstm_back,
+]

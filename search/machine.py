@@ -6,8 +6,8 @@ import os
 
 from search.errors import ConfigError
 
-TRAINER_BYTES = 420e6
-"""Memory that a trainer takes before it has any data: mostly torch, and Numba with its compiler."""
+TRAINER_BYTES = 300e6
+"""Memory that a trainer takes before it has any data, mostly torch."""
 LARGEST_CREW = 16
 """Trainers that are started at most unless ``--workers`` asks for more."""
 LANES = 32

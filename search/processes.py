@@ -21,7 +21,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What people and machines send to a whole process group; the coordinator alone answers it."""
 
-SERVED = ["search.trainer_process", "search.layer_passes", "search.threefry"]
+SERVED = ["search.trainer_process"]
 """What the server imports: all that a trainer needs."""
 
 FORKS = sys.platform == "linux"

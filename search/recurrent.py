@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from search.dropout import dropped
 from search.layer_memory import Loan, Workspace
+from search.object_code import HAS_PRODUCTS, PRECISIONS, run
 
 State = Tensor | tuple[Tensor, Tensor]
 """Hidden state (L, B, H); for LSTM a pair of it and the cell state."""
@@ -77,8 +77,6 @@ def run_layer(
     Returns:
         (T, K, B, H) the hidden state at every step, and the state after the last.
     """
-    from search.compiled import HAS_PRODUCTS
-
     if inputs.dim() == 4:
         parts = zip(*(part.unbind() for part in (*start, *weights)), strict=True)
         states = len(start)
@@ -88,7 +86,7 @@ def run_layer(
         ]
         ends = zip(*(end for _, end in made), strict=True)
         return torch.stack([steps for steps, _ in made], 1), tuple(map(torch.stack, ends))
-    if not HAS_PRODUCTS or inputs.dtype not in (torch.float32, torch.float64):
+    if not HAS_PRODUCTS or inputs.dtype not in PRECISIONS:
         return _run_torchs(cell, inputs, start, weights)
     _check(cell, inputs, start, weights)
     if cell == "lstm":
@@ -145,16 +143,11 @@ class _Room(Workspace):
     def __init__(self, like: Tensor, steps: int) -> None:
         rows, hidden = like.shape
         self._parts = tuple(like.new_empty(steps, rows, width * hidden) for width in self.widths)
-        self._arrays = [part.numpy() for part in self._parts]
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
         """All there is."""
         return self._parts
-
-    def arrays(self, steps: int) -> list[NDArray[Any]]:
-        """Returns the first steps of all."""
-        return [array[:steps] for array in self._arrays]
 
 
 class _StateGradients(_Room):
@@ -182,26 +175,22 @@ class _Gradients:
     def __init__(self, ctx: Any, inputs: Tensor, w_in: Tensor, w_h: Tensor, grad: Tensor) -> None:
         steps = len(inputs)
         self._loan = Loan(_StateGradients, grad[0], steps + 1)
-        [self.states] = self._loan.space.arrays(steps + 1)
-        self._states = self._loan.space.parts[0]
-        self._states[1 : steps + 1] = grad
+        [self.states] = self._loan.space.parts
+        self.states[1 : steps + 1] = grad
         wanted = ctx.needs_input_grad[0]
-        self._inputs = inputs.new_empty(steps if wanted else 0, *inputs.shape[1:])
+        self._inputs = inputs.new_empty(inputs.shape if wanted else 0)
         self.inputs = self._inputs if wanted else None
-        self.weights = [
-            torch.empty_like(w_in),
-            torch.empty_like(w_h),
-            *w_in.new_empty(2, len(w_in)),
-        ]
+        *biases, self._room = w_in.new_empty(3, len(w_in))
+        self.weights = [torch.empty_like(w_in), torch.empty_like(w_h), *biases]
 
-    def arrays(self, biases: int) -> list[NDArray[Any]]:
-        """Returns those of the inputs and weights, and of so many biases."""
-        return _arrays(self._inputs, *self.weights[: 2 + biases])
+    def tensors(self, biases: int) -> list[Tensor]:
+        """Returns those of the inputs and weights, and of so many biases; and room for one."""
+        return [self._inputs, *self.weights[: 2 + biases], self._room]
 
     @property
     def start(self) -> Tensor:
         """(B, H) that of the first state."""
-        return self._states[0].clone()
+        return self.states[0].clone()
 
 
 class _RNNLayer(torch.autograd.Function):
@@ -218,10 +207,8 @@ class _RNNLayer(torch.autograd.Function):
         b_h: Tensor,
     ) -> Tensor:
         """Returns the states (T, B, H); ``ctx`` keeps what `backward` needs."""
-        from search.layer_passes import rnn_there
-
         kept = inputs.contiguous(), _states(len(inputs), start), w_in.contiguous(), w_h.contiguous()
-        rnn_there(*_arrays(*kept, b_in + b_h))
+        run("rnn_there", _sizes(inputs, start), (*kept, b_in + b_h))
         ctx.save_for_backward(*kept)
         return kept[1][1:]
 
@@ -229,11 +216,9 @@ class _RNNLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of the arguments of `forward`; ``grad`` is (T, B, H)."""
-        from search.layer_passes import rnn_back
-
-        inputs, states, w_in, w_h = ctx.saved_tensors
+        inputs, states, w_in, w_h = kept = ctx.saved_tensors
         made = _Gradients(ctx, inputs, w_in, w_h, grad)
-        rnn_back(*[*_arrays(inputs, states, w_in, w_h), made.states, *made.arrays(1)])
+        run("rnn_back", _sizes(inputs, states[0]), (*kept, made.states, *made.tensors(1)))
         d_w_in, d_w_h, d_bias, other = made.weights
         return made.inputs, made.start, d_w_in, d_w_h, d_bias, other.copy_(d_bias)
 
@@ -268,12 +253,12 @@ class _GRULayer(torch.autograd.Function):
         b_h: Tensor,
     ) -> Tensor:
         """Returns the states (T, B, H); ``ctx`` keeps what `backward` needs."""
-        from search.layer_passes import gru_there
-
         steps = len(inputs)
         kept = inputs.contiguous(), _states(steps, start), w_in.contiguous(), w_h.contiguous()
+        biases = b_in.contiguous(), b_h.contiguous()
         ctx.loan = Loan(_GRUGates, start, steps)
-        gru_there(*_arrays(*kept, b_in, b_h), *ctx.loan.space.arrays(steps))
+        room = *ctx.loan.space.parts, start.new_empty(len(start), len(w_h))
+        run("gru_there", _sizes(inputs, start), (*kept, *biases, *room))
         ctx.save_for_backward(*kept)
         return kept[1][1:]
 
@@ -281,13 +266,11 @@ class _GRULayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of the arguments of `forward`; ``grad`` is (T, B, H)."""
-        from search.layer_passes import gru_back
-
-        inputs, states, w_in, w_h = ctx.saved_tensors
-        steps, made = len(inputs), _Gradients(ctx, inputs, w_in, w_h, grad)
-        loan = Loan(_GRUDriven, grad[0], steps)
-        room = *ctx.loan.space.arrays(steps), *loan.space.arrays(steps), made.states
-        gru_back(*[*_arrays(inputs, states, w_in, w_h), *room, *made.arrays(2)])
+        inputs, states, w_in, w_h = kept = ctx.saved_tensors
+        made = _Gradients(ctx, inputs, w_in, w_h, grad)
+        loan = Loan(_GRUDriven, grad[0], len(inputs))
+        room = *ctx.loan.space.parts, *loan.space.parts, made.states
+        run("gru_back", _sizes(inputs, states[0]), (*kept, *room, *made.tensors(2)))
         return made.inputs, made.start, *made.weights
 
 
@@ -328,18 +311,14 @@ class _LSTMLayer(torch.autograd.Function):
         b_h: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Returns the states (T, B, H) and the last cell; ``ctx`` keeps what is needed."""
-        from search.layer_passes import lstm_there
-
         steps = len(inputs)
         inputs, states = inputs.contiguous(), _states(steps, start)
         w_in, w_h = w_in.contiguous(), w_h.contiguous()
         ctx.gates, ctx.cells = Loan(_LSTMGates, start, steps), Loan(_Cells, start, steps + 1)
-        cells = ctx.cells.space.parts[0]
+        [cells] = ctx.cells.space.parts
         cells[0] = start_cell
-        lstm_there(
-            *_arrays(inputs, states, cells[: steps + 1], w_in, w_h, b_in + b_h),
-            *ctx.gates.space.arrays(steps),
-        )
+        kept = inputs, states, cells, w_in, w_h, b_in + b_h
+        run("lstm_there", _sizes(inputs, start), (*kept, *ctx.gates.space.parts))
         ctx.save_for_backward(inputs, states, w_in, w_h)
         return states[1:], cells[steps].clone()
 
@@ -347,15 +326,13 @@ class _LSTMLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of the arguments of `forward` from those of its two results."""
-        from search.layer_passes import lstm_back
-
         inputs, states, w_in, w_h = ctx.saved_tensors
-        steps, made = len(inputs), _Gradients(ctx, inputs, w_in, w_h, grad)
+        made = _Gradients(ctx, inputs, w_in, w_h, grad)
         d_cell = d_last.clone(memory_format=torch.contiguous_format)
-        loan = Loan(_LSTMDriven, grad[0], steps)
-        seen = *_arrays(inputs, states), *ctx.cells.space.arrays(steps + 1), *_arrays(w_in, w_h)
-        room = *ctx.gates.space.arrays(steps), *loan.space.arrays(steps), made.states
-        lstm_back(*[*seen, *room, d_cell.numpy(), *made.arrays(1)])
+        loan = Loan(_LSTMDriven, grad[0], len(inputs))
+        seen = inputs, states, *ctx.cells.space.parts, w_in, w_h
+        room = *ctx.gates.space.parts, *loan.space.parts, made.states, d_cell
+        run("lstm_back", _sizes(inputs, states[0]), (*seen, *room, *made.tensors(1)))
         d_w_in, d_w_h, d_bias, other = made.weights
         return made.inputs, made.start, d_cell, d_w_in, d_w_h, d_bias, other.copy_(d_bias)
 
@@ -367,9 +344,9 @@ def _states(steps: int, start: Tensor) -> Tensor:
     return states
 
 
-def _arrays(*tensors: Tensor) -> list[NDArray[Any]]:
-    """Returns tensors as arrays in one piece, in the same memory if they are."""
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+def _sizes(inputs: Tensor, state: Tensor) -> tuple[int, ...]:
+    """Returns T, B, F and H."""
+    return *inputs.shape, state.shape[1]
 
 
 def compile_ahead() -> None:

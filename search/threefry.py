@@ -8,9 +8,12 @@ generator takes ten times as long to decide what is dropped.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from search.compiled import Array, compiled
+import numpy as np
+from numba import carray
+
+from search.compiled import Array, Pointer, Words, compiled
 
 _PARITY = np.uint32(0x1BD11BDA)
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -36,22 +39,26 @@ def _words(key: int, first: Array, second: Array) -> None:
         first[i], second[i] = a, b
 
 
-@compiled
-def drop(values: Array, result: Array, key: int, share: float) -> None:
+def drop(
+    count: int, key: int, share: float, words: Words, values: Pointer, result: Pointer
+) -> None:
     """Multiplies each value by 0, with a probability, or else divides it by the others' share.
 
     Args:
-        values: (N,), N ≤ 2^33.
-        result: (N,).
+        count: N ≤ 2^33.
         key: On which all that is drawn depends.
         share: The probability, to within 2^-32.
+        words: (N + 1) of room.
+        values: (N,).
+        result: (N,).
     """
-    count = len(values)
     half = (count + 1) // 2
-    words = np.empty((2, half), np.uint32)
-    _words(key, words[0], words[1])
-    drawn = words.reshape(-1)
+    drawn, was, becomes = carray(words, 2 * half), carray(values, count), carray(result, count)
+    _words(key, drawn[:half], drawn[half:])
     least = np.uint32(min(share * 4294967296.0, 4294967295.0))
-    factor, nothing = values.dtype.type(1 / (1 - share)), values.dtype.type(0)
+    factor, nothing = was.dtype.type(1 / (1 - share)), was.dtype.type(0)
     for i in range(count):
-        result[i] = values[i] * (factor if drawn[i] >= least else nothing)
+        becomes[i] = was[i] * (factor if drawn[i] >= least else nothing)
+
+
+ENTRIES: list[Callable[..., None]] = [drop]

@@ -108,7 +108,7 @@ def test_no_password_is_printed(form: str, password: str) -> None:
 
 def test_more_workers_than_memory(refuse: Refuse) -> None:
     """Trainers that cannot fit in this machine's memory are refused before one is started."""
-    says = ("--workers 99999: each takes about 420 MB", "room for")
+    says = ("--workers 99999: each takes about 300 MB", "room for")
     refuse(FILES, says, "run", "s.toml", "--workers", "99999")
 
 

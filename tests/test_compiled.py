@@ -1,19 +1,14 @@
-"""Compiled code: its functions are the mathematical ones, its products NumPy's, and it keeps."""
+"""What compiled code consists of: its functions are the mathematical ones, its products NumPy's."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import search
-from search.compiled import HAS_PRODUCTS, multiply, sigmoid, tanh
+from search.compiled import Pointer, machine_code, multiply, sigmoid, tanh
+from search.object_code import HAS_PRODUCTS
 
 precisions = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -80,129 +75,12 @@ def test_a_result_that_is_not_kept_may_be_no_number() -> None:
     assert (result == np.eye(2)).all()
 
 
-def test_nowhere_to_keep_it(tmp_path: Path) -> None:
-    """Where no folder can be written, it is compiled each time."""
-    for part in ("__init__.py", "compiled.py"):
-        source = Path(search.__file__).parent / part
-        (tmp_path / "search").mkdir(exist_ok=True)
-        (tmp_path / "search" / part).write_text(source.read_text())
-    for name in ("search/__pycache__", ".cache", "cache"):
-        (tmp_path / name).write_text("not a folder")
-    surroundings = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("NUMBA")},
-        "HOME": str(tmp_path),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "PYTHONPATH": str(tmp_path),
-    }
-    surroundings.pop("NUMBA_CACHE_DIR", None)
-    code = (
-        "import numpy, search.compiled as c; assert c.sigmoid(numpy.float32(0)) == 0.5;"
-        "print(c.__file__, type(c.sigmoid._cache).__name__)"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        check=False,
-        env=surroundings,
-        cwd="/",
-        capture_output=True,
-        text=True,
-    )
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.split() == [str(tmp_path / "search" / "compiled.py"), "NullCache"]
+def allocates(count: int, values: Pointer) -> None:
+    """Needs memory, which Numba's own code would get."""
+    values[0] = np.ones(count).sum()
 
 
-def test_nothing_waits_for_the_compiler() -> None:
-    """After `make setup` a trainer compiles nothing, whatever it trains, predicts or resumes."""
-    ahead = "from search.recurrent import compile_ahead; compile_ahead()"
-    code = """
-import torch
-from networks import sine, series, start, text, train
-from search import compiled, layer_passes, threefry
-
-for make in (sine, series, text):
-    splits = make()
-    for cell in ("rnn", "gru", "lstm"):
-        run = start(splits, cell=cell, hidden_layers=2, dropout=0.3, gradient_clipping=1.0)
-        train(run, 2)
-found = [part for module in (compiled, layer_passes, threefry) for part in vars(module).values()]
-used = {part.py_func.__name__: part.stats for part in found if hasattr(part, "stats")}
-assert {"gru_back", "lstm_back", "rnn_back", "drop"} <= used.keys()
-print(sorted(name for name, stats in used.items() if stats.cache_misses))
-"""
-    for source in (ahead, code):
-        found = subprocess.run(
-            [sys.executable, "-c", source],
-            check=False,
-            cwd=Path(__file__).parent,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-            capture_output=True,
-            text=True,
-        )
-        assert found.returncode == 0, found.stderr
-    assert found.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("how", ["hidden", "forbidden"])
-def test_where_there_are_no_products(how: str, tmp_path: Path) -> None:
-    """Where torch hides its products, or nothing may be compiled, layers are torch's."""
-    code = """
-import ctypes, sys
-import torch
-if sys.argv[1] == "hidden":
-    load = ctypes.CDLL
-    def hide(name, *rest, **options):
-        if "torch" in str(name):
-            raise OSError("hidden")
-        return load(name, *rest, **options)
-    ctypes.CDLL = hide
-from torch import nn
-from search import compiled, threefry
-from search.dropout import dropped
-from search.recurrent import compile_ahead, recur
-assert not compiled.HAS_PRODUCTS
-compile_ahead()
-layers, steps = nn.GRU(2, 3, batch_first=True), torch.randn(2, 4, 2)
-assert torch.equal(recur(layers, steps, None)[0], layers(steps)[0])
-assert 0 < (dropped(torch.ones(99), 0.5, training=True) == 0).sum() < 99
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code, how],
-        check=False,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1" if how == "forbidden" else "0"}
-        | {"NUMBA_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert found.returncode == 0, found.stderr
-
-
-def test_a_change_of_one_source_is_a_change_of_all(tmp_path: Path) -> None:
-    """What was compiled before a file changed is not used after it, by no other file either."""
-    package = tmp_path / "search"
-    package.mkdir()
-    for part in ("__init__.py", "compiled.py", "threefry.py", "layer_passes.py"):
-        source = Path(search.__file__).parent / part
-        (package / part).write_text(source.read_text())
-    code = (
-        "import numpy as np; from search.layer_passes import rnn_there;"
-        "one = np.ones((1, 1), np.float32); states = np.zeros((2, 1, 1), np.float32);"
-        "rnn_there(one[None], states, one, one, one[0]); print(states[1, 0, 0])"
-    )
-    surroundings = {name: value for name, value in os.environ.items() if "NUMBA" not in name}
-    old, new = "return one - (one + one) /", "return one + one - (one + one) /"
-    changed, found = (package / "compiled.py").read_text().replace(old, new), []
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            check=False,
-            cwd=tmp_path,
-            env=surroundings | {"PYTHONPATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(float(done.stdout))
-        (package / "compiled.py").write_text(changed)
-    assert found[0] == pytest.approx(np.tanh(2.0), abs=1e-6)
-    assert found[1] == pytest.approx(1 + np.tanh(2.0), abs=1e-6)
+def test_what_cannot_do_without_numba_is_refused() -> None:
+    """A function that needs anything of Numba's when it runs ends nothing but the compiling."""
+    with pytest.raises(RuntimeError, match=r"compiled code calls \w+, which is Numba's"):
+        machine_code([allocates], "float32")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from networks import figures, same_tensors, series, sine, start, text, train, unjudged
 
-from search import compiled
+from search import recurrent
 from search.checkpoints import load_checkpoint, save_checkpoint
 from search.cohorts import Shape, cohorts, shape_of
 from search.data.splits import Splits
@@ -124,7 +124,7 @@ def test_equal_to_torchs_one_after_another(task: Task, cell: str) -> None:
     for run in runs:
         lanes.join(run, unjudged)
     finish(lanes)
-    with mock.patch.object(compiled, "HAS_PRODUCTS", False):
+    with mock.patch.object(recurrent, "HAS_PRODUCTS", False):
         for run in torchs:
             train(run, run.params.epochs)
     for run, theirs in zip(runs, torchs, strict=True):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from search import compiled
+from search import recurrent
 from search.dropout import dropped
 from search.models import CELLS
 from search.recurrent import recur
@@ -309,7 +309,7 @@ def test_without_what_it_is_compiled_for(
 ) -> None:
     """Where torch keeps its products to itself, or in other precisions, layers are torch's own."""
     if dtype != torch.bfloat16:
-        monkeypatch.setattr(compiled, "HAS_PRODUCTS", False)
+        monkeypatch.setattr(recurrent, "HAS_PRODUCTS", False)
     network, steps = make(cell, layers=2)
     network, steps = network.to(dtype), steps.to(dtype)
     ours, theirs = recur(network, steps, None), network(steps)

@@ -1,0 +1,64 @@
+"""What the passes of all recurrent layers have in common: all that is not of one step (compiled).
+
+Shapes are those of `search.layer_passes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray
+
+from search.compiled import Array, Pointer, compiled, multiply
+
+
+@compiled
+def by_step(where: Pointer, steps: int, rows: int, width: int) -> Any:
+    """Returns (T, B, ·) that lies somewhere."""
+    return carray(where, (steps, rows, width))
+
+
+@compiled
+def at_once(where: Pointer, steps: int, rows: int, width: int) -> Any:
+    """Returns (TB, ·) that lies somewhere."""
+    return carray(where, (steps * rows, width))
+
+
+@compiled
+def see(seen: Array, inputs: Array, w_in: Pointer, bias: Pointer) -> None:
+    """Makes (TB, G) what the inputs (TB, F) come to at all steps."""
+    gates, features = seen.shape[1], inputs.shape[1]
+    start = carray(bias, gates)
+    for r in range(len(seen)):
+        for j in range(gates):
+            seen[r, j] = start[j]
+    multiply(seen, inputs, carray(w_in, (gates, features)), 1, 0, 1)
+
+
+@compiled
+def weigh(driven: Array, shown: Array, d_weights: Pointer) -> None:
+    """Makes the gradient of weights that were shown (TB, ·) and drive (TB, G)."""
+    multiply(carray(d_weights, (driven.shape[1], shown.shape[1])), driven, shown, 0, 1, 0)
+
+
+@compiled
+def add_up(driven: Array, d_bias: Pointer, room: Pointer) -> None:
+    """Makes the sum over all steps and rows; step by step, so that few roundings add up."""
+    steps, rows, gates = driven.shape
+    total, part = carray(d_bias, gates), carray(room, gates)
+    total[:] = 0
+    for t in range(steps):
+        part[:] = 0
+        for b in range(rows):
+            for j in range(gates):
+                part[j] += driven[t, b, j]
+        for j in range(gates):
+            total[j] += part[j]
+
+
+@compiled
+def pass_down(driven: Array, w_in: Pointer, d_inputs: Pointer, features: int) -> None:
+    """Makes the gradient of the inputs, if there is room for it."""
+    made = carray(d_inputs, (len(driven), features))
+    if made.ctypes.data != 0:
+        multiply(made, driven, carray(w_in, (driven.shape[1], features)), 0, 0, 0)

@@ -1,0 +1,164 @@
+"""Compiled code as it is used: loaded from a file, by name, without what has compiled it.
+
+To import Numba takes a second, to load machine code some twenty milliseconds. It is made when it is
+first needed on a machine, and kept beside its source, or in the user's cache if that cannot be
+written (or in ``NUMBA_CACHE_DIR``), by a fingerprint of its sources, of Numba's version and of the
+processor.
+
+Without it, which the environment can ask for (``NUMBA_DISABLE_JIT``), all that is calculated by it
+is left to torch; layers are, too, where torch keeps its products of matrices to itself, as on
+Windows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from llvmlite import binding
+from torch import Tensor
+
+from search.whole_files import written_whole
+
+ENABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+"""Whether anything is compiled at all."""
+
+PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
+"""What it calculates in."""
+
+_SOURCES = ("object_code.py", "compiled.py", "threefry.py", "layer_parts.py", "layer_passes.py")
+
+
+def _find_products() -> bool:
+    """Tells LLVM where torch's products are; returns False if torch keeps them to itself."""
+    for path in sorted(Path(torch.__file__).with_name("lib").glob("libtorch_cpu.*")):
+        try:
+            library = ctypes.CDLL(str(path))
+            for name in ("sgemm_", "dgemm_"):
+                place = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+                binding.add_symbol(name, place)
+        except (AttributeError, OSError):
+            continue
+        return True
+    return False
+
+
+HAS_PRODUCTS = ENABLED and _find_products()
+"""Whether layers can be calculated by compiled code."""
+
+
+def run(name: str, numbers: Sequence[float], tensors: Sequence[Tensor]) -> None:
+    """Calls compiled code, which looks at memory without asking whether it is there.
+
+    Args:
+        name: Of one of the ``ENTRIES`` of `search.layer_passes` or `search.threefry`.
+        numbers: What it wants first; of each the kind, whole or not, that it is declared with.
+        tensors: What it wants then, in one piece; the last is of its precision.
+
+    Raises:
+        RuntimeError: It has not come to its end.
+    """
+    function = _find(name, tensors[-1].dtype, tuple(map(type, numbers)), len(tensors))
+    if function(_ROOM, _ROOM, *numbers, *[tensor.data_ptr() for tensor in tensors]):
+        raise RuntimeError(f"{name} has failed with {numbers}")
+
+
+_ROOM = ctypes.create_string_buffer(8)
+"""Where compiled code leaves what nobody wants to know."""
+
+
+@functools.cache
+def _find(
+    name: str, precision: torch.dtype, numbers: tuple[type, ...], tensors: int
+) -> Callable[..., int]:
+    """Returns a function that takes these numbers and the addresses of so many tensors."""
+    with _LOADING:
+        engine = _load(PRECISIONS[precision])
+    kinds = [ctypes.c_int64 if kind is int else ctypes.c_double for kind in numbers]
+    address = ctypes.c_void_p
+    declare = ctypes.CFUNCTYPE(ctypes.c_int32, address, address, *kinds, *[address] * tensors)
+    return declare(engine.get_function_address(name))
+
+
+_LOADING = threading.Lock()
+
+
+@functools.cache
+def _load(precision: str) -> Any:
+    """Returns LLVM's loader with all functions of a precision."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target = binding.Target.from_triple(binding.get_process_triple())
+    nothing = binding.parse_assembly("")
+    engine = binding.create_mcjit_compiler(nothing, target.create_target_machine(jit=True))
+    engine.add_object_file(binding.ObjectFileRef.from_data(_machine_code(precision)))
+    engine.finalize_object()
+    return engine
+
+
+def _machine_code(precision: str) -> bytes:
+    """Returns what is kept; if there is nothing yet, compiles and keeps it."""
+    name = f"{precision}-{_fingerprint()}.o"
+    for folder in _folders():
+        with contextlib.suppress(OSError):
+            check, made = _split((folder / name).read_bytes())
+            if check == hashlib.sha256(made).digest():
+                return made
+    from search import layer_passes, threefry
+    from search.compiled import machine_code
+
+    # LLVM would end the process over a product that is not there.
+    layers = layer_passes.ENTRIES if HAS_PRODUCTS else []
+    made = machine_code([*layers, *threefry.ENTRIES], precision)
+    for folder in _folders():
+        # A full disk is told by who has something to say.
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with written_whole(folder / name) as part:
+                part.write_bytes(hashlib.sha256(made).digest() + made)
+            break
+    return made
+
+
+def _split(kept: bytes) -> tuple[bytes, bytes]:
+    """Returns a checksum and what it is of; LLVM would end the process over a damaged file."""
+    size = hashlib.sha256().digest_size
+    return kept[:size], kept[size:]
+
+
+def _folders() -> Iterator[Path]:
+    """Yields where compiled code may be kept, the best place first."""
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(chosen)
+        return
+    yield Path(__file__).parent / "__pycache__"
+    with contextlib.suppress(RuntimeError):  # Not everybody has a home.
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rnn-search")
+
+
+def _fingerprint() -> str:
+    """Returns a fingerprint of all that machine code depends on."""
+    found = hashlib.sha256()
+    for name in _SOURCES:
+        with contextlib.suppress(OSError):
+            found.update(Path(__file__).with_name(name).read_bytes())
+    found.update(importlib.metadata.version("numba").encode())
+    found.update(f"{processor()} {HAS_PRODUCTS}".encode())
+    return found.hexdigest()[:12]
+
+
+def processor() -> str:
+    """Returns the processor as the compiler knows it, with what it can do."""
+    features = ""
+    with contextlib.suppress(RuntimeError):
+        features = binding.get_host_cpu_features().flatten()
+    return f"{binding.get_host_cpu_name()} {features}"
