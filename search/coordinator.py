@@ -293,6 +293,8 @@ class Coordinator:
             self._attacher.attach(active.taken, decision, active.curve, finding),
         )
         self._told = True
+        # It may have been the last of the study: nothing is left behind then.
+        self._idle_until = 0.0
         if told:
             self._observer.ended(worker, active.taken, decision, active.curve, finding)
         else:

@@ -550,6 +550,24 @@ def test_waits_for_what_others_train(stored: StoredStudy, monkeypatch: pytest.Mo
     assert states(stored) == [TrialState.COMPLETE] * 2
 
 
+def test_nothing_is_waited_for_after_the_last(
+    stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose own last trial ends while other workers have nothing to do is over with it."""
+    monkeypatch.setattr(module, "IDLE", 1e9)
+
+    class Counting(ScriptedTrainers):
+        calls = 0
+
+        def events(self, timeout: float) -> Iterator[Event]:
+            self.calls += 1
+            assert self.calls <= 50
+            yield from super().events(timeout)
+
+    assert run(stored, Counting(completes, workers=3), 4)[0] is Ending.DONE
+    assert states(stored) == [TrialState.COMPLETE] * 4
+
+
 def with_budget(stored: StoredStudy, **budget: Any) -> StoredStudy:
     """Returns the study with another budget, as a resume may give it."""
     changed = stored.config.budget.model_copy(update=budget)
