@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from search.cohorts import shape_of
 from search.data.windows import ForecastPart
+from search.lane_shapes import shape_of
 from search.lanes import Lanes
 from search.models import SequenceModel
 from search.training import Run

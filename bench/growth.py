@@ -30,7 +30,7 @@ import torch
 from bench.growth_picture import Sweep, Trials, draw
 from bench.recurrent import medians
 from bench.waves import PLAIN, waves
-from search.cohorts import shape_of
+from search.lane_shapes import shape_of
 from search.lanes import Lanes
 from search.models import CELLS
 from search.training import Run

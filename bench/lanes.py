@@ -23,8 +23,8 @@ import torch
 
 from bench.recurrent import medians, torchs_own
 from search import models
-from search.cohorts import shape_of
 from search.data import load_splits
+from search.lane_shapes import shape_of
 from search.lanes import Lanes
 from search.optimizers import MEMORIES
 from search.recurrent import recur, run_layer

@@ -7,18 +7,10 @@ from typing import Any, Protocol
 
 import torch
 
-from search.cohort_worker import CohortWorker
 from search.data.splits import Splits
 from search.factories import Factory
 from search.trial import Decision, Epoch, Outcome
 from search.worker import Job, TrialRules, TrialWorker
-
-
-@dataclass(frozen=True)
-class Together:
-    """Train these trials of one shape together, in lanes; they can be stopped, not dropped."""
-
-    jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +25,7 @@ class Stop:
     """Stop at the end of the epoch, leaving the checkpoint, and exit."""
 
 
-Order = Job | Together | Drop | Stop
+Order = Job | Drop | Stop
 
 INTERRUPTED = Decision(Outcome.INTERRUPTED, "stopped; goes on from its checkpoint")
 """How a trial ends that was in training when its trainer was told to stop."""
@@ -83,7 +75,7 @@ class Desk:
         self._number = -1
         self._worker: TrialWorker | None = None
         self._dropped: Drop | None = None
-        self._next: Job | Together | None = None
+        self._next: Job | None = None
         self._stopping = False
 
     def serve(self) -> None:
@@ -96,12 +88,9 @@ class Desk:
                     self._settle()
                 if self._next is None:
                     return
-                order, self._next = self._next, None
+                job, self._next = self._next, None
                 self._dropped = None
-                if isinstance(order, Job):
-                    self._train(order)
-                else:
-                    self._train_together(order)
+                self._train(job)
                 self._settle()
             except OSError as error:
                 self._connection.send((self._number, str(error)))
@@ -123,15 +112,6 @@ class Desk:
         if not self._dropped:
             tell_end(self._connection, worker)
 
-    def _train_together(self, order: Together) -> None:
-        self._number, self._worker = order.jobs[0].number, None
-        settings = (self._splits, self._rules, self._device, self._stops)
-        for worker, epoch in CohortWorker(order.jobs, *settings).words():
-            if epoch is None:
-                tell_end(self._connection, worker)
-            else:
-                tell(self._connection, worker, epoch)
-
     def _settle(self) -> None:
         """Leaves a dropped trial's files as they should be, and says so."""
         if self._dropped is None or self._worker is None:
@@ -140,10 +120,6 @@ class Desk:
             self._worker.drop(self._dropped.epoch)
         self._connection.send((self._number, None))
         self._worker = self._dropped = None
-
-    def _stops(self) -> bool:
-        self._look()
-        return self._stopping
 
     def _look(self) -> Decision | None:
         """Reads what orders have come; a decision means that the trial ends at once."""
@@ -154,10 +130,10 @@ class Desk:
     def _take(self, order: Order) -> None:
         if isinstance(order, Stop):
             self._stopping = True
-        elif isinstance(order, (Job, Together)):
+        elif isinstance(order, Job):
             self._next = order
         elif order.number == self._number:
             self._dropped = order
-        elif isinstance(self._next, Job) and order.number == self._next.number:
+        elif self._next is not None and order.number == self._next.number:
             self._next = None
             self._connection.send((order.number, None))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from search.changes import check_unchanged, note_source
 from search.coordinator import Ending
-from search.diagnosis import Finding
 from search.display import UNITS, Progress, figure, short
 from search.errors import RunError, StudyError
 from search.evaluation import (
@@ -51,7 +49,6 @@ class RetrainingProgress(Progress):
     def __init__(
         self, console: Console, stored: StoredStudy, total: int, done: int, workers: int
     ) -> None:
-        self._together: dict[int, dict[int, tuple[Taken, Epoch | None]]] = {}
         super().__init__(console, stored, total, workers, None)
         self._before = self._done = done
         # Its own best: the trials were the best of many, retrainings cannot compare with them.
@@ -61,40 +58,6 @@ class RetrainingProgress(Progress):
     def label(self, taken: Taken) -> str:
         """Names a retraining by its trial and seed."""
         return f"#{taken.number} seed {self._seeds[taken.trial_id]}"
-
-    def begin(self, worker: int, retrainings: Sequence[Retraining]) -> None:
-        """Retrainings start, or go on, together; the first of those that are left has the bar."""
-        self._together[worker] = {one.index: (self.as_trial(one), None) for one in retrainings}
-        self.started(worker, self.as_trial(retrainings[0]))
-
-    def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
-        """A retraining has trained an epoch."""
-        members = self._together[worker]
-        members[taken.trial_id] = (taken, epoch)
-        self._running[worker] = next(iter(members.values()))
-
-    def ended(
-        self,
-        worker: int,
-        taken: Taken,
-        decision: Decision,
-        curve: Curve,
-        finding: Finding | None = None,
-    ) -> None:
-        """A retraining is over, or interrupted; says how it ended."""
-        super().ended(worker, taken, decision, curve, finding)
-        members = self._together[worker]
-        del members[taken.trial_id]
-        if members:
-            self._running[worker] = next(iter(members.values()))
-
-    def _row(self, worker: int) -> list[Any]:
-        row, members = super()._row(worker), self._together.get(worker, {})
-        if len(members) > 1:
-            trials = {taken.number for taken, _ in members.values()}
-            whose = f"#{min(trials)}" if len(trials) == 1 else f"{len(trials)} trials"
-            row[1] = f"{whose}, {len(members)} seeds"
-        return row
 
     def _count(self, _outcome: Outcome | None, _value: float | None) -> None:
         """Counts one retraining more; the study knows nothing of them."""
@@ -117,9 +80,9 @@ class _Observer:
     def __init__(self, progress: RetrainingProgress) -> None:
         self._progress = progress
 
-    def started(self, worker: int, retrainings: Sequence[Retraining]) -> None:
-        """Retrainings start, or go on, together on a worker."""
-        self._progress.begin(worker, retrainings)
+    def started(self, worker: int, retraining: Retraining) -> None:
+        """A retraining starts, or goes on."""
+        self._progress.started(worker, self._progress.as_trial(retraining))
 
     def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
         """A retraining has trained an epoch."""

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search.cohorts import Shape
 from search.data.splits import IGNORED, EpochPlan, Splits
 from search.dropout import noise
 from search.gpu_layers import run_layer
+from search.lane_shapes import Shape
 from search.space import HyperParams
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

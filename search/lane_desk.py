@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from search.cohorts import shape_of
 from search.data.splits import Splits
 from search.desk import Drop, Line, Order, Stop, tell, tell_end
+from search.lane_shapes import shape_of
 from search.lanes import Lanes, Result
 from search.training import FAULTS, Run, is_out_of_memory
 from search.trial import Decision, Outcome

@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from search.cohorts import Shape
+from search.lane_shapes import Shape
 from search.models import build, own_part
 from search.optimizers import MEMORIES
 from search.steps import MOST

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from search.cohorts import Shape, shape_of
 from search.data.splits import EpochPlan, Splits
 from search.lane_batches import Batches
 from search.lane_rows import Rows
+from search.lane_shapes import Shape, shape_of
 from search.lane_steps import LaneStep
 from search.models import SequenceModel
 from search.steps import MOST, Settings
@@ -71,7 +71,7 @@ class Lanes:
     """Runs of one shape, in training together.
 
     Args:
-        shape: Into which every run fits; see `search.cohorts`. If ``roomy``, of the first.
+        shape: Into which every run fits; see `search.lane_shapes`. If ``roomy``, of the first.
         splits: The data, on the device.
         roomy: Lanes stay where they are when others come and go, places are left for those to
             come, and the shape grows with whoever needs a larger one: so that what a GPU repeats

@@ -17,10 +17,10 @@ from optuna.trial import FrozenTrial
 
 from search.changes import check_unchanged
 from search.checkpoints import LOSSES, load_losses, trial_folder
-from search.cohorts import shape_of
 from search.data.splits import Splits
 from search.dimensions import Dimension
 from search.errors import ConfigError, StudyError
+from search.lane_shapes import shape_of
 from search.lanes import Lanes
 from search.machine import choose_device
 from search.report import find_trial

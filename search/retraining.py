@@ -8,7 +8,6 @@ is not touched.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,16 +21,12 @@ from search.checkpoints import (
     remove_checkpoint,
     save_result,
 )
-from search.cohorts import CAPACITY, cohorts
 from search.coordinator import LIVES, TICK
 from search.errors import RunError, TrainerError
 from search.space import HyperParams
 from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, Trainers
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 from search.worker import Job
-
-SHARED = (Outcome.FAILED, Outcome.OUT_OF_MEMORY)
-"""What ends a whole cohort, whichever of its members is to blame."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,8 @@ class Result:
 class RetrainingObserver(Protocol):
     """Is told what happens, to show it."""
 
-    def started(self, worker: int, retrainings: Sequence[Retraining]) -> None:
-        """Retrainings start, or go on, together on a worker."""
+    def started(self, worker: int, retraining: Retraining) -> None:
+        """A retraining starts, or goes on."""
 
     def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
         """A retraining has trained an epoch."""
@@ -137,17 +132,12 @@ def code_of(retraining: Retraining) -> str | None:
 class _Active:
     retraining: Retraining
     worker: int
-    company: int
     curve: Curve = field(default_factory=Curve)
     started: float = field(default_factory=time.monotonic)
 
 
 class Retrainer:
     """Trains a list of retrainings, as the coordinator does trials, but with no study to ask.
-
-    What can be trained in lanes is, whatever its company, so that it comes to the same bits after
-    an interruption, too; retrainings of one shape share a trainer. What ends all of these at once
-    is held against none: each goes on alone from its checkpoint.
 
     Args:
         trainers: Where to train.
@@ -171,7 +161,6 @@ class Retrainer:
         self._surroundings = surroundings
         self._interrupted = interrupted
         self._waiting: list[Retraining] = []
-        self._loners: list[Retraining] = []
         self._active: dict[int, _Active] = {}
         self._deaths: Counter[int] = Counter()
         self._orphans = 0
@@ -188,7 +177,7 @@ class Retrainer:
             RunError: Disk or trainers failed; what was finished is safe.
         """
         self._waiting = list(wanted)
-        while self._waiting or self._loners or self._active:
+        while self._waiting or self._active:
             if self._interrupted():
                 self._wind_down()
                 break
@@ -198,42 +187,15 @@ class Retrainer:
 
     def _fill(self) -> None:
         """Gives every free worker something to train, as long as there is."""
-        free = self._trainers.free()
-        workers = len(free) + len({active.worker for active in self._active.values()})
-        for worker in free:
-            if self._waiting or self._loners:
-                self._start(worker, self._take(self._share(workers)))
+        for worker in self._trainers.free():
+            if self._waiting:
+                self._start(worker, self._waiting.pop(0))
 
-    def _share(self, workers: int) -> int:
-        """Returns how many retrainings are left for each worker; one half done counts half."""
-        done = sum(len(one.curve) / one.retraining.params.epochs for one in self._active.values())
-        left = len(self._waiting) + len(self._loners) + len(self._active) - done
-        return math.ceil(left / workers)
-
-    def _take(self, share: int) -> list[Retraining]:
-        """Takes what a worker is to train next: the largest cohort, so that single ones come last.
-
-        Args:
-            share: How many it takes at most, so that no worker ends long before another.
-        """
-        able = [one for one in self._waiting if self._trainers.in_lanes(one.params)]
-        if not able:
-            return [(self._waiting or self._loners).pop(0)]
-        found = cohorts([one.params for one in able], min(share, CAPACITY), exact=True)
-        largest = max(found, key=lambda one: (len(one.members), -one.members[0]))
-        taken = [able[at] for at in largest.members]
-        self._waiting = [one for one in self._waiting if one not in taken]
-        return taken
-
-    def _start(self, worker: int, members: Sequence[Retraining]) -> None:
-        for one in members:
-            self._active[one.index] = _Active(one, worker, len(members))
-        jobs = [Job(one.index, one.params, one.seed, one.folder.absolute()) for one in members]
-        if self._trainers.in_lanes(members[0].params):
-            self._trainers.start_together(worker, jobs)
-        else:
-            self._trainers.start(worker, *jobs)
-        self._observer.started(worker, members)
+    def _start(self, worker: int, one: Retraining) -> None:
+        self._active[one.index] = _Active(one, worker)
+        job = Job(one.index, one.params, one.seed, one.folder.absolute())
+        self._trainers.start(worker, job)
+        self._observer.started(worker, one)
 
     def _listen(self) -> None:
         for event in self._trainers.events(TICK):
@@ -253,12 +215,7 @@ class Retrainer:
             self._observer.advanced(event.worker, active.retraining, event.epoch)
             return
         del self._active[event.number]
-        if active.company == 1 or event.decision.outcome not in SHARED:
-            self._end(active, event.decision, event.traceback)
-            return
-        one, reason = active.retraining, event.decision.reason
-        self._loners.append(one)
-        self._observer.say(f"trial {one.trial}, seed {one.seed} goes on alone: {reason}")
+        self._end(active, event.decision, event.traceback)
 
     def _end(self, active: _Active, decision: Decision, traceback: str) -> None:
         one = active.retraining
@@ -292,34 +249,29 @@ class Retrainer:
             "figures": result.figures,
             "curve": active.curve.compact(),
             "seconds": round(time.monotonic() - active.started, 3),
-            "lanes": self._trainers.in_lanes(one.params)
-            or "lanes" in self._trainers.surroundings(active.worker),
+            "lanes": "lanes" in self._trainers.surroundings(active.worker),
             "surroundings": self._surroundings,
         }
         save_result(one.folder, stored)
 
     def _bury(self, died: TrainerDied) -> None:
-        members = [active for active in self._active.values() if active.worker == died.worker]
-        if not members:
+        active = next((one for one in self._active.values() if one.worker == died.worker), None)
+        if active is None:
             self._orphans += not self._stopping  # Once told to stop, trainers leave.
             if self._orphans > LIVES:
                 raise TrainerError(f"trainers do not start ({died.how})")
             return
-        for active in members:
-            del self._active[active.retraining.index]
+        one = active.retraining
+        del self._active[one.index]
         if self._stopping:
             return
-        one, others = members[0].retraining, len(members) - 1
-        more = f" and {others} more; each goes on alone" if others else ""
-        self._observer.say(
-            f"a trainer died ({died.how}) with trial {one.trial}, seed {one.seed}{more}"
-        )
-        self._deaths[one.index] += members[0].company == 1
+        self._observer.say(f"a trainer died ({died.how}) with trial {one.trial}, seed {one.seed}")
+        self._deaths[one.index] += 1
         if self._deaths[one.index] == LIVES:
             reason = f"took {LIVES} trainers down, the last with {died.how}"
-            self._end(members[0], Decision(Outcome.FAILED, reason), "")
+            self._end(active, Decision(Outcome.FAILED, reason), "")
         else:
-            self._loners += [active.retraining for active in members]
+            self._waiting.append(one)
 
     def _wind_down(self) -> None:
         """Lets every trainer stop at its next epoch, leaving its checkpoint."""

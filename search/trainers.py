@@ -12,16 +12,14 @@ import contextlib
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from search.cohorts import gains_in_lanes
 from search.data.splits import Splits
-from search.desk import Drop, Order, Stop, Together
+from search.desk import Drop, Order, Stop
 from search.factories import Factory
-from search.space import HyperParams
 from search.trainer_process import Setup, start_process
 from search.trial import Decision, Epoch
 from search.worker import Job, TrialRules
@@ -63,7 +61,7 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class TrainerDied:
-    """A trainer is gone without a word; ``number`` is the trial that it had, if it had just one."""
+    """A trainer is gone without a word; ``number`` is the trial that it had, if it had one."""
 
     worker: int
     number: int | None
@@ -92,13 +90,12 @@ class Worker:
     """What the coordinator's side knows of a trainer: its trials, and one it has yet to let go."""
 
     number: int | None = None
-    cohort: set[int] = field(default_factory=set)
     dropping: int | None = None
     gone: bool = False
 
 
 class Trainers(ABC):
-    """Trainers of any kind, each with one trial, or one cohort, at a time."""
+    """Trainers of any kind, each with one trial at a time."""
 
     _workers: Sequence[Worker]
 
@@ -115,28 +112,13 @@ class Trainers(ABC):
         return [
             index
             for index, worker in enumerate(self._workers)
-            if worker.number is None and not worker.cohort and not worker.gone
+            if worker.number is None and not worker.gone
         ]
 
     def start(self, worker: int, job: Job) -> None:
         """Gives a free worker a trial; it goes on from the trial's checkpoint if there is one."""
         self._workers[worker].number = job.number
         self._send(worker, job)
-
-    def in_lanes(self, params: HyperParams) -> bool:
-        """Says whether a trial can be trained by `start_together` here, and gains by it."""
-        del params
-        return False
-
-    def start_together(self, worker: int, jobs: Sequence[Job]) -> None:
-        """Gives a free worker trials of one shape, or one, to train in lanes; none can be dropped.
-
-        What they come to is the same in any company, and equals what `start` makes of them but for
-        rounding. An exception in training, lack of memory or the trainer's death ends all that are
-        left, whoever's fault it was.
-        """
-        self._workers[worker].cohort = {job.number for job in jobs}
-        self._send(worker, Together(tuple(jobs)))
 
     def drop(self, number: int, epoch: int) -> None:
         """Ends a trial whose result is settled as of ``epoch``; nothing more comes from it."""
@@ -157,8 +139,7 @@ class Trainers(ABC):
     def busy(self) -> list[int]:
         """Returns the numbers of the trials in training, or dropped with files yet to settle."""
         both = [number for worker in self._workers for number in (worker.number, worker.dropping)]
-        together = [number for worker in self._workers for number in worker.cohort]
-        return [number for number in both if number is not None] + together
+        return [number for number in both if number is not None]
 
     def surroundings(self, worker: int) -> Mapping[str, str]:
         """Returns what a trainer computes with where that may differ from this machine."""
@@ -185,12 +166,11 @@ class Trainers(ABC):
         if message is None:
             worker.dropping = None if worker.dropping == number else worker.dropping
             return None
-        if number != worker.number and number not in worker.cohort:
+        if number != worker.number:
             return None  # a late word of a trial that was dropped
         if isinstance(message[0], Epoch):
             return EpochDone(index, number, *message)
         worker.number = None
-        worker.cohort.discard(number)
         return TrialEnded(index, number, *message)
 
 
@@ -222,7 +202,6 @@ class LocalTrainers(Trainers):
         # Plain pickle copies the tensors; torch's own way would need /dev/shm, which is small in
         # containers.
         self._setup = Setup(pickle.dumps(splits), rules, device, factory)
-        self._sizes = (splits.train.steps, splits.output_size)
         self._stopping = False
         self._workers: list[_Process] = []
         try:
@@ -231,11 +210,6 @@ class LocalTrainers(Trainers):
         except BaseException:  # A second Ctrl-C, too: whoever has been started must not stay.
             self.kill()
             raise
-
-    def in_lanes(self, params: HyperParams) -> bool:
-        """Says whether a trial can be trained by `start_together` here, and gains by it."""
-        plain = self._setup.device == "cpu" and self._setup.factory is None
-        return plain and gains_in_lanes(params, *self._sizes)
 
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""
@@ -277,7 +251,6 @@ class LocalTrainers(Trainers):
             worker.connection.close()
             self._workers[index] = self._start()
         worker.number = worker.dropping = None
-        worker.cohort = set()
         return died
 
     def _send(self, index: int, order: Order) -> None:

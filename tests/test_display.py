@@ -89,12 +89,11 @@ def test_more_workers_than_rows(stored: StoredStudy) -> None:
     assert "0/50 trials" in said
 
 
-def test_a_bar_for_seeds_that_train_together(stored: StoredStudy) -> None:
-    """A worker's bar names what trains on it and follows the first member that is not over."""
+def test_a_bar_for_a_retraining(stored: StoredStudy) -> None:
+    """A worker's bar names trial and seed of what it trains again, how far it is, and its end."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
     params = HyperParams.of(starting_points(stored.config.space)[0])
-    members = [Retraining(at, 17, 100 + at, params, Path(str(at))) for at in range(3)]
 
     def drawn(progress: RetrainingProgress) -> str:
         screen.truncate(0)
@@ -103,25 +102,16 @@ def test_a_bar_for_seeds_that_train_together(stored: StoredStudy) -> None:
         return screen.getvalue()
 
     with RetrainingProgress(console, stored, 3, 0, 1) as progress:
-        trials = [progress.as_trial(one) for one in members]
-        progress.begin(0, members)
+        trial = progress.as_trial(Retraining(0, 17, 100, params, Path("0")))
+        progress.started(0, trial)
         for index in (1, 2):
-            for at, trial in enumerate(trials):
-                epoch = Epoch(index, 0.5, {"loss": index + at / 10}, 0.01, 0.1)
-                progress.advanced(0, trial, epoch)
+            progress.advanced(0, trial, Epoch(index, 0.5, {"loss": index + 0.25}, 0.01, 0.1))
         row = drawn(progress)
-        assert "#17, 3 seeds" in row
+        assert "#17 seed 100" in row
         assert "epoch 2/" in row
-        assert "valid 2.0000" in row
-        done = Decision(Outcome.COMPLETE, "trained 2 epochs")
-        progress.ended(0, trials[0], done, Curve())
+        assert "valid 2.2500" in row
+        progress.ended(0, trial, Decision(Outcome.COMPLETE, "trained 2 epochs"), Curve())
         assert "#17 seed 100 complete" in screen.getvalue()
-        row = drawn(progress)
-        assert "#17, 2 seeds" in row
-        assert "valid 2.1000" in row
-        progress.ended(0, trials[2], done, Curve())
-        assert "#17 seed 101" in drawn(progress)
-        progress.ended(0, trials[1], done, Curve())
         assert "waiting" in drawn(progress)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,16 +38,14 @@ Make = Callable[[], Splits]
 
 
 class Silent:
-    """An observer that keeps which retrainings started together, and how they ended."""
+    """An observer that keeps how retrainings ended."""
 
     def __init__(self) -> None:
         self.endings: list[tuple[int, Outcome]] = []
         self.lines: list[str] = []
-        self.cohorts: list[list[int]] = []
 
-    def started(self, worker: int, retrainings: Sequence[Retraining]) -> None:
-        """Retrainings start together."""
-        self.cohorts.append([one.index for one in retrainings])
+    def started(self, worker: int, retraining: Retraining) -> None:
+        """A retraining starts."""
 
     def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
         """A retraining has trained an epoch."""
@@ -233,10 +231,6 @@ class Deadly:
     def __init__(self, deaths: int) -> None:
         self.deaths = deaths
         self.job: Job | None = None
-
-    def in_lanes(self, params: HyperParams) -> bool:
-        """Knows no lanes."""
-        return False
 
     def surroundings(self, worker: int) -> dict[str, str]:
         """Computes with what is here."""

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from networks import series, sine, start, text, unjudged
 
 from search import lane_batches
-from search.cohorts import shape_of
 from search.data.splits import Splits
 from search.gpu_layers import run_fused
+from search.lane_shapes import shape_of
 from search.lanes import Lanes
 from search.recurrent import run_layer
 

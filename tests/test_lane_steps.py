@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from search import lane_batches
-from search.cohorts import shape_of
 from search.data.splits import EpochPlan, Splits
 from search.dimensions import CELLS
 from search.gpu_layers import run_fused
 from search.lane_batches import Batches
 from search.lane_rows import Rows
+from search.lane_shapes import shape_of
 from search.lane_steps import LaneStep
 from search.optimizers import COUNTING, MEMORIES, Optimizer
 from search.steps import Settings, step

@@ -27,8 +27,8 @@ from test_trainers import (
 from tiny import is_alive, wait_until
 
 from search.checkpoints import WEIGHTS, load_checkpoint
-from search.cohorts import shape_of
 from search.data.splits import Splits
+from search.lane_shapes import shape_of
 from search.lane_trainers import LaneTrainers
 from search.lanes import Lanes
 from search.space import HyperParams

@@ -15,9 +15,9 @@ from networks import figures, same_tensors, series, sine, start, text, train, un
 
 from search import recurrent
 from search.checkpoints import load_checkpoint, save_checkpoint
-from search.cohorts import Shape, cohorts, shape_of
 from search.data.splits import Splits
 from search.dimensions import CELLS
+from search.lane_shapes import Shape, shape_of
 from search.lanes import Lanes
 from search.training import BatchJudge, Run, one_thread
 from search.trial import Decision, Epoch, Outcome
@@ -145,8 +145,8 @@ def test_a_shape_of_the_largest() -> None:
         {"hidden_units": 40, "batch_size": 10},
     ]
     runs, torchs = ([start(splits, cell="gru", **size) for size in sizes] for _ in range(2))
-    (cohort,) = cohorts([run.params for run in runs], 8, exact=False)
-    lanes = Lanes(cohort.shape, splits)
+    shape, other = (shape_of(run.params) for run in runs)
+    lanes = Lanes(shape.with_room_for(other), splits)
     for run in runs:
         lanes.join(run, unjudged)
     finish(lanes)

@@ -1,4 +1,4 @@
-"""Retrainings on real trainers: the same bits in any company, whatever happens to a trainer."""
+"""Retrainings on real trainers: the same bits whatever happens to a trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from networks import LOSS, hyper, sine
 
 from search.checkpoints import LOSSES, RESULT, WEIGHTS
-from search.cohorts import shape_of
 from search.retraining import Result, Retrainer, Retraining
 from search.trainers import LocalTrainers
 from search.trial import Curve, Decision, Epoch, Outcome
@@ -28,14 +27,14 @@ class Watcher:
     """An observer that keeps what it is told, and does something after some epochs."""
 
     def __init__(self, then: Callable[[int, Retraining, Epoch], None] | None = None) -> None:
-        self.cohorts: list[list[int]] = []
+        self.starts: list[int] = []
         self.lines: list[str] = []
         self.ends: dict[int, Outcome] = {}
         self._then = then
 
-    def started(self, worker: int, retrainings: Sequence[Retraining]) -> None:
-        """Retrainings start together."""
-        self.cohorts.append([one.index for one in retrainings])
+    def started(self, worker: int, retraining: Retraining) -> None:
+        """A retraining starts."""
+        self.starts.append(retraining.index)
 
     def advanced(self, worker: int, retraining: Retraining, epoch: Epoch) -> None:
         """A retraining has trained an epoch."""
@@ -108,63 +107,26 @@ def kill(trainers: LocalTrainers, worker: int) -> None:
     trainers._workers[worker].process.kill()
 
 
-def test_cohorts_give_what_each_gives_alone(hire: Hire, tmp_path: Path) -> None:
-    """Results and files of seeds that trained together are to the bit those of each alone.
-
-    Seeds of a GRU and of an RNN train together, in lanes; those of an LSTM one after another.
-    """
-    wanted = [
-        *seeds(tmp_path, 5, cell="gru", dropout=0.2),
-        *seeds(tmp_path, 3, first=5, cell="rnn", hidden_layers=2, optimizer="rmsprop"),
-        *seeds(tmp_path, 2, first=8, cell="lstm"),
-    ]
-    watcher, trainers = Watcher(), hire(1)
-    results = retrain(trainers, wanted, watcher)
-    assert watcher.cohorts == [[0, 1, 2, 3, 4], [5, 6, 7], [8], [9]]
-    assert [one.retraining for one in results] == wanted
-    assert set(watcher.ends.values()) == {Outcome.COMPLETE}
-    together = kept(results)
-    assert together == each_alone(trainers, wanted, tmp_path / "alone")
-    lanes = [json.loads((one.folder / RESULT).read_text())["lanes"] for one in wanted]
-    assert lanes == [True] * 8 + [False] * 2
-
-
-def test_workers_share_what_there_is(hire: Hire, tmp_path: Path) -> None:
-    """Two workers take the same number of one shape, and nobody takes the last all by itself."""
-    trainers, watcher = hire(2), Watcher()
-    retrain(trainers, seeds(tmp_path / "one", 6, epochs=1), watcher)
-    assert watcher.cohorts == [[0, 1, 2], [3, 4, 5]]
-    three = [
-        one
-        for at, units in enumerate((6, 20, 40))
-        for one in seeds(tmp_path / "three", 5, 5 * at, hidden_units=units, epochs=8)
-    ]
-    watcher = Watcher()
-    assert len(retrain(trainers, three, watcher)) == 15
-    assert watcher.cohorts[:2] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-    assert len(watcher.cohorts[2]) < 5
-    assert sorted(index for cohort in watcher.cohorts for index in cohort) == list(range(15))
-    for cohort in watcher.cohorts:
-        assert len({shape_of(three[index].params) for index in cohort}) == 1
-
-
-def test_interrupted_seeds_go_on_in_other_company(hire: Hire, tmp_path: Path) -> None:
-    """After an interruption all go on from their checkpoints, in other cohorts, to the same."""
+def test_interrupted_seeds_go_on(hire: Hire, tmp_path: Path) -> None:
+    """After an interruption all go on from their checkpoints, to what they come to without."""
     wanted = seeds(tmp_path, 4, epochs=60, dropout=0.2)
     seen: list[int] = []
     watcher = Watcher(lambda _worker, _retraining, epoch: seen.append(epoch.index))
-    assert retrain(hire(1), wanted, watcher, lambda: 3 in seen) == []
-    assert watcher.ends == dict.fromkeys(range(4), Outcome.INTERRUPTED)
-    assert all([file.name for file in one.folder.iterdir()] == ["checkpoint.pt"] for one in wanted)
-    later, trainers = Watcher(), hire(2)
+    assert retrain(hire(2), wanted, watcher, lambda: 3 in seen) == []
+    assert watcher.ends == dict.fromkeys(range(2), Outcome.INTERRUPTED)
+    for one in wanted[:2]:
+        assert [file.name for file in one.folder.iterdir()] == ["checkpoint.pt"]
+    later, trainers = Watcher(), hire(1)
     found = retrain(trainers, wanted, later)
-    assert later.cohorts == [[0, 1], [2, 3]]
+    assert later.starts == [0, 1, 2, 3]
+    assert [one.retraining for one in found] == wanted
+    assert set(later.ends.values()) == {Outcome.COMPLETE}
     assert kept(found) == each_alone(trainers, wanted, tmp_path / "alone")
 
 
-def test_a_trainer_killed_with_its_cohort(hire: Hire, tmp_path: Path) -> None:
-    """Whatever trained on a killed trainer goes on, each alone and blameless, to the same bits."""
-    trainers, wanted = hire(1), seeds(tmp_path, 4, epochs=60)
+def test_a_killed_trainer(hire: Hire, tmp_path: Path) -> None:
+    """What trained on a killed trainer goes on from its checkpoint, to the same bits."""
+    trainers, wanted = hire(1), seeds(tmp_path, 2, epochs=60)
     killed: list[int] = []
 
     def then(worker: int, _retraining: Retraining, epoch: Epoch) -> None:
@@ -174,16 +136,13 @@ def test_a_trainer_killed_with_its_cohort(hire: Hire, tmp_path: Path) -> None:
 
     watcher = Watcher(then)
     found = retrain(trainers, wanted, watcher)
-    assert watcher.cohorts == [[0, 1, 2, 3], [0], [1], [2], [3]]
-    (line,) = watcher.lines
-    assert line == (
-        "a trainer died (exit code -9) with trial 0, seed 100 and 3 more; each goes on alone"
-    )
+    assert watcher.starts == [0, 1, 0]
+    assert watcher.lines == ["a trainer died (exit code -9) with trial 0, seed 100"]
     assert kept(found) == each_alone(trainers, wanted, tmp_path / "alone")
 
 
 def test_only_the_deadly_one_fails(hire: Hire, tmp_path: Path) -> None:
-    """Who takes trainers down fails in the end; those who were beside it do not."""
+    """Who takes trainers down fails in the end; those who come after it do not."""
     trainers, wanted = hire(1), seeds(tmp_path, 4, epochs=3)
     wanted[1] = replace(wanted[1], params=replace(wanted[1].params, epochs=100_000))
 
@@ -198,33 +157,27 @@ def test_only_the_deadly_one_fails(hire: Hire, tmp_path: Path) -> None:
         Outcome.FAILED,
         "took 3 trainers down, the last with exit code -9",
     )
-    assert len(watcher.lines) == 4
+    assert len(watcher.lines) == 3
     innocent = [one for one in wanted if one.index != 1]
     assert kept(found) == each_alone(trainers, innocent, tmp_path / "alone")
 
 
-def test_a_cohort_too_large_for_the_memory(
-    hire: Hire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Seeds that do not fit the memory together are trained one by one; one that never fits ends.
+def test_too_large_for_the_memory(hire: Hire, tmp_path: Path) -> None:
+    """What does not fit the memory ends and is not kept; others train on the same trainer.
 
     The trainer's address space is limited to what one network of theirs takes, and some more.
     """
-    monkeypatch.setattr(LocalTrainers, "in_lanes", lambda *_: True)  # These are too large for it.
     trainers = hire(1)
     retrain(trainers, seeds(tmp_path / "first", 1, batch_size=20_000, epochs=1), Watcher())
     pid = trainers._workers[0].process.pid
     assert pid is not None
-    # Enough for one (150 MiB are), too little for eight together (600 MiB are).
     room = psutil.Process(pid).memory_info().vms + 350 * 2**20
     resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
-    wanted = seeds(tmp_path, 8, batch_size=20_000, epochs=2)
-    watcher = Watcher()
-    found = retrain(trainers, wanted, watcher)
-    assert watcher.cohorts == [list(range(8)), *([at] for at in range(8))]
-    assert len(watcher.lines) == 8
-    assert all("goes on alone: out of memory" in line for line in watcher.lines)
-    assert kept(found) == each_alone(hire(1), wanted, tmp_path / "alone")
-    (too_large,) = retrain(trainers, seeds(tmp_path / "most", 1, batch_size=10**6), watcher)
+    wanted = [
+        *seeds(tmp_path, 1, hidden_units=8000),
+        *seeds(tmp_path, 1, first=1, batch_size=20_000, epochs=2),
+    ]
+    too_large, other = retrain(trainers, wanted, Watcher())
     assert too_large.outcome is Outcome.OUT_OF_MEMORY
-    assert not (tmp_path / "most" / "0" / RESULT).exists()
+    assert not (tmp_path / "0" / RESULT).exists()
+    assert kept([other]) == each_alone(hire(1), wanted[1:], tmp_path / "alone")
