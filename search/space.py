@@ -176,6 +176,21 @@ def fits(params: Mapping[str, Value], space: Mapping[str, Dimension]) -> bool:
     return all(is_inside(params[name], dimension) for name, dimension in space.items())
 
 
+def settled(given: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[str, Any] | None:
+    """Returns the searched values if they are all given and fit the space, as `suggest` would.
+
+    Returns:
+        None if something is missing or does not fit.
+    """
+    if not fits(ordered(given, space), space):
+        return None
+    kinds = distributions(space)
+    return {
+        name: kind.to_external_repr(kind.to_internal_repr(given[name]))
+        for name, kind in kinds.items()
+    }
+
+
 def starting_points(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:
     """Returns what a study tries first, in order: the lesson's values, then `PORTFOLIO`.
 

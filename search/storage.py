@@ -33,7 +33,7 @@ from search.forks import copy_trial_files, copy_trials
 from search.history import History
 from search.leases import LEASE_SECONDS, Leases
 from search.sampling import StudySampler
-from search.space import HyperParams, distributions, ordered, suggest
+from search.space import HyperParams, distributions, ordered, settled, suggest
 from search.stopping import stagnated, target_reached
 from search.surroundings import versions
 from search.telling import Attached, Told
@@ -71,8 +71,7 @@ class StoredStudy:
     """One study in a database, opened to run it or to read it.
 
     Attributes:
-        study: Optuna's study; one object for as long as this one lives, because each new one
-            reads everything again.
+        study: Optuna's; one object all the time, because each new one reads everything again.
         config: The configuration it was created with.
         goal: What it searches for.
     """
@@ -134,8 +133,7 @@ class StoredStudy:
 
     def report(self, taken: Taken, epoch: Epoch) -> None:
         """Stores an epoch's value as the trial's intermediate value at step ``epoch.index``."""
-        # A trial that others took over while this process slept may be finished, and then stays as
-        # it is; renew() tells.
+        # What others took over and finished while this process slept stays; renew() tells.
         value = epoch.figures[self.goal.metric]
         self.database.patiently(lambda: self._report(taken.trial_id, epoch.index, value))
 
@@ -253,18 +251,23 @@ class StoredStudy:
         return Taken(number, trial._trial_id, whole, reported=0, trainer_deaths=0)
 
     def _hold(self, asked: optuna.Trial, before: FrozenTrial | None) -> Taken | None:
-        """Takes the lease first, then fills in parameters that a killed run had not got to.
+        """Takes the lease, and stores parameters that the trial has not got yet.
 
         Returns:
             None if somebody enqueued a value that no trial can have: the trial has failed.
         """
-        self._leases.take(asked._trial_id)
+        space = self.config.space
+        values = None if asked.params else settled(asked._fixed_params, space)
+        with self.database.engine.begin() as connection:
+            self._leases.take(asked._trial_id, connection)
+            if values:  # Optuna would store each in a transaction of its own.
+                trial_rows.draw(connection, asked._trial_id, values, distributions(space))
         try:
-            params = suggest(asked, self.config.space)
+            params = HyperParams.of(ordered(values, space)) if values else suggest(asked, space)
         except ValueError as error:
-            reason = f"its parameters do not fit the space: {' '.join(str(error).split())}"
+            why = " ".join(str(error).split())
             asked.set_user_attr("outcome", str(Outcome.FAILED))
-            asked.set_user_attr("reason", reason)
+            asked.set_user_attr("reason", f"its parameters do not fit the space: {why}")
             asked.set_user_attr("traceback", traceback.format_exc())
             self.study.tell(asked, state=TrialState.FAIL)
             self._leases.drop(asked._trial_id)
@@ -373,14 +376,13 @@ def open_study(database: Database, name: str) -> StoredStudy:
         study_id = database.patiently(lambda: database.storage.get_study_id_from_name(name))
     except KeyError:
         known = [summary.study_name for summary in list_studies(database)]
-        others = nearest(name, known) if known else "; there are none yet"
-        raise StudyError(f"no study '{name}' in {database}{others}") from None
+        near = nearest(name, known) if known else "; there are none yet"
+        raise StudyError(f"no study '{name}' in {database}{near}") from None
     # Not by its summary: that has the notes of all trials of all studies.
     attributes = database.patiently(lambda: database.storage.get_study_user_attrs(study_id))
     if MARK not in attributes:
-        raise StudyError(
-            f"the study '{name}' in {database} was not made by rnn-search; choose another name"
-        )
+        where = f"the study '{name}' in {database}"
+        raise StudyError(f"{where} was not made by rnn-search; choose another name")
     config = make_config(attributes[MARK]["config"], f"study {name} in {database}")
     study = optuna.load_study(
         study_name=name,
@@ -393,7 +395,6 @@ def open_study(database: Database, name: str) -> StoredStudy:
 
 def list_studies(database: Database) -> list[StudySummary]:
     """Returns Optuna's summaries of all studies in the database, in order of their names."""
-    summaries = database.patiently(
-        lambda: optuna.get_all_study_summaries(database.storage, include_best_trial=False)
-    )
+    read = functools.partial(optuna.get_all_study_summaries, include_best_trial=False)
+    summaries = database.patiently(lambda: read(database.storage))
     return sorted(summaries, key=lambda summary: summary.study_name)

@@ -83,7 +83,7 @@ def begin(
     before = {"study": study_id, "trial": trial_id}
     if connection.execute(_EARLIER, before).scalar_one() != number:
         return None
-    _write_params(connection, trial_id, params, distributions)
+    draw(connection, trial_id, params, distributions)
     _write_attributes(connection, _users, "trial_id", trial_id, attributes)
     kinds, drawn, users = dict(distributions), dict(params), dict(attributes)
     return FrozenTrial(
@@ -91,12 +91,13 @@ def begin(
     )
 
 
-def _write_params(
+def draw(
     connection: sa.Connection,
     trial_id: int,
     params: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
 ) -> None:
+    """Stores parameters that a trial has not got yet, with what each was drawn from."""
     drawn = [
         {
             "trial_id": trial_id,

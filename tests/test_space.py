@@ -22,6 +22,7 @@ from search.space import (
     fit_to_data,
     is_inside,
     ordered,
+    settled,
     starting_points,
     suggest,
     untried,
@@ -51,6 +52,23 @@ def proposals(space: dict[str, Dimension], count: int) -> list[tuple[HyperParams
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     trials = [study.ask() for _ in range(count)]
     return [(suggest(trial, space), trial.params) for trial in trials]
+
+
+@settings(deadline=None, max_examples=40)
+@given(spaces())
+def test_what_is_settled_is_what_optuna_would_store(space: dict[str, Dimension]) -> None:
+    """Whole values that fit come to what Optuna stores; with one less, or one wrong, to nothing."""
+    for params, stored in proposals(space, 2):
+        found = settled(stored, space)
+        assert found == stored
+        assert {name: type(value) for name, value in found.items()} == {
+            name: type(value) for name, value in stored.items()
+        }
+        assert HyperParams.of(ordered(found, space)) == params
+        for name in stored:
+            assert settled({key: stored[key] for key in stored if key != name}, space) is None
+            assert settled({**stored, name: "nothing"}, space) is None
+            assert settled({**stored, name: -1e9}, space) is None
 
 
 def test_the_first_trial_is_the_lessons() -> None:

@@ -20,6 +20,7 @@ from search.changes import check_unchanged
 from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import StudyError
+from search.space import distributions
 from search.storage import (
     StoredStudy,
     Taken,
@@ -269,6 +270,28 @@ def test_waiting_trial_counts_in_the_total(stored: StoredStudy) -> None:
     assert taken is not None
     assert taken.params.learning_rate == 0.5
     assert stored.take(1) is None
+
+
+def test_a_whole_waiting_trial_is_stored_as_optuna_would(
+    stored: StoredStudy, another: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a person has queued whole is taken at once, to the rows that Optuna itself makes."""
+    whole = optuna.create_study().ask(distributions(stored.config.space)).params
+    for _ in range(2):
+        stored.study.enqueue_trial(whole)
+    taken = stored.take(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "settled", lambda *_: None)
+        by_optuna = another().take(2)
+    assert taken is not None
+    assert by_optuna is not None
+    assert taken.params == by_optuna.params
+    ours, optunas = stored.trials()
+    assert ours.params == optunas.params == whole
+    assert ours.distributions == optunas.distributions
+    assert ours.state == optunas.state == TrialState.RUNNING
+    types = [{name: type(value) for name, value in one.params.items()} for one in (ours, optunas)]
+    assert types[0] == types[1]
 
 
 def test_creating_twice_is_creating_once(database: Database, config: StudyConfig) -> None:
