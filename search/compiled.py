@@ -33,6 +33,8 @@ Pointer = Any
 """Where numbers of the precision lie, one after another."""
 Words = Any
 """Where whole numbers of 32 bits lie, without sign."""
+Counts = Any
+"""Where whole numbers of 64 bits lie."""
 
 PRODUCTS = {"float32": "sgemm_", "float64": "dgemm_"}
 """By precision, the general product of matrices of every such library (Dongarra et al. 1990, ACM
@@ -52,8 +54,8 @@ def machine_code(entries: Sequence[Callable[..., None]], precision: str) -> byte
     """Compiles functions for this processor.
 
     Args:
-        entries: Their arguments are declared as `int` (64 bits), `float` (64 bits), `Pointer` or
-            `Words`; they neither allocate memory nor raise anything.
+        entries: Their arguments are declared as `int` (64 bits), `float` (64 bits), `Pointer`,
+            `Words` or `Counts`; they neither allocate memory nor raise anything.
         precision: ``float32`` or ``float64``.
 
     Returns:
@@ -82,6 +84,7 @@ def _module(entry: Callable[..., None], precision: str) -> Any:
         "float": types.float64,
         "Pointer": types.CPointer(getattr(types, precision)),
         "Words": types.CPointer(types.uint32),
+        "Counts": types.CPointer(types.int64),
     }
     declared = inspect.signature(entry).parameters.values()
     kind = types.void(*[kinds[argument.annotation] for argument in declared])

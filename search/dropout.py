@@ -63,7 +63,7 @@ def _drop(values: Tensor, share: float, key: int) -> Tensor:
     values = values.detach().contiguous()
     result = torch.empty_like(values)
     words = torch.empty(values.numel() + 1, dtype=torch.int32)
-    run("drop", (values.numel(), key, share), (words, values, result))
+    run("drop", values.dtype, (values.numel(), key, share), (words, values, result))
     return result
 
 

@@ -20,6 +20,8 @@ from search.data.splits import IGNORED, EpochPlan, Splits
 from search.dropout import noise
 from search.gpu_layers import run_layer
 from search.lane_shapes import Shape
+from search.object_code import HAS_PRODUCTS
+from search.packing import Packing, packed
 from search.space import HyperParams
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -131,16 +133,28 @@ class Batches:
         like = self._before_head
         (rows, steps), units, drop = size, params.hidden_units, params.dropout
 
+        packing = self._packing(at, rows, steps)
         for layer in range(self._shape.layers - 1):
             assert self._between is not None
-            made = noise(like.new_empty(steps, rows, units), drop, random)
-            self._between[layer, :steps, at, :rows, :units] = made
+            target = self._between[layer, :steps, at, :rows, :units]
+            if packing is None or packing.places is None:
+                target[:] = noise(like.new_empty(steps, rows, units), drop, random)
+            else:
+                made = noise(like.new_empty(packing.total, units), drop, random)
+                target.transpose(0, 1)[packing.places // steps, packing.places % steps] = made
         target = self._of(like, at)
         if self._splits.per_step:
             made = noise(like.new_empty(steps, rows, units), drop, random)
             target[:steps, :rows, :units] = made
         else:
             target[:rows, :units] = noise(like.new_empty(rows, units), drop, random)
+
+    def _packing(self, at: int, rows: int, steps: int) -> Packing | None:
+        """Returns how a network alone would pack its coming minibatch; None: not at all."""
+        if self._splits.task != "classify" or self.next.device.type != "cpu" or not HAS_PRODUCTS:
+            return None
+        first = int(self.next[at])
+        return packed(self._counts[at, first : first + rows], steps)
 
     def undraw(self, at: int) -> None:
         """Lets nothing of a network be dropped."""

@@ -5,28 +5,14 @@ Shapes are those of `search.layer_passes`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from numba import carray
 
 from search.compiled import Array, Pointer, compiled, multiply
 
 
 @compiled
-def by_step(where: Pointer, steps: int, rows: int, width: int) -> Any:
-    """Returns (T, B, ·) that lies somewhere."""
-    return carray(where, (steps, rows, width))
-
-
-@compiled
-def at_once(where: Pointer, steps: int, rows: int, width: int) -> Any:
-    """Returns (TB, ·) that lies somewhere."""
-    return carray(where, (steps * rows, width))
-
-
-@compiled
 def see(seen: Array, inputs: Array, w_in: Pointer, bias: Pointer) -> None:
-    """Makes (TB, G) what the inputs (TB, F) come to at all steps."""
+    """Makes (N, G) what the inputs (N, F) come to at all steps."""
     gates, features = seen.shape[1], inputs.shape[1]
     start = carray(bias, gates)
     for r in range(len(seen)):
@@ -37,23 +23,25 @@ def see(seen: Array, inputs: Array, w_in: Pointer, bias: Pointer) -> None:
 
 @compiled
 def weigh(driven: Array, shown: Array, d_weights: Pointer) -> None:
-    """Makes the gradient of weights that were shown (TB, ·) and drive (TB, G)."""
+    """Makes the gradient of weights that were shown (N, ·) and drive (N, G)."""
     multiply(carray(d_weights, (driven.shape[1], shown.shape[1])), driven, shown, 0, 1, 0)
 
 
 @compiled
-def add_up(driven: Array, d_bias: Pointer, room: Pointer) -> None:
+def add_up(driven: Array, counts: Array, d_bias: Pointer, room: Pointer) -> None:
     """Makes the sum over all steps and rows; step by step, so that few roundings add up."""
-    steps, rows, gates = driven.shape
+    gates = driven.shape[1]
     total, part = carray(d_bias, gates), carray(room, gates)
     total[:] = 0
-    for t in range(steps):
+    row = 0
+    for count in counts:
         part[:] = 0
-        for b in range(rows):
+        for b in range(row, row + count):
             for j in range(gates):
-                part[j] += driven[t, b, j]
+                part[j] += driven[b, j]
         for j in range(gates):
             total[j] += part[j]
+        row += count
 
 
 @compiled

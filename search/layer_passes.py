@@ -4,10 +4,12 @@ For a network of a hundred units torch's elementwise operations take longer than
 for one of twenty units its calls longer than both. Here a pass is a product for all inputs, one per
 step for the state with all else that a step does, and one for the gradients of each weight.
 
-Shapes: B minibatch (``rows``), T time (``steps``), F inputs of a layer (``features``), H units
-(``hidden``), G = H, 3 H (GRU) or 4 H (LSTM). Inputs are (T, B, F); states (T + 1, B, H), of which
-the first is where the layer starts, cells and gradients of states likewise; weights (G, F) and
-(G, H), biases (G,). The equations are in `search.recurrent`.
+Shapes: B minibatch (``rows``), T time (``steps``), N steps of all rows (``total``), F inputs of a
+layer (``features``), H units (``hidden``), G = H, 3 H (GRU) or 4 H (LSTM). ``live`` (T,) says how
+many rows have a step: the first ones, so that inputs (N, F) are those of all first steps, then
+those of all second ones (`search.packing`). States are (B + N, H), of which the first are where the
+layer starts, cells and gradients of states likewise; ``befores`` (N, H) is the state before each
+step; weights (G, F) and (G, H), biases (G,). The equations are in `search.recurrent`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from collections.abc import Callable
 
 from numba import carray
 
-from search.compiled import Array, Pointer, compiled, multiply, sigmoid, tanh
-from search.layer_parts import add_up, at_once, by_step, pass_down, see, weigh
+from search.compiled import Array, Counts, Pointer, compiled, multiply, sigmoid, tanh
+from search.layer_parts import add_up, pass_down, see, weigh
 
 # Each loop below writes one array and reads few: a compiler that cannot know that arrays do not
 # overlap asks at run time, pair by pair, and does not vectorise where there are many pairs.
@@ -28,6 +30,8 @@ def rnn_there(
     rows: int,
     features: int,
     hidden: int,
+    total: int,
+    live: Counts,
     inputs: Pointer,
     states: Pointer,
     w_in: Pointer,
@@ -35,15 +39,15 @@ def rnn_there(
     bias: Pointer,
 ) -> None:
     """Makes the states but the first, by all steps of Elman's network; biases are added up."""
-    state, weights = by_step(states, steps + 1, rows, hidden), carray(w_h, (hidden, hidden))
-    flat = carray(states, (steps + 1, rows * hidden))
-    seen = carray(states, ((steps + 1) * rows, hidden))[rows:]
-    see(seen, at_once(inputs, steps, rows, features), w_in, bias)
-    for t in range(steps):
-        multiply(state[t + 1], state[t], weights, 1, 0, 1)
-        after = flat[t + 1]
-        for i in range(rows * hidden):
-            after[i] = tanh(after[i])
+    state, flat = carray(states, (rows + total, hidden)), carray(states, (rows + total) * hidden)
+    counts, weights = carray(live, steps), carray(w_h, (hidden, hidden))
+    see(state[rows:], carray(inputs, (total, features)), w_in, bias)
+    before, at = 0, rows
+    for count in counts:
+        multiply(state[at : at + count], state[before : before + count], weights, 1, 0, 1)
+        for i in range(at * hidden, (at + count) * hidden):
+            flat[i] = tanh(flat[i])
+        before, at = at, at + count
 
 
 def rnn_back(
@@ -51,8 +55,11 @@ def rnn_back(
     rows: int,
     features: int,
     hidden: int,
+    total: int,
+    live: Counts,
     inputs: Pointer,
     states: Pointer,
+    befores: Pointer,
     w_in: Pointer,
     w_h: Pointer,
     d_states: Pointer,
@@ -68,20 +75,26 @@ def rnn_back(
     ``d_inputs`` is made unless it is nowhere; so are those of the weights and of each bias.
     ``part`` is room for another bias.
     """
-    flat, weights = carray(states, (steps + 1, rows * hidden)), carray(w_h, (hidden, hidden))
-    d_flat = carray(d_states, (steps + 1, rows * hidden))
-    d_state = by_step(d_states, steps + 1, rows, hidden)
-    one = weights.dtype.type(1)
+    flat, d_flat = (
+        carray(states, (rows + total) * hidden),
+        carray(d_states, (rows + total) * hidden),
+    )
+    counts, weights = carray(live, steps), carray(w_h, (hidden, hidden))
+    d_state, one = carray(d_states, (rows + total, hidden)), weights.dtype.type(1)
+    end = rows + total
     for t in range(steps - 1, -1, -1):
-        after, driven = flat[t + 1], d_flat[t + 1]
-        for i in range(rows * hidden):
-            driven[i] *= one - after[i] * after[i]
-        multiply(d_state[t], d_state[t + 1], weights, 1 if t else 0, 0, 0)
-    all_driven = carray(d_states, ((steps + 1) * rows, hidden))[rows:]
-    weigh(all_driven, at_once(states, steps, rows, hidden), d_w_h)
-    weigh(all_driven, at_once(inputs, steps, rows, features), d_w_in)
-    add_up(d_state[1:], d_bias, part)
-    pass_down(all_driven, w_in, d_inputs, features)
+        at = end - counts[t]
+        for i in range(at * hidden, end * hidden):
+            d_flat[i] *= one - flat[i] * flat[i]
+        before = at - counts[t - 1] if t else 0
+        d_before = d_state[before : before + counts[t]]
+        multiply(d_before, d_state[at:end], weights, 1 if t else 0, 0, 0)
+        end = at
+    driven = d_state[rows:]
+    weigh(driven, carray(befores, (total, hidden)), d_w_h)
+    weigh(driven, carray(inputs, (total, features)), d_w_in)
+    add_up(driven, counts, d_bias, part)
+    pass_down(driven, w_in, d_inputs, features)
 
 
 def gru_there(
@@ -89,6 +102,8 @@ def gru_there(
     rows: int,
     features: int,
     hidden: int,
+    total: int,
+    live: Counts,
     inputs: Pointer,
     states: Pointer,
     w_in: Pointer,
@@ -102,17 +117,21 @@ def gru_there(
 ) -> None:
     """Makes the states but the first, by all steps of a gated recurrent unit.
 
-    Weights and biases are of r, z and n. ``gates`` (T, B, 3 H) becomes r, z and the inputs' part of
-    n, ``new`` (T, B, H) n, ``from_state`` (T, B, H) the state's part of it; (B, 3 H) is room.
+    Weights and biases are of r, z and n. ``gates`` (N, 3 H) becomes r, z and the inputs' part of n,
+    ``new`` (N, H) n, ``from_state`` (N, H) the state's part of it; (B, 3 H) is room.
     """
-    state, gate = by_step(states, steps + 1, rows, hidden), by_step(gates, steps, rows, 3 * hidden)
-    n, from_h = by_step(new, steps, rows, hidden), by_step(from_state, steps, rows, hidden)
+    state, gate = carray(states, (rows + total, hidden)), carray(gates, (total, 3 * hidden))
+    n, from_h = carray(new, (total, hidden)), carray(from_state, (total, hidden))
     weights, bias = carray(w_h, (3 * hidden, hidden)), carray(b_h, 3 * hidden)
-    recurrent = carray(room, (rows, 3 * hidden))
-    see(at_once(gates, steps, rows, 3 * hidden), at_once(inputs, steps, rows, features), w_in, b_in)
-    for t in range(steps):
-        multiply(recurrent, state[t], weights, 0, 0, 1)
-        _gru_step(gate[t], n[t], from_h[t], recurrent, bias, state[t], state[t + 1])
+    recurrent, counts = carray(room, (rows, 3 * hidden)), carray(live, steps)
+    see(gate, carray(inputs, (total, features)), w_in, b_in)
+    before, first = 0, 0
+    for count in counts:
+        end, last = first + count, state[before : before + count]
+        multiply(recurrent[:count], last, weights, 0, 0, 1)
+        after = state[rows + first : rows + end]
+        _gru_step(gate[first:end], n[first:end], from_h[first:end], recurrent, bias, last, after)
+        before, first = rows + first, end
 
 
 @compiled
@@ -142,8 +161,11 @@ def gru_back(
     rows: int,
     features: int,
     hidden: int,
+    total: int,
+    live: Counts,
     inputs: Pointer,
     states: Pointer,
+    befores: Pointer,
     w_in: Pointer,
     w_h: Pointer,
     gates: Pointer,
@@ -160,39 +182,42 @@ def gru_back(
     part: Pointer,
 ) -> None:
     """As `rnn_back`, of `gru_there`; there are two biases, ``d_gates`` and ``d_new`` are room."""
-    state, n = by_step(states, steps, rows, hidden), by_step(new, steps, rows, hidden)
-    from_h, d_n = by_step(from_state, steps, rows, hidden), by_step(d_new, steps, rows, hidden)
-    width, d_state = 3 * hidden, by_step(d_states, steps + 1, rows, hidden)
-    gate, driven = by_step(gates, steps, rows, width), by_step(d_gates, steps, rows, width)
-    weights = carray(w_h, (width, hidden))
-    d_state[0] = 0
+    last, n = carray(befores, (total, hidden)), carray(new, (total, hidden))
+    from_h, d_n = carray(from_state, (total, hidden)), carray(d_new, (total, hidden))
+    gate, driven = carray(gates, (total, 3 * hidden)), carray(d_gates, (total, 3 * hidden))
+    d_state, weights = carray(d_states, (rows + total, hidden)), carray(w_h, (3 * hidden, hidden))
+    counts = carray(live, steps)
+    d_state[:rows] = 0
+    end = total
     for t in range(steps - 1, -1, -1):
-        _gru_step_back(gate, n, from_h, state, driven, d_n, d_state, t)
-        multiply(d_state[t], driven[t], weights, 1, 0, 0)
-    all_driven = at_once(d_gates, steps, rows, width)
-    weigh(all_driven, at_once(states, steps, rows, hidden), d_w_h)
-    add_up(driven, d_b_h, part)
+        at = end - counts[t]
+        before = rows + at - counts[t - 1] if t else 0
+        d_before, d_after = d_state[before : before + counts[t]], d_state[rows + at : rows + end]
+        made = gate[at:end], n[at:end], from_h[at:end]
+        _gru_step_back(*made, last[at:end], d_after, driven[at:end], d_n[at:end], d_before)
+        multiply(d_before, driven[at:end], weights, 1, 0, 0)
+        end = at
+    weigh(driven, last, d_w_h)
+    add_up(driven, counts, d_b_h, part)
     # The gates' own gradients differ in n only, whose part of the state passes through r.
     _put_new(driven, d_n)
-    weigh(all_driven, at_once(inputs, steps, rows, features), d_w_in)
-    add_up(driven, d_b_in, part)
-    pass_down(all_driven, w_in, d_inputs, features)
+    weigh(driven, carray(inputs, (total, features)), d_w_in)
+    add_up(driven, counts, d_b_in, part)
+    pass_down(driven, w_in, d_inputs, features)
 
 
 @compiled
 def _gru_step_back(
-    gates: Array,
-    news: Array,
-    from_states: Array,
-    states: Array,
-    d_gates: Array,
-    d_news: Array,
-    d_states: Array,
-    t: int,
+    gate: Array,
+    new: Array,
+    from_state: Array,
+    before: Array,
+    d_after: Array,
+    driven: Array,
+    d_new: Array,
+    d_before: Array,
 ) -> None:
-    _, rows, hidden = states.shape
-    gate, new, from_state, before = gates[t], news[t], from_states[t], states[t]
-    driven, d_new, d_before, d_after = d_gates[t], d_news[t], d_states[t], d_states[t + 1]
+    rows, hidden = before.shape
     one = gate.dtype.type(1)
     for b in range(rows):
         for j in range(hidden):
@@ -212,11 +237,10 @@ def _gru_step_back(
 
 @compiled
 def _put_new(driven: Array, d_new: Array) -> None:
-    steps, rows, hidden = d_new.shape
-    for t in range(steps):
-        for b in range(rows):
-            for j in range(hidden):
-                driven[t, b, 2 * hidden + j] = d_new[t, b, j]
+    rows, hidden = d_new.shape
+    for b in range(rows):
+        for j in range(hidden):
+            driven[b, 2 * hidden + j] = d_new[b, j]
 
 
 def lstm_there(
@@ -224,6 +248,8 @@ def lstm_there(
     rows: int,
     features: int,
     hidden: int,
+    total: int,
+    live: Counts,
     inputs: Pointer,
     states: Pointer,
     cells: Pointer,
@@ -235,16 +261,20 @@ def lstm_there(
 ) -> None:
     """Makes the states and cells but the first, by all steps of long short-term memory.
 
-    Weights and biases, which are added up before, are of i, f, g and o, as are ``gates`` (T, B,
-    4 H) in the end; ``squashed`` (T, B, H) becomes the tanh of the cells.
+    Weights and biases, which are added up before, are of i, f, g and o, as are ``gates`` (N, 4 H)
+    in the end; ``squashed`` (N, H) becomes the tanh of the cells.
     """
-    state, cell = by_step(states, steps + 1, rows, hidden), by_step(cells, steps + 1, rows, hidden)
-    gate, tanhs = by_step(gates, steps, rows, 4 * hidden), by_step(squashed, steps, rows, hidden)
-    weights = carray(w_h, (4 * hidden, hidden))
-    see(at_once(gates, steps, rows, 4 * hidden), at_once(inputs, steps, rows, features), w_in, bias)
-    for t in range(steps):
-        multiply(gate[t], state[t], weights, 1, 0, 1)
-        _lstm_step(gate[t], cell[t], cell[t + 1], tanhs[t], state[t + 1])
+    state, cell = carray(states, (rows + total, hidden)), carray(cells, (rows + total, hidden))
+    gate, tanhs = carray(gates, (total, 4 * hidden)), carray(squashed, (total, hidden))
+    counts, weights = carray(live, steps), carray(w_h, (4 * hidden, hidden))
+    see(gate, carray(inputs, (total, features)), w_in, bias)
+    before, first = 0, 0
+    for count in counts:
+        end, at, last = first + count, rows + first, before + count
+        multiply(gate[first:end], state[before:last], weights, 1, 0, 1)
+        next_cell, after = cell[at : at + count], state[at : at + count]
+        _lstm_step(gate[first:end], cell[before:last], next_cell, tanhs[first:end], after)
+        before, first = at, end
 
 
 @compiled
@@ -271,8 +301,11 @@ def lstm_back(
     rows: int,
     features: int,
     hidden: int,
+    total: int,
+    live: Counts,
     inputs: Pointer,
     states: Pointer,
+    befores: Pointer,
     cells: Pointer,
     w_in: Pointer,
     w_h: Pointer,
@@ -289,30 +322,33 @@ def lstm_back(
 ) -> None:
     """As `rnn_back`, of `lstm_there`; ``d_gates`` is room.
 
-    ``d_cell`` (B, H), the gradient of the last cell, becomes that of the first.
+    ``d_cell`` (B, H), the gradient of the cells that are the rows' last, becomes that of the first.
     """
-    cell, d_state = by_step(cells, steps, rows, hidden), by_step(d_states, steps + 1, rows, hidden)
-    gate, driven = (
-        by_step(gates, steps, rows, 4 * hidden),
-        by_step(d_gates, steps, rows, 4 * hidden),
-    )
-    tanhs, d_c = by_step(squashed, steps, rows, hidden), carray(d_cell, (rows, hidden))
-    weights = carray(w_h, (4 * hidden, hidden))
+    cell, d_state = carray(cells, (rows + total, hidden)), carray(d_states, (rows + total, hidden))
+    gate, driven = carray(gates, (total, 4 * hidden)), carray(d_gates, (total, 4 * hidden))
+    tanhs, d_c = carray(squashed, (total, hidden)), carray(d_cell, (rows, hidden))
+    counts, weights = carray(live, steps), carray(w_h, (4 * hidden, hidden))
+    end = total
     for t in range(steps - 1, -1, -1):
-        _lstm_step_back(gate[t], cell[t], tanhs[t], d_state[t + 1], driven[t], d_c)
-        multiply(d_state[t], driven[t], weights, 1 if t else 0, 0, 0)
-    all_driven = at_once(d_gates, steps, rows, 4 * hidden)
-    weigh(all_driven, at_once(states, steps, rows, hidden), d_w_h)
-    weigh(all_driven, at_once(inputs, steps, rows, features), d_w_in)
-    add_up(driven, d_bias, part)
-    pass_down(all_driven, w_in, d_inputs, features)
+        at = end - counts[t]
+        before = rows + at - counts[t - 1] if t else 0
+        last, d_after = before + counts[t], d_state[rows + at : rows + end]
+        _lstm_step_back(
+            gate[at:end], cell[before:last], tanhs[at:end], d_after, driven[at:end], d_c
+        )
+        multiply(d_state[before:last], driven[at:end], weights, 1 if t else 0, 0, 0)
+        end = at
+    weigh(driven, carray(befores, (total, hidden)), d_w_h)
+    weigh(driven, carray(inputs, (total, features)), d_w_in)
+    add_up(driven, counts, d_bias, part)
+    pass_down(driven, w_in, d_inputs, features)
 
 
 @compiled
 def _lstm_step_back(
     gate: Array, cell: Array, squashed: Array, d_after: Array, driven: Array, d_cell: Array
 ) -> None:
-    rows, hidden = d_cell.shape
+    rows, hidden = d_after.shape
     one = gate.dtype.type(1)
     for b in range(rows):
         for j in range(hidden):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from search.data.splits import Splits
 from search.dropout import dropped
 from search.factories import Factory, OwnNetwork
-from search.recurrent import State, recur
+from search.recurrent import State, recur, recur_to_ends
 from search.space import HyperParams
 
 ALIGNED = 16
@@ -57,29 +57,30 @@ class SequenceModel(nn.Module):
 
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, state: State | None = None
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, State | None]:
         """Runs the network over a batch.
 
         Args:
             inputs: (B, T, F) float, or (B, T) int64 if ``per_step``.
             lengths: (B,) number of real steps; None if all T are. Not used if ``per_step``.
-            state: Where the hidden state starts; None for zero.
+            state: Where the hidden state starts; None for zero. Not used with ``lengths``.
 
         Returns:
-            Outputs (B, O), or (B, T, O) if ``per_step``; and the last hidden state.
+            Outputs (B, O), or (B, T, O) if ``per_step``; and the last hidden state, None if rows
+            end at different steps.
         """
         steps = inputs if self.embedding is None else self.embedding(inputs)
-        hidden, state = recur(self.recurrent, steps, state)
         share = self.params.dropout
+        if lengths is not None and not self.per_step:
+            unit = 1 if self.training else ALIGNED
+            hidden = recur_to_ends(self.recurrent, steps, lengths, unit)
+            return self.head(dropped(hidden, share, training=self.training)), None
+        hidden, state = recur(self.recurrent, steps, state)
         if self.per_step:
             # In the order in which the layers left them.
             hidden = dropped(hidden.transpose(0, 1), share, training=self.training).transpose(0, 1)
             return self.head(hidden), state
-        if lengths is None:
-            hidden = hidden[:, -1]
-        else:
-            hidden = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        return self.head(dropped(hidden, share, training=self.training)), state
+        return self.head(dropped(hidden[:, -1], share, training=self.training)), state
 
 
 @torch.no_grad()

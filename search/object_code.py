@@ -35,7 +35,7 @@ ENABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
 """What it calculates in."""
 
-_SOURCES = ("object_code.py", "compiled.py", "threefry.py", "layer_parts.py", "layer_passes.py")
+_SOURCES = ("object_code", "compiled", "threefry", "layer_parts", "layer_passes", "packing_pass")
 
 
 def _find_products() -> bool:
@@ -56,18 +56,21 @@ HAS_PRODUCTS = ENABLED and _find_products()
 """Whether layers can be calculated by compiled code."""
 
 
-def run(name: str, numbers: Sequence[float], tensors: Sequence[Tensor]) -> None:
+def run(
+    name: str, precision: torch.dtype, numbers: Sequence[float], tensors: Sequence[Tensor]
+) -> None:
     """Calls compiled code, which looks at memory without asking whether it is there.
 
     Args:
-        name: Of one of the ``ENTRIES`` of `search.layer_passes` or `search.threefry`.
+        name: Of one of the ``ENTRIES`` of `search.layer_passes` and other files.
+        precision: In which it calculates.
         numbers: What it wants first; of each the kind, whole or not, that it is declared with.
-        tensors: What it wants then, in one piece; the last is of its precision.
+        tensors: What it wants then, in one piece.
 
     Raises:
         RuntimeError: It has not come to its end.
     """
-    function = _find(name, tensors[-1].dtype, tuple(map(type, numbers)), len(tensors))
+    function = _find(name, precision, tuple(map(type, numbers)), len(tensors))
     if function(_ROOM, _ROOM, *numbers, *[tensor.data_ptr() for tensor in tensors]):
         raise RuntimeError(f"{name} has failed with {numbers}")
 
@@ -113,12 +116,12 @@ def _machine_code(precision: str) -> bytes:
             check, made = _split((folder / name).read_bytes())
             if check == hashlib.sha256(made).digest():
                 return made
-    from search import layer_passes, threefry
+    from search import layer_passes, packing_pass, threefry
     from search.compiled import machine_code
 
     # LLVM would end the process over a product that is not there.
     layers = layer_passes.ENTRIES if HAS_PRODUCTS else []
-    made = machine_code([*layers, *threefry.ENTRIES], precision)
+    made = machine_code([*layers, *packing_pass.ENTRIES, *threefry.ENTRIES], precision)
     for folder in _folders():
         # A full disk is told by who has something to say.
         with contextlib.suppress(OSError):
@@ -150,7 +153,7 @@ def _fingerprint() -> str:
     found = hashlib.sha256()
     for name in _SOURCES:
         with contextlib.suppress(OSError):
-            found.update(Path(__file__).with_name(name).read_bytes())
+            found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     found.update(importlib.metadata.version("numba").encode())
     found.update(f"{processor()} {HAS_PRODUCTS}".encode())
     return found.hexdigest()[:12]

@@ -19,6 +19,7 @@ SOURCES = (
     "threefry",
     "layer_parts",
     "layer_passes",
+    "packing_pass",
     "object_code",
 )
 STEP = """
@@ -27,7 +28,8 @@ import torch
 from search.object_code import run
 
 one, states = torch.ones(1), torch.zeros(2)
-run("rnn_there", (1, 1, 1, 1), (one, states, one, one, one))
+live = torch.ones(1, dtype=torch.int64)
+run("rnn_there", torch.float32, (1, 1, 1, 1, 1), (live, one, states, one, one, one))
 print(states[1].item(), "numba" in sys.modules)
 """
 """Prints the state after one step of Elman's network, and whether anything was compiled for it."""
@@ -163,13 +165,14 @@ print("numba" in sys.modules)
 def test_a_pass_that_fails_says_so(package: Path) -> None:
     """What a compiled function raises is not passed over."""
     source = package / "search/layer_passes.py"
-    start = "    seen = carray(states"
+    start = "    before, at = 0, rows"
     text = source.read_text()
     assert text.count(start) == 1
     source.write_text(text.replace(start, f"    if rows > 1:\n        raise ValueError\n{start}"))
     assert step(package) == (EXPECTED, True)
-    code = STEP.replace("(1, 1, 1, 1)", "(1, 2, 1, 1)").replace("torch.zeros(2)", "torch.zeros(4)")
-    code = code.replace("run(", "try:\n    run(").replace(
+    two_rows = "(1, 1, 1, 1, 1)", "(1, 2, 1, 1, 2)"
+    code = STEP.replace(*two_rows).replace("torch.zeros(2)", "torch.zeros(4)")
+    code = code.replace('run("', 'try:\n    run("').replace(
         "print(states[1].item(),", "except RuntimeError as error:\n    print(*error.args,"
     )
-    assert " ".join(run(code, at=package)) == "rnn_there has failed with (1, 2, 1, 1) False"
+    assert " ".join(run(code, at=package)) == "rnn_there has failed with (1, 2, 1, 1, 2) False"
