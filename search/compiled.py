@@ -65,7 +65,7 @@ def machine_code(entries: Sequence[Callable[..., None]], precision: str) -> byte
     Raises:
         RuntimeError: A function needs something that is not there without Numba.
     """
-    target, whole = _target(), llvmlite.binding.parse_assembly("")
+    target, whole = _target(), llvmlite.binding.parse_assembly(_UNCOUNTED)
     for entry in entries:
         whole.link_in(_module(entry, precision))
     _sweep(whole, target)
@@ -75,6 +75,11 @@ def machine_code(entries: Sequence[Callable[..., None]], precision: str) -> byte
             raise RuntimeError(f"compiled code calls {function.name}, which is Numba's")
     made: bytes = target.emit_object(whole)
     return made
+
+
+_UNCOUNTED = "define void @NRT_MemInfo_call_dtor(ptr %memory) {\n  ret void\n}"
+"""What Numba would call to free an array's memory that nobody needs any more: of what lies at an
+address it counts nothing, and so never calls it."""
 
 
 def _module(entry: Callable[..., None], precision: str) -> Any:

@@ -1,4 +1,4 @@
-"""A recurrent layer's way there and back on a CPU, each one call of compiled code.
+"""The way there and back of RNN and GRU layers on a CPU, each one call of compiled code.
 
 For a network of a hundred units torch's elementwise operations take longer than its products, and
 for one of twenty units its calls longer than both. Here a pass is a product for all inputs, one per
@@ -75,14 +75,22 @@ def rnn_back(
     ``d_inputs`` is made unless it is nowhere; so are those of the weights and of each bias.
     ``part`` is room for another bias.
     """
-    flat, d_flat = (
-        carray(states, (rows + total) * hidden),
-        carray(d_states, (rows + total) * hidden),
-    )
-    counts, weights = carray(live, steps), carray(w_h, (hidden, hidden))
-    d_state, one = carray(d_states, (rows + total, hidden)), weights.dtype.type(1)
-    end = rows + total
-    for t in range(steps - 1, -1, -1):
+    size, counts = (rows + total) * hidden, carray(live, steps)
+    d_state, weights = carray(d_states, (rows + total, hidden)), carray(w_h, (hidden, hidden))
+    _rnn_steps_back(counts, carray(states, size), carray(d_states, size), d_state, weights)
+    driven = d_state[rows:]
+    weigh(driven, carray(befores, (total, hidden)), d_w_h)
+    weigh(driven, carray(inputs, (total, features)), d_w_in)
+    add_up(driven, counts, d_bias, part)
+    pass_down(driven, w_in, d_inputs, features)
+
+
+@compiled
+def _rnn_steps_back(
+    counts: Array, flat: Array, d_flat: Array, d_state: Array, weights: Array
+) -> None:
+    hidden, one, end = len(weights), weights.dtype.type(1), len(d_state)
+    for t in range(len(counts) - 1, -1, -1):
         at = end - counts[t]
         for i in range(at * hidden, end * hidden):
             d_flat[i] *= one - flat[i] * flat[i]
@@ -90,11 +98,6 @@ def rnn_back(
         d_before = d_state[before : before + counts[t]]
         multiply(d_before, d_state[at:end], weights, 1 if t else 0, 0, 0)
         end = at
-    driven = d_state[rows:]
-    weigh(driven, carray(befores, (total, hidden)), d_w_h)
-    weigh(driven, carray(inputs, (total, features)), d_w_in)
-    add_up(driven, counts, d_bias, part)
-    pass_down(driven, w_in, d_inputs, features)
 
 
 def gru_there(
@@ -187,16 +190,7 @@ def gru_back(
     gate, driven = carray(gates, (total, 3 * hidden)), carray(d_gates, (total, 3 * hidden))
     d_state, weights = carray(d_states, (rows + total, hidden)), carray(w_h, (3 * hidden, hidden))
     counts = carray(live, steps)
-    d_state[:rows] = 0
-    end = total
-    for t in range(steps - 1, -1, -1):
-        at = end - counts[t]
-        before = rows + at - counts[t - 1] if t else 0
-        d_before, d_after = d_state[before : before + counts[t]], d_state[rows + at : rows + end]
-        made = gate[at:end], n[at:end], from_h[at:end]
-        _gru_step_back(*made, last[at:end], d_after, driven[at:end], d_n[at:end], d_before)
-        multiply(d_before, driven[at:end], weights, 1, 0, 0)
-        end = at
+    _gru_steps_back(counts, gate, n, from_h, last, driven, d_n, d_state, weights)
     weigh(driven, last, d_w_h)
     add_up(driven, counts, d_b_h, part)
     # The gates' own gradients differ in n only, whose part of the state passes through r.
@@ -204,6 +198,30 @@ def gru_back(
     weigh(driven, carray(inputs, (total, features)), d_w_in)
     add_up(driven, counts, d_b_in, part)
     pass_down(driven, w_in, d_inputs, features)
+
+
+@compiled
+def _gru_steps_back(
+    counts: Array,
+    gate: Array,
+    n: Array,
+    from_h: Array,
+    last: Array,
+    driven: Array,
+    d_n: Array,
+    d_state: Array,
+    weights: Array,
+) -> None:
+    end, rows = len(n), len(d_state) - len(n)
+    d_state[:rows] = 0
+    for t in range(len(counts) - 1, -1, -1):
+        at = end - counts[t]
+        before = rows + at - counts[t - 1] if t else 0
+        d_before, d_after = d_state[before : before + counts[t]], d_state[rows + at : rows + end]
+        made, d_made = (gate[at:end], n[at:end], from_h[at:end]), (driven[at:end], d_n[at:end])
+        _gru_step_back(*made, last[at:end], d_after, *d_made, d_before)
+        multiply(d_before, driven[at:end], weights, 1, 0, 0)
+        end = at
 
 
 @compiled
@@ -243,138 +261,4 @@ def _put_new(driven: Array, d_new: Array) -> None:
             driven[b, 2 * hidden + j] = d_new[b, j]
 
 
-def lstm_there(
-    steps: int,
-    rows: int,
-    features: int,
-    hidden: int,
-    total: int,
-    live: Counts,
-    inputs: Pointer,
-    states: Pointer,
-    cells: Pointer,
-    w_in: Pointer,
-    w_h: Pointer,
-    bias: Pointer,
-    gates: Pointer,
-    squashed: Pointer,
-) -> None:
-    """Makes the states and cells but the first, by all steps of long short-term memory.
-
-    Weights and biases, which are added up before, are of i, f, g and o, as are ``gates`` (N, 4 H)
-    in the end; ``squashed`` (N, H) becomes the tanh of the cells.
-    """
-    state, cell = carray(states, (rows + total, hidden)), carray(cells, (rows + total, hidden))
-    gate, tanhs = carray(gates, (total, 4 * hidden)), carray(squashed, (total, hidden))
-    counts, weights = carray(live, steps), carray(w_h, (4 * hidden, hidden))
-    see(gate, carray(inputs, (total, features)), w_in, bias)
-    before, first = 0, 0
-    for count in counts:
-        end, at, last = first + count, rows + first, before + count
-        multiply(gate[first:end], state[before:last], weights, 1, 0, 1)
-        next_cell, after = cell[at : at + count], state[at : at + count]
-        _lstm_step(gate[first:end], cell[before:last], next_cell, tanhs[first:end], after)
-        before, first = at, end
-
-
-@compiled
-def _lstm_step(gate: Array, cell: Array, next_cell: Array, squashed: Array, after: Array) -> None:
-    rows, hidden = after.shape
-    for b in range(rows):
-        for j in range(2 * hidden):
-            gate[b, j] = sigmoid(gate[b, j])
-        for j in range(hidden):
-            gate[b, 2 * hidden + j] = tanh(gate[b, 2 * hidden + j])
-        for j in range(hidden):
-            gate[b, 3 * hidden + j] = sigmoid(gate[b, 3 * hidden + j])
-        for j in range(hidden):
-            added = gate[b, j] * gate[b, 2 * hidden + j]
-            next_cell[b, j] = gate[b, hidden + j] * cell[b, j] + added
-        for j in range(hidden):
-            squashed[b, j] = tanh(next_cell[b, j])
-        for j in range(hidden):
-            after[b, j] = gate[b, 3 * hidden + j] * squashed[b, j]
-
-
-def lstm_back(
-    steps: int,
-    rows: int,
-    features: int,
-    hidden: int,
-    total: int,
-    live: Counts,
-    inputs: Pointer,
-    states: Pointer,
-    befores: Pointer,
-    cells: Pointer,
-    w_in: Pointer,
-    w_h: Pointer,
-    gates: Pointer,
-    squashed: Pointer,
-    d_gates: Pointer,
-    d_states: Pointer,
-    d_cell: Pointer,
-    d_inputs: Pointer,
-    d_w_in: Pointer,
-    d_w_h: Pointer,
-    d_bias: Pointer,
-    part: Pointer,
-) -> None:
-    """As `rnn_back`, of `lstm_there`; ``d_gates`` is room.
-
-    ``d_cell`` (B, H), the gradient of the cells that are the rows' last, becomes that of the first.
-    """
-    cell, d_state = carray(cells, (rows + total, hidden)), carray(d_states, (rows + total, hidden))
-    gate, driven = carray(gates, (total, 4 * hidden)), carray(d_gates, (total, 4 * hidden))
-    tanhs, d_c = carray(squashed, (total, hidden)), carray(d_cell, (rows, hidden))
-    counts, weights = carray(live, steps), carray(w_h, (4 * hidden, hidden))
-    end = total
-    for t in range(steps - 1, -1, -1):
-        at = end - counts[t]
-        before = rows + at - counts[t - 1] if t else 0
-        last, d_after = before + counts[t], d_state[rows + at : rows + end]
-        _lstm_step_back(
-            gate[at:end], cell[before:last], tanhs[at:end], d_after, driven[at:end], d_c
-        )
-        multiply(d_state[before:last], driven[at:end], weights, 1 if t else 0, 0, 0)
-        end = at
-    weigh(driven, carray(befores, (total, hidden)), d_w_h)
-    weigh(driven, carray(inputs, (total, features)), d_w_in)
-    add_up(driven, counts, d_bias, part)
-    pass_down(driven, w_in, d_inputs, features)
-
-
-@compiled
-def _lstm_step_back(
-    gate: Array, cell: Array, squashed: Array, d_after: Array, driven: Array, d_cell: Array
-) -> None:
-    rows, hidden = d_after.shape
-    one = gate.dtype.type(1)
-    for b in range(rows):
-        for j in range(hidden):
-            slope = one - squashed[b, j] * squashed[b, j]
-            d_cell[b, j] += d_after[b, j] * gate[b, 3 * hidden + j] * slope
-        for j in range(hidden):
-            o = gate[b, 3 * hidden + j]
-            driven[b, 3 * hidden + j] = d_after[b, j] * squashed[b, j] * (o - o * o)
-        for j in range(hidden):
-            i = gate[b, j]
-            driven[b, j] = d_cell[b, j] * gate[b, 2 * hidden + j] * (i - i * i)
-        for j in range(hidden):
-            g = gate[b, 2 * hidden + j]
-            driven[b, 2 * hidden + j] = d_cell[b, j] * gate[b, j] * (one - g * g)
-        for j in range(hidden):
-            f = gate[b, hidden + j]
-            driven[b, hidden + j] = d_cell[b, j] * cell[b, j] * (f - f * f)
-        for j in range(hidden):
-            d_cell[b, j] *= gate[b, hidden + j]
-
-
-ENTRIES: list[Callable[..., None]] = [
-    rnn_there,
-    rnn_back,
-    gru_there,
-    gru_back,
-    lstm_there,
-    lstm_back,
-]
+ENTRIES: list[Callable[..., None]] = [rnn_there, rnn_back, gru_there, gru_back]

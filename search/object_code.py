@@ -35,7 +35,15 @@ ENABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
 """What it calculates in."""
 
-_SOURCES = ("object_code", "compiled", "threefry", "layer_parts", "layer_passes", "packing_pass")
+_SOURCES = (
+    "object_code",
+    "compiled",
+    "threefry",
+    "layer_parts",
+    "layer_passes",
+    "lstm_passes",
+    "packing_pass",
+)
 
 
 def _find_products() -> bool:
@@ -116,11 +124,11 @@ def _machine_code(precision: str) -> bytes:
             check, made = _split((folder / name).read_bytes())
             if check == hashlib.sha256(made).digest():
                 return made
-    from search import layer_passes, packing_pass, threefry
+    from search import layer_passes, lstm_passes, packing_pass, threefry
     from search.compiled import machine_code
 
     # LLVM would end the process over a product that is not there.
-    layers = layer_passes.ENTRIES if HAS_PRODUCTS else []
+    layers = layer_passes.ENTRIES + lstm_passes.ENTRIES if HAS_PRODUCTS else []
     made = machine_code([*layers, *packing_pass.ENTRIES, *threefry.ENTRIES], precision)
     for folder in _folders():
         # A full disk is told by who has something to say.

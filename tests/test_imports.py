@@ -49,6 +49,7 @@ ORDER = [
     "threefry",
     "layer_parts",
     "layer_passes",
+    "lstm_passes",
     "packing_pass",
     "object_code",
     "dropout",

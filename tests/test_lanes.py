@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from networks import figures, same_tensors, series, sine, start, text, train, unjudged
 
-from search import recurrent
+from search import lane_batches, recurrent
 from search.checkpoints import load_checkpoint, save_checkpoint
 from search.data.splits import Splits
 from search.dimensions import CELLS
@@ -115,18 +114,23 @@ def assert_close(one: Any, other: Any) -> None:
 
 @tasks
 @cells
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.usefixtures("double_precision")
-def test_equal_to_torchs_one_after_another(task: Task, cell: str) -> None:
-    """Every loss, weight and figure of many epochs is what torch's modules and optimizers give."""
+def test_equal_to_one_after_another(
+    task: Task, cell: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every loss, weight and figure of many epochs is what torch's modules give, or ours alone."""
     splits = doubled(task())
     runs, torchs = mixed(splits, cell), mixed(splits, cell)
     lanes = Lanes(shape_of(runs[2].params), splits)
-    for run in runs:
-        lanes.join(run, unjudged)
-    finish(lanes)
-    with mock.patch.object(recurrent, "HAS_PRODUCTS", False):
-        for run in torchs:
-            train(run, run.params.epochs)
+    with monkeypatch.context() as patched:  # What is dropped is by the places of what there is.
+        patched.setattr(lane_batches, "HAS_PRODUCTS", compiled)
+        for run in runs:
+            lanes.join(run, unjudged)
+        finish(lanes)
+    monkeypatch.setattr(recurrent, "HAS_PRODUCTS", compiled)
+    for run in torchs:
+        train(run, run.params.epochs)
     for run, theirs in zip(runs, torchs, strict=True):
         assert len(run.batch_losses) == len(theirs.batch_losses)
         assert_close(run.batch_losses, theirs.batch_losses)

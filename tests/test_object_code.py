@@ -19,6 +19,7 @@ SOURCES = (
     "threefry",
     "layer_parts",
     "layer_passes",
+    "lstm_passes",
     "packing_pass",
     "object_code",
 )
