@@ -22,7 +22,8 @@ from search.compiled import Array, Counts, Pointer, compiled, multiply, sigmoid,
 from search.layer_parts import add_up, pass_down, see, weigh
 
 # Each loop below writes one array and reads few: a compiler that cannot know that arrays do not
-# overlap asks at run time, pair by pair, and does not vectorise where there are many pairs.
+# overlap asks at run time, pair by pair, and does not vectorise where there are many pairs. It
+# counts from 0, as a place that may be negative would be counted from an array's end.
 
 
 def rnn_there(
@@ -45,8 +46,9 @@ def rnn_there(
     before, at = 0, rows
     for count in counts:
         multiply(state[at : at + count], state[before : before + count], weights, 1, 0, 1)
-        for i in range(at * hidden, (at + count) * hidden):
-            flat[i] = tanh(flat[i])
+        after = flat[at * hidden : (at + count) * hidden]
+        for i in range(len(after)):
+            after[i] = tanh(after[i])
         before, at = at, at + count
 
 
@@ -92,8 +94,9 @@ def _rnn_steps_back(
     hidden, one, end = len(weights), weights.dtype.type(1), len(d_state)
     for t in range(len(counts) - 1, -1, -1):
         at = end - counts[t]
-        for i in range(at * hidden, end * hidden):
-            d_flat[i] *= one - flat[i] * flat[i]
+        after, driven = flat[at * hidden : end * hidden], d_flat[at * hidden : end * hidden]
+        for i in range(len(after)):
+            driven[i] *= one - after[i] * after[i]
         before = at - counts[t - 1] if t else 0
         d_before = d_state[before : before + counts[t]]
         multiply(d_before, d_state[at:end], weights, 1 if t else 0, 0, 0)
