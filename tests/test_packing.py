@@ -20,6 +20,7 @@ cells = pytest.mark.parametrize("cell", CELLS)
 ragged = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 
 
+@settings(deadline=None)  # The first compiles.
 @given(ragged, st.integers(0, 3))
 def test_nothing_is_lost(lengths: list[int], more: int) -> None:
     """Every real step of every row lies in one place, after the step before it."""
@@ -48,6 +49,7 @@ def test_nothing_is_lost(lengths: list[int], more: int) -> None:
     assert torch.equal(found.befores(torch.arange(len(states))), found.before)
 
 
+@settings(deadline=None)
 @given(ragged, st.integers(1, 5))
 def test_rows_that_end_together(lengths: list[int], unit: int) -> None:
     """At each step there are as many rows as a unit needs, and the real ones are among them."""
