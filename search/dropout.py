@@ -62,7 +62,7 @@ class _Dropout(torch.autograd.Function):
 def _drop(values: Tensor, share: float, key: int) -> Tensor:
     values = values.detach().contiguous()
     result = torch.empty_like(values)
-    words = torch.empty(values.numel() + 1, dtype=torch.int32)
+    words = torch.empty(values.numel() + 1, dtype=torch.int32, device="cpu")
     run("drop", values.dtype, (values.numel(), key, share), (words, values, result))
     return result
 

@@ -124,8 +124,7 @@ def plan_retrainings(
 ) -> list[Retraining]:
     """Returns a retraining for each seed of each candidate, all of one seed before the next.
 
-    An evaluation that is interrupted has thus something of every candidate, but of those whose
-    seeds train together.
+    An evaluation that is interrupted has thus something of every candidate.
     """
     pairs = [(seed, candidate) for seed in seeds for candidate in candidates]
     return [

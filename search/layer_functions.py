@@ -9,6 +9,7 @@ hidden, G = H, 3 H (GRU) or 4 H (LSTM). Where all rows have all steps, (T, B, ·
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,8 @@ def _check(
         *[(packing.rows, hidden)] * len(start),
     ]
     wanted += [(gates, features), (gates, hidden), (gates,), (gates,)]
-    found = [tuple(one.shape) for one in (inputs.flatten(0, -2), *start, *weights)]
+    found: list[tuple[int, ...]] = [(math.prod(inputs.shape[:-1]), features)]
+    found += [tuple(one.shape) for one in (*start, *weights)]
     if found != wanted or not packing.total:
         raise RuntimeError(f"inputs, states and weights of these shapes do not fit: {found}")
     kinds = {(one.dtype, one.device) for one in (inputs, *start, *weights)}

@@ -9,7 +9,7 @@ layer (``features``), H units (``hidden``), G = H, 3 H (GRU) or 4 H (LSTM). ``li
 many rows have a step: the first ones, so that inputs (N, F) are those of all first steps, then
 those of all second ones (`search.packing`). States are (B + N, H), of which the first are where the
 layer starts, cells and gradients of states likewise; ``befores`` (N, H) is the state before each
-step; weights (G, F) and (G, H), biases (G,). The equations are in `search.recurrent`.
+step; weights (G, F) and (G, H), biases (G,). The equations are in `search.layer_functions`.
 """
 
 from __future__ import annotations

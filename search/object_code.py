@@ -118,12 +118,14 @@ def _load(precision: str) -> Any:
 
 def _machine_code(precision: str) -> bytes:
     """Returns what is kept; if there is nothing yet, compiles and keeps it."""
-    name = f"{precision}-{_fingerprint()}.o"
+    name = f"{precision}-{_FINGERPRINT}.o"
     for folder in _folders():
         with contextlib.suppress(OSError):
             check, made = _split((folder / name).read_bytes())
             if check == hashlib.sha256(made).digest():
                 return made
+    if _fingerprint() != _FINGERPRINT:  # Else it would be called as it was, and is another.
+        raise RuntimeError("rnn-search was changed while it ran; start it again")
     from search import layer_passes, lstm_passes, packing_pass, threefry
     from search.compiled import machine_code
 
@@ -163,7 +165,10 @@ def _fingerprint() -> str:
         with contextlib.suppress(OSError):
             found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     found.update(importlib.metadata.version("numba").encode())
-    found.update(f"{processor()} {HAS_PRODUCTS}".encode())
+    found.update(importlib.metadata.version("rnn-search").encode())
+    settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
+    others = [item for item in settings if item[0] != "NUMBA_CACHE_DIR"]
+    found.update(f"{binding.get_process_triple()} {processor()} {HAS_PRODUCTS} {others}".encode())
     return found.hexdigest()[:12]
 
 
@@ -173,3 +178,7 @@ def processor() -> str:
     with contextlib.suppress(RuntimeError):
         features = binding.get_host_cpu_features().flatten()
     return f"{binding.get_host_cpu_name()} {features}"
+
+
+_FINGERPRINT = _fingerprint()
+"""Of what this process has been made of, whatever has been installed since."""

@@ -58,7 +58,7 @@ class Packing:
 def full(steps: int, rows: int) -> Packing:
     """Returns the packing of rows that have all steps."""
     with torch.inference_mode(False):
-        live = torch.full((steps,), rows, dtype=torch.int64)
+        live = torch.full((steps,), rows, dtype=torch.int64, device="cpu")
         return Packing(steps, rows, steps * rows, live)
 
 
@@ -71,12 +71,10 @@ def packed(lengths: Tensor, steps: int, unit: int = 1) -> Packing | None:
         unit: Rows go on beyond their ends until a multiple of so many, or all, end together.
     """
     rows = len(lengths)
-    places, before = (torch.empty(rows * steps, dtype=torch.int64) for _ in range(2))
-    ends, live, room = (
-        torch.empty(size, dtype=torch.int64) for size in (rows, steps, rows + steps + 1)
-    )
-    made = places, before, ends, live, room
-    run("pack", torch.float32, (rows, steps, unit), (lengths.contiguous(), *made))
+    sizes = rows * steps, rows * steps, rows, steps, rows + steps + 1
+    made = [torch.empty(size, dtype=torch.int64, device="cpu") for size in sizes]
+    places, before, ends, live, room = made
+    run("pack", torch.float32, (rows, steps, unit), (lengths.long().contiguous(), *made))
     total, longest = room[:2].tolist()
     if total == rows * steps:
         return None

@@ -182,13 +182,15 @@ def settled(given: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[st
     Returns:
         None if something is missing or does not fit.
     """
-    if not fits(ordered(given, space), space):
+    try:
+        if not fits(ordered(given, space), space):
+            return None
+        return {
+            name: kind.to_external_repr(kind.to_internal_repr(given[name]))
+            for name, kind in distributions(space).items()
+        }
+    except (ValueError, TypeError, OverflowError):  # No number, or nearly a choice, but not quite.
         return None
-    kinds = distributions(space)
-    return {
-        name: kind.to_external_repr(kind.to_internal_repr(given[name]))
-        for name, kind in kinds.items()
-    }
 
 
 def starting_points(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:

@@ -68,7 +68,14 @@ def test_what_is_settled_is_what_optuna_would_store(space: dict[str, Dimension])
         for name in stored:
             assert settled({key: stored[key] for key in stored if key != name}, space) is None
             assert settled({**stored, name: "nothing"}, space) is None
-            assert settled({**stored, name: -1e9}, space) is None
+            for wrong in (-1e9, None, [1], float("nan"), float("inf")):
+                assert settled({**stored, name: wrong}, space) is None
+            if (
+                isinstance(space[name], Choices)
+                and isinstance(stored[name], float)
+                and stored[name]
+            ):
+                assert settled({**stored, name: stored[name] * (1 + 1e-10)}, space) is None
 
 
 def test_the_first_trial_is_the_lessons() -> None:
