@@ -1,9 +1,8 @@
 """Compiled code as it is used: loaded from a file, by name, without what has compiled it.
 
-To import Numba takes a second, to load machine code some twenty milliseconds. It is made when it is
-first needed on a machine, and kept beside its source, or in the user's cache if that cannot be
-written (or in ``NUMBA_CACHE_DIR``), by a fingerprint of its sources, of Numba's version and of the
-processor.
+To import Numba takes a second, LLVM's loader and the code some fifty milliseconds. It is made when
+it is first needed on a machine, and kept beside its source, or in the user's cache if that cannot
+be written (or in ``NUMBA_CACHE_DIR``), by a fingerprint of all that it depends on.
 
 Without it, which the environment can ask for (``NUMBA_DISABLE_JIT``), all that is calculated by it
 is left to torch; layers are, too, where torch keeps its products of matrices to itself, as on
@@ -168,11 +167,11 @@ def _fingerprint() -> str:
     found.update(importlib.metadata.version("rnn-search").encode())
     settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
     others = [item for item in settings if item[0] != "NUMBA_CACHE_DIR"]
-    found.update(f"{binding.get_process_triple()} {processor()} {HAS_PRODUCTS} {others}".encode())
+    found.update(f"{binding.get_process_triple()} {_processor()} {HAS_PRODUCTS} {others}".encode())
     return found.hexdigest()[:12]
 
 
-def processor() -> str:
+def _processor() -> str:
     """Returns the processor as the compiler knows it, with what it can do."""
     features = ""
     with contextlib.suppress(RuntimeError):

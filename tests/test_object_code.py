@@ -11,18 +11,9 @@ import numpy as np
 import pytest
 
 import search
+from search import object_code
 
-SOURCES = (
-    "__init__",
-    "whole_files",
-    "compiled",
-    "threefry",
-    "layer_parts",
-    "layer_passes",
-    "lstm_passes",
-    "packing_pass",
-    "object_code",
-)
+SOURCES = ("__init__", "whole_files", *object_code._SOURCES)
 STEP = """
 import sys
 import torch
