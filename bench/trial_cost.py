@@ -46,7 +46,7 @@ from search.desk import Order
 from search.diagnosis import Finding
 from search.space import suggest
 from search.storage import StoredStudy, Taken, create_study, open_study
-from search.trainers import EpochDone, Event, Trainers, TrialEnded, Worker
+from search.trainers import EpochDone, Event, OneKind, TrialEnded, Worker
 from search.trial import Curve, Decision, Epoch, Outcome
 from search.worker import Job
 
@@ -76,7 +76,7 @@ class Times:
     plain: dict[str, list[float]] = field(default_factory=dict)
 
 
-class NoTrainers(Trainers):
+class NoTrainers(OneKind):
     """Trainers that train nothing: every epoch is there as soon as it is asked for."""
 
     def __init__(self) -> None:

@@ -245,7 +245,7 @@ class Coordinator:
         at_end = epoch.index == taken.params.epochs
         if at_end or not pruner.compares(epoch.index, stopping.warmup_epochs):
             return
-        goal, reached = self._stored.goal, self._stored.news().reached(epoch.index, taken.number)
+        goal, reached = self._stored.goal, self._stored.recent().reached(epoch.index, taken.number)
         verdict = pruner.judge(active.curve.values(goal), reached, goal, stopping.peers)
         if verdict is not None:
             if self._tell(worker, active, verdict):
@@ -345,7 +345,7 @@ class Coordinator:
 
     def _tidy(self) -> None:
         """Removes files that are of no use any more, of trials that ended since the last time."""
-        stored, finished = self._stored, self._stored.news().finished
+        stored, finished = self._stored, self._stored.recent().finished
         new, self._tidied = finished[self._tidied :], len(finished)
         sign = 1 if stored.goal.minimize else -1
         complete = [trial for trial in new if trial.state == TrialState.COMPLETE]

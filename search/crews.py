@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,7 +13,9 @@ from search.data.splits import Splits
 from search.errors import ConfigError
 from search.factories import Factory
 from search.lane_trainers import LaneTrainers
-from search.machine import choose_lanes, choose_workers
+from search.machine import choose_lanes, choose_workers, room_beside_lanes
+from search.mixed_trainers import MixedTrainers, Part
+from search.surroundings import surroundings
 from search.trainers import LocalTrainers, Trainers
 from search.worker import TrialRules
 
@@ -44,6 +47,7 @@ class Crew:
         hire: Starts them.
         place: Where they are, for people; empty: this machine.
         noun: What each is called.
+        beside: Others, who are given trials first.
     """
 
     workers: int
@@ -51,30 +55,68 @@ class Crew:
     hire: Hire = LocalTrainers
     place: str = ""
     noun: str = "worker"
+    beside: Crew | None = None
+
+    @property
+    def size(self) -> int:
+        """How many trials train at once, with those beside."""
+        return self.workers + (self.beside.size if self.beside else 0)
 
     def at_most(self, trials: int) -> Crew:
         """Returns no more than there are trials for, but one."""
-        return replace(self, workers=max(1, min(self.workers, trials)))
+        if self.beside is None:
+            return replace(self, workers=max(1, min(self.workers, trials)))
+        if trials <= self.beside.size:
+            return self.beside.at_most(trials)
+        return replace(self, workers=min(self.workers, trials - self.beside.size))
+
+    def alone(self) -> Crew:
+        """Returns these without those beside."""
+        return replace(self, beside=None)
+
+    def start(self, splits: Splits, rules: TrialRules, factory: Factory | None = None) -> Trainers:
+        """Starts them all.
+
+        Raises:
+            TrainerError: They do not start.
+        """
+        if self.beside is None:
+            return self.hire(splits, rules, self.workers, self.device, factory)
+        other, beside = surroundings(self.beside.device), self.beside.start(splits, rules, factory)
+        try:
+            mine = self.alone().start(splits, rules, factory)
+        except BaseException:
+            beside.kill()
+            raise
+        return MixedTrainers([Part(beside, self.beside.size, other), Part(mine, self.workers, {})])
 
     def __str__(self) -> str:
         """Says how many there are, and where."""
-        return f"{self.workers} {self.noun}{'s' * (self.workers > 1)} on {self.device}{self.place}"
+        mine = f"{self.workers} {self.noun}{'s' * (self.workers > 1)} on {self.device}{self.place}"
+        return f"{mine}, {self.beside}" if self.beside else mine
 
 
-def crew_here(wanted: int | None, device: str, *, own_network: bool) -> Crew:
+def crew_here(
+    wanted: int | None, device: str, *, own_network: bool, shared: Splits | None = None
+) -> Crew:
     """Returns this machine's trainers: on a GPU one with many lanes, else one process each.
 
     Args:
         wanted: How many; None: as many as do well here.
         device: What to train on, as torch writes it.
         own_network: Whether networks are the user's own; those cannot share lanes.
+        shared: The data, if the cores may train beside a GPU; None: they may not.
 
     Raises:
         ConfigError: There cannot be so many.
     """
-    if device.startswith("cuda") and not own_network:
-        return Crew(choose_lanes(wanted), device, LaneTrainers, noun="lane")
-    return Crew(choose_workers(wanted), device)
+    if not device.startswith("cuda") or own_network:
+        return Crew(choose_workers(wanted), device)
+    lanes = Crew(choose_lanes(wanted), device, LaneTrainers, noun="lane")
+    if wanted or shared is None:
+        return lanes
+    room = room_beside_lanes(len(pickle.dumps(shared)))
+    return replace(lanes, beside=Crew(room, "cpu")) if room else lanes
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ class Progress:
             _outcome: How a trial has just ended; None at the start.
             _value: The value of its best epoch.
         """
-        values = self._stored.news().values
+        values = self._stored.recent().values
         new, self._done = values[self._done :], len(values)
         known = self._history[-1:]
         self._history += best_so_far([*known, *new], self._goal)[len(known) :]

@@ -156,7 +156,8 @@ def _retrain(
     code = None if plan.factory is None else plan.factory.source
     known = {one.index: read_result(one, code) for one in wanted}
     left = [one for one in wanted if known[one.index] is None]
-    crew = plan.crew.at_most(len(left))
+    # What is compared should be computed alike.
+    crew = plan.crew.alone().at_most(len(left))
     trials = len({one.trial for one in wanted})
     _say(
         console,
@@ -170,8 +171,8 @@ def _retrain(
     rules = TrialRules(stored.goal, stopping.patience, stopping.divergence)
     with (
         catch_signals() as signals,
-        crew.hire(plan.splits, rules, crew.workers, crew.device, plan.factory) as trainers,
-        RetrainingProgress(console, stored, len(wanted), len(results), crew.workers) as progress,
+        crew.start(plan.splits, rules, plan.factory) as trainers,
+        RetrainingProgress(console, stored, len(wanted), len(results), crew.size) as progress,
     ):
         found = Retrainer(
             trainers,

@@ -29,7 +29,8 @@ class History:
         finished: Trials that are over, the first that ended first; it only ever grows.
         values: Their values; None for one that has none, because it did not complete.
         shortlist: Of these, what proposals are made from.
-        unfinished: All others by number, as they were at the last `update`.
+        unfinished: All others by number, as they were at the last `update`, with what this
+            coordinator has begun and reported since.
     """
 
     def __init__(self, study: Study, goal: Goal, shortlist: Shortlist) -> None:
@@ -71,9 +72,15 @@ class History:
         return self._peers.reached(epoch, others)
 
     def note(self, trial: FrozenTrial) -> None:
-        """Tells Optuna's cache of a trial that has just been created, as Optuna itself does."""
+        """Adds a trial that has just been created, and tells Optuna's cache, as Optuna does."""
         with self._storage._lock:
             self._storage._add_trials_to_cache(self._study_id, [trial])
+        self.unfinished[trial.number] = trial
+
+    def note_report(self, number: int, epoch: int, value: float) -> None:
+        """Adds a value that has just been reported of a trial in training."""
+        if number in self.unfinished:
+            self.unfinished[number].intermediate_values[epoch] = value
 
 
 def _reports(trial: FrozenTrial) -> list[float]:

@@ -11,17 +11,17 @@ import contextlib
 import pickle
 from collections import deque
 from collections.abc import Iterator, Mapping
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 
 from search.data.splits import Splits
 from search.desk import INTERRUPTED, Order, Stop
 from search.factories import Factory
 from search.trainer_process import Setup, start_process
-from search.trainers import Event, TrainerDied, Trainers, TrialEnded, Worker
+from search.trainers import Event, OneKind, TrainerDied, TrialEnded, Worker
 from search.worker import Job, TrialRules
 
 
-class LaneTrainers(Trainers):
+class LaneTrainers(OneKind):
     """A process with a seat for each worker.
 
     Args:
@@ -83,11 +83,15 @@ class LaneTrainers(Trainers):
         del worker
         return {"lanes": "yes"}
 
+    def connections(self) -> list[Connection]:
+        """Returns what a word can come by."""
+        return [] if self._connection.closed else [self._connection]
+
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields what the process has to say, waiting at most ``timeout`` seconds for a word."""
         if self._stopping:
             yield from self._send_home()
-        if not self._connection.closed and wait([self._connection], timeout):
+        if wait(self.connections(), timeout):
             yield from self._hear()
 
     def kill(self) -> None:

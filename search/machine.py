@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import psutil
+
 from search.errors import ConfigError
 
 TRAINER_BYTES = 300e6
@@ -13,6 +15,10 @@ LARGEST_CREW = 16
 LANES = 32
 """Trials that train at once on a GPU unless ``--workers`` says how many: on an H100, 96 were no
 quicker (`bench/RESULTS.md`)."""
+CORES_OF_LANES = 2
+"""Cores that trainers beside a GPU leave to the coordinator and to what feeds the GPU."""
+MEMORY_SHARE = 0.5
+"""Part of the memory that is free which they take at most."""
 MOST_LANES = 1024
 """What is beyond this is a mistake: these were the most that gained anything, all of one shape."""
 
@@ -67,3 +73,15 @@ def choose_lanes(wanted: int | None) -> int:
     if wanted is not None and wanted > MOST_LANES:
         raise ConfigError(f"--workers {wanted}: a GPU trains at most {MOST_LANES} trials at once")
     return wanted or LANES
+
+
+def room_beside_lanes(data: int) -> int:
+    """Returns how many trainers have room on this machine's cores while its GPU trains.
+
+    Args:
+        data: Bytes of the data, of which each has a copy, and for a moment two.
+    """
+    free = MEMORY_SHARE * psutil.virtual_memory().available
+    return max(
+        0, min(choose_workers(None) - CORES_OF_LANES, int(free / (TRAINER_BYTES + 2 * data)))
+    )

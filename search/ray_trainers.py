@@ -23,7 +23,7 @@ from search.factories import Factory
 from search.ray_actor import Actor, Crash, Parcel, Ready, Word
 from search.ray_cluster import Cluster
 from search.surroundings import surroundings
-from search.trainers import Event, TrainerDied, TrainerFault, Trainers, TrialEnded, Worker
+from search.trainers import Event, OneKind, TrainerDied, TrainerFault, TrialEnded, Worker
 from search.trial import Decision, Outcome
 from search.worker import Job, TrialRules
 
@@ -69,7 +69,7 @@ class _Seat(Worker):
     held: Job | None = None
 
 
-class RayTrainers(Trainers):
+class RayTrainers(OneKind):
     """Actors on a cluster.
 
     Args:

@@ -154,10 +154,9 @@ def make_plan(
     origin, trusted = str(file or config.name), request.trust_code
     own = config.model if training or trusted else None
     factory = trust_factory(own, origin, trusted=trusted)
-    changes: dict[str, object] = {}
+    changes: dict[str, object] = {"budget": config.budget.model_copy(update=request.budget)}
     if request.seed is not None:
         changes["seed"] = request.seed
-    changes["budget"] = config.budget.model_copy(update=request.budget)
     try:
         config = config.model_copy(update={"data": settle(config.data), **changes})
         splits = load_splits(config.data)
@@ -165,7 +164,8 @@ def make_plan(
         raise ConfigError(f"{origin}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
     wanted = None if away else request.workers
-    crew = crew_here(wanted, device, own_network=config.model is not None)
+    both = splits if request.device == "auto" else None  # Who names a device means it.
+    crew = crew_here(wanted, device, own_network=config.model is not None, shared=both)
     notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
     return Plan(config, splits, notes, crew, factory)
 
@@ -223,8 +223,8 @@ def _run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredSt
     # Leaving the block ends the trainers, whatever happens: they heed no signal.
     with (
         catch_signals() as signals,
-        crew.hire(plan.splits, rules, crew.workers, crew.device, plan.factory) as trainers,
-        Progress(console, stored, total, crew.workers, timeout) as progress,
+        crew.start(plan.splits, rules, plan.factory) as trainers,
+        Progress(console, stored, total, crew.size, timeout) as progress,
     ):
         ending = Coordinator(
             stored,

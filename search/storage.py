@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import math
 import shutil
 import time
 import traceback
@@ -42,6 +43,9 @@ from search.trial import Curve, Decision, Epoch, Goal, Outcome
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
+RECENT_SECONDS = 1.0
+"""What others have told so long ago is known, if not sooner: to look takes a few milliseconds, and
+a trial is judged many times."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
 MAKING = "rnn_search_making"
@@ -86,6 +90,7 @@ class StoredStudy:
         self._renewed = time.time()
         self._sampler = StudySampler(config)
         self._history = History(study, self.goal, self._sampler.shortlist())
+        self._read = -math.inf
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -103,18 +108,26 @@ class StoredStudy:
 
     def news(self) -> History:
         """Returns what became of all trials so far; reads only what is new of them."""
-        self.database.patiently(self._history.update)
+        self.database.patiently(self._update)
         return self._history
+
+    def recent(self) -> History:
+        """Returns the same, others' trials as they were up to `RECENT_SECONDS` ago.
+
+        What this coordinator itself has begun, reported and finished is all there.
+        """
+        late = time.monotonic() - self._read > RECENT_SECONDS
+        return self.news() if late else self._history
 
     def reached(self) -> str | None:
         """Returns why the best value is good enough for ``[budget]``, or None."""
         target = self.config.budget.target
-        return None if target is None else target_reached(self.news().values, self.goal, target)
+        return None if target is None else target_reached(self.recent().values, self.goal, target)
 
     def stagnated(self) -> str | None:
         """Returns why ``[budget]`` takes further trials to be in vain, or None."""
         trials = self.config.budget.stagnation
-        return None if trials is None else stagnated(self.news().values, self.goal, trials)
+        return None if trials is None else stagnated(self.recent().values, self.goal, trials)
 
     def held(self) -> set[int]:
         """Returns the ids of the trials that some running coordinator holds."""
@@ -136,6 +149,7 @@ class StoredStudy:
         # What others took over and finished while this process slept stays; renew() tells.
         value = epoch.figures[self.goal.metric]
         self.database.patiently(lambda: self._report(taken.trial_id, epoch.index, value))
+        self._history.note_report(taken.number, epoch.index, value)
 
     def _report(self, trial_id: int, step: int, value: float) -> None:
         with self.database.engine.begin() as connection:
@@ -164,6 +178,7 @@ class StoredStudy:
             False if the trial was not this coordinator's any more; nothing was told then.
         """
         told = Told.of(decision, curve, self.goal, extra, attached or Attached())
+        self._read = -math.inf
         return self.database.patiently(lambda: self._finish(taken.trial_id, told))
 
     def count_trainer_death(self, taken: Taken) -> Taken:
@@ -207,7 +222,7 @@ class StoredStudy:
         with self.database.exclusive():
             self._leases.prepare()
             while True:
-                self._history.update()
+                self._update()
                 unfinished = self._unfinished()
                 if unfinished is None and len(self._history) >= total:
                     return None
@@ -215,6 +230,11 @@ class StoredStudy:
                 if taken is not None:
                     self._held[taken.trial_id] = taken
                     return taken
+
+    def _update(self) -> None:
+        begun = time.monotonic()
+        self._history.update()
+        self._read = begun
 
     def _unfinished(self) -> tuple[optuna.Trial, FrozenTrial | None] | None:
         """Returns a trial that waits to be trained, and what it has behind it; None: none does."""

@@ -6,7 +6,7 @@ proposals up to rounding, which a test holds it to. It takes a fraction of the t
 looks at all kernels at once, and never at a trial: in a search of small networks what proposes
 shares the processor with what trains (`studies/LOG.md`).
 
-NumPy alone: torch would compute on several threads, which the trainers need.
+NumPy, and torch for what NumPy has not, on one thread: the others are the trainers'.
 """
 
 from __future__ import annotations
@@ -67,10 +67,13 @@ def propose(
         others: The same of all other trials, also of those in training.
         seed: Of what is drawn at random, from 0 to 2**32 - 1.
     """
+    from search.training import one_thread  # With torch, see `_normal`.
+
     kinds, random = list(space.values()), np.random.RandomState(seed)
-    densities = ParzenEstimators(kinds, (good, others))
-    points = densities.draw(random, CANDIDATES)
-    wanted, avoided = densities.log_densities(points)
+    with one_thread():
+        densities = ParzenEstimators(kinds, (good, others))
+        points = densities.draw(random, CANDIDATES)
+        wanted, avoided = densities.log_densities(points)
     best = points[np.argmax(wanted - avoided)]
     return {
         name: kind.to_external_repr(float(value))
@@ -301,13 +304,14 @@ def _distances(middles: Array, low: float, high: float) -> Array:
     return farther
 
 
-_erfc = np.frompyfunc(math.erfc, 1, 1)
 _quantile = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
 
 
 def _normal(values: Array) -> Array:
     """Returns how much of the normal distribution is below; where that is little, precisely."""
-    return np.asarray(np.asarray(_erfc(values / -ROOT_2), dtype=np.float64) / 2)
+    import torch  # Takes a second, which who only looks at a study need not wait for.
+
+    return np.asarray(torch.special.erfc(torch.from_numpy(values / -ROOT_2)).numpy() / 2)
 
 
 def _quantiles(shares: Array) -> Array:

@@ -95,9 +95,7 @@ class Worker:
 
 
 class Trainers(ABC):
-    """Trainers of any kind, each with one trial at a time."""
-
-    _workers: Sequence[Worker]
+    """Trainers of any kinds, each with one trial at a time, as the coordinator sees them."""
 
     def __enter__(self) -> Trainers:
         """Returns the trainers, which end with the block."""
@@ -106,6 +104,53 @@ class Trainers(ABC):
     def __exit__(self, *_: object) -> None:
         """Ends every trainer."""
         self.kill()
+
+    @abstractmethod
+    def free(self) -> list[int]:
+        """Returns the workers without a trial."""
+
+    @abstractmethod
+    def start(self, worker: int, job: Job) -> None:
+        """Gives a free worker a trial; it goes on from the trial's checkpoint if there is one."""
+
+    @abstractmethod
+    def drop(self, number: int, epoch: int) -> None:
+        """Ends a trial whose result is settled as of ``epoch``; nothing more comes from it."""
+
+    def abandon(self, number: int) -> None:
+        """Ends a trial that is another coordinator's by now, leaving its files alone."""
+        self.drop(number, 0)
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Asks every trainer to stop at its next epoch; `events` then tells of interruptions."""
+
+    @abstractmethod
+    def busy(self) -> list[int]:
+        """Returns the numbers of the trials in training, or dropped with files yet to settle."""
+
+    def surroundings(self, worker: int) -> Mapping[str, str]:
+        """Returns what a trainer computes with where that may differ from this machine."""
+        del worker
+        return {}
+
+    def connections(self) -> list[Connection]:
+        """Returns what a word can come by; nothing if that cannot be waited for."""
+        return []
+
+    @abstractmethod
+    def events(self, timeout: float) -> Iterator[Event]:
+        """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Ends every trainer now; what has a checkpoint goes on from it one day."""
+
+
+class OneKind(Trainers):
+    """Trainers of one kind, each of which is sent its orders."""
+
+    _workers: Sequence[Worker]
 
     def free(self) -> list[int]:
         """Returns the workers without a trial."""
@@ -127,10 +172,6 @@ class Trainers(ABC):
                 self._send(index, Drop(number, epoch))
                 worker.number, worker.dropping = None, number
 
-    def abandon(self, number: int) -> None:
-        """Ends a trial that is another coordinator's by now, leaving its files alone."""
-        self.drop(number, 0)
-
     def stop(self) -> None:
         """Asks every trainer to stop at its next epoch; `events` then tells of interruptions."""
         for index in range(len(self._workers)):
@@ -140,19 +181,6 @@ class Trainers(ABC):
         """Returns the numbers of the trials in training, or dropped with files yet to settle."""
         both = [number for worker in self._workers for number in (worker.number, worker.dropping)]
         return [number for number in both if number is not None]
-
-    def surroundings(self, worker: int) -> Mapping[str, str]:
-        """Returns what a trainer computes with where that may differ from this machine."""
-        del worker
-        return {}
-
-    @abstractmethod
-    def events(self, timeout: float) -> Iterator[Event]:
-        """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""
-
-    @abstractmethod
-    def kill(self) -> None:
-        """Ends every trainer now; what has a checkpoint goes on from it one day."""
 
     @abstractmethod
     def _send(self, index: int, order: Order) -> None:
@@ -180,7 +208,7 @@ class _Process(Worker):
     connection: Connection
 
 
-class LocalTrainers(Trainers):
+class LocalTrainers(OneKind):
     """Processes on this machine.
 
     Args:
@@ -211,10 +239,13 @@ class LocalTrainers(Trainers):
             self.kill()
             raise
 
+    def connections(self) -> list[Connection]:
+        """Returns what a word can come by."""
+        return [worker.connection for worker in self._workers if not worker.gone]
+
     def events(self, timeout: float) -> Iterator[Event]:
         """Yields what the trainers have to say, waiting at most ``timeout`` seconds for a word."""
-        alive = [worker.connection for worker in self._workers if not worker.gone]
-        ready = wait(alive, timeout)
+        ready = wait(self.connections(), timeout)
         for index, worker in enumerate(self._workers):
             if worker.connection not in ready:
                 continue

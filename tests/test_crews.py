@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tiny import tiny_config
 
 from search.crews import ClusterRequest, Crew, crew_here, open_crew
+from search.data import load_splits
 from search.errors import ConfigError
 from search.lane_trainers import LaneTrainers
+from search.machine import room_beside_lanes
 from search.ray_cluster import Cluster
 from search.trainers import LocalTrainers
 
@@ -108,6 +113,33 @@ def test_no_more_than_there_are_trials() -> None:
     """A crew for few trials is small, and there is always one."""
     assert str(crew_here(None, "cuda", own_network=False).at_most(5)) == "5 lanes on cuda"
     assert crew_here(None, "cuda", own_network=False).at_most(0).workers == 1
+
+
+def test_the_cores_train_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who asks for nothing gets lanes and, given trials first, the cores but two; others do not."""
+    data = load_splits(tiny_config(tmp_path).data)
+    monkeypatch.setattr("search.machine.choose_workers", lambda _: 16)
+    both = crew_here(None, "cuda", own_network=False, shared=data)
+    assert str(both) == "32 lanes on cuda, 14 workers on cpu"
+    assert both.size == 46
+    assert str(both.alone()) == "32 lanes on cuda"
+    assert str(both.at_most(20)) == "6 lanes on cuda, 14 workers on cpu"
+    assert str(both.at_most(14)) == "14 workers on cpu"
+    assert str(both.at_most(0)) == "1 worker on cpu"
+    assert str(crew_here(8, "cuda", own_network=False, shared=data)) == "8 lanes on cuda"
+    assert crew_here(None, "cuda", own_network=True, shared=data).beside is None
+    monkeypatch.setattr("search.machine.choose_workers", lambda _: 2)
+    assert crew_here(None, "cuda", own_network=False, shared=data).beside is None
+
+
+def test_data_that_is_large_leaves_room_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of the data take at most half of the memory that is free."""
+    free = SimpleNamespace(available=8e9)
+    monkeypatch.setattr("search.machine.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("search.machine.choose_workers", lambda _: 16)
+    assert room_beside_lanes(0) == 13
+    assert room_beside_lanes(int(350e6)) == 4
+    assert room_beside_lanes(int(5e9)) == 0
 
 
 def test_more_lanes_than_make_sense() -> None:

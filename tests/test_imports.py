@@ -102,6 +102,7 @@ ORDER = [
     "trainer_process",
     "trainers",
     "lane_trainers",
+    "mixed_trainers",
     "ray_cluster",
     "ray_actor",
     "ray_trainers",

@@ -187,7 +187,7 @@ def test_a_trial_without_such_values_has_no_coordinates(params: dict[str, Any]) 
 def test_an_estimate_takes_one_thread() -> None:
     """To propose starts no thread beside those that train, in a process that has none yet."""
     code = (
-        "import numpy, os\n"
+        "import numpy, os, search.training\n"
         "from optuna.distributions import IntDistribution\n"
         "from search import tpe\n"
         "space = {str(n): IntDistribution(1, 10**6) for n in range(5)}\n"
