@@ -45,7 +45,8 @@ from search.database import Database
 from search.desk import Order
 from search.diagnosis import Finding
 from search.space import suggest
-from search.storage import StoredStudy, Taken, create_study, open_study
+from search.storage import create_study, open_study
+from search.stored_study import StoredStudy, Taken
 from search.trainers import EpochDone, Event, OneKind, TrialEnded, Worker
 from search.trial import Curve, Decision, Epoch, Outcome
 from search.worker import Job

@@ -24,7 +24,7 @@ from search.diagnosis import Finding
 from search.notes import study_note, trial_note
 from search.plots import best_curves, rate_against_loss
 from search.report import TrialLine, summarize, trial_line
-from search.storage import StoredStudy, Taken
+from search.stored_study import StoredStudy, Taken
 from search.telling import Attached
 from search.trial import Curve, Decision
 from search.trial_pictures import WAITING, TrialPictures, picture_id, picture_of, record

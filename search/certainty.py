@@ -14,7 +14,7 @@ from search.display import figure
 from search.entries import Entry
 from search.evaluation import LOOKS, mean_and_std
 from search.report import Summary
-from search.storage import StoredStudy
+from search.stored_study import StoredStudy
 from search.trial import Outcome
 
 

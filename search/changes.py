@@ -6,7 +6,7 @@ from search.config import StudyConfig
 from search.errors import StudyError
 from search.factories import Factory
 from search.space import differences
-from search.storage import StoredStudy
+from search.stored_study import StoredStudy
 
 FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ", "[model] folder: ")
 """What may differ on resume: how long, how much is kept, where the same data and code lie."""

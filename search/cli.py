@@ -32,7 +32,7 @@ from search.terminal import (
 if TYPE_CHECKING:
     from search.copying import Copied
     from search.running import Request
-    from search.storage import StoredStudy
+    from search.stored_study import StoredStudy
 
 DONE, FAILED = 0, 1
 SAFE = "rnn-search: every finished trial is safe; run it again to go on\n"

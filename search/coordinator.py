@@ -14,7 +14,7 @@ from search.checkpoints import cut_losses, keep_weights, remove_checkpoint, tria
 from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
 from search.stopping import PRUNERS
-from search.storage import StoredStudy, Taken
+from search.stored_study import StoredStudy, Taken
 from search.telling import Attached
 from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome, derive_seed

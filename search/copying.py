@@ -28,7 +28,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from search.database import Database, first_line
 from search.errors import StorageError, StudyError
-from search.storage import MARK, StoredStudy, list_studies
+from search.storage import list_studies
+from search.stored_study import MARK, StoredStudy
 from search.whole_files import written_whole
 
 OF_STUDY = (

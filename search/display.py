@@ -17,7 +17,7 @@ from search.diagnosis import ADVICE, Finding
 from search.dimensions import HYPERPARAMETERS
 from search.report import Summary, TrialLine
 from search.sparkline import best_so_far, sparkline
-from search.storage import StoredStudy, Taken
+from search.stored_study import StoredStudy, Taken
 from search.trial import Curve, Decision, Epoch, Outcome
 
 SHOWN = 10

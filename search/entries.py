@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from search.diagnosis import Finding, constant_of, diagnose
 from search.report import TrialLine, trial_line
-from search.storage import StoredStudy
+from search.stored_study import StoredStudy
 from search.trial import INFEASIBLE, Goal, Outcome
 
 PAUSE_SECONDS = 60.0

@@ -27,7 +27,7 @@ from search.evaluation import (
 )
 from search.retraining import Result, Retrainer, Retraining, read_result
 from search.running import Plan, Request, catch_signals, make_plan
-from search.storage import StoredStudy, Taken
+from search.stored_study import StoredStudy, Taken
 from search.surroundings import surroundings
 from search.trial import Curve, Decision, Epoch, Outcome
 from search.worker import TrialRules

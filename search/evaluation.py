@@ -28,7 +28,7 @@ from search.models import Network, build
 from search.report import HEADLINES
 from search.retraining import Result, Retraining, shown
 from search.space import HyperParams, ordered
-from search.storage import StoredStudy
+from search.stored_study import StoredStudy
 from search.training import one_thread
 from search.trial import Goal, derive_seed
 

@@ -36,7 +36,7 @@ from search.model_files import (
 from search.model_page import page
 from search.onnx_check import make_onnx, require_onnx
 from search.selection import Selection, select
-from search.storage import StoredStudy
+from search.stored_study import StoredStudy
 from search.training import one_thread
 
 

@@ -27,7 +27,8 @@ from search.report import find_trial
 from search.running import Plan, Request, make_plan
 from search.space import HyperParams, differences, ordered
 from search.stopping import Divergence, batch_judge
-from search.storage import StoredStudy, open_study
+from search.storage import open_study
+from search.stored_study import StoredStudy
 from search.surroundings import surroundings
 from search.training import FAULTS, BatchJudge, Run, failure, one_thread
 from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed

@@ -13,7 +13,8 @@ from search.diagnosis import Finding, read_finding
 from search.errors import StudyError
 from search.space import ordered
 from search.sparkline import best_so_far
-from search.storage import MARK, StoredStudy, list_studies, open_study
+from search.storage import list_studies, open_study
+from search.stored_study import MARK, StoredStudy
 from search.trial import INFEASIBLE, Outcome
 
 HEADLINES = {"forecast": "rmse", "classify": "accuracy", "language": "nats_per_char"}

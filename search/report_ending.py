@@ -13,7 +13,7 @@ from search.display import duration
 from search.documents import Block, Bullets, Code, Paragraph, Section, Table
 from search.entries import Entry
 from search.report_sections import Material
-from search.storage import StoredStudy
+from search.stored_study import StoredStudy
 from search.trial import Outcome
 
 OUTCOMES = (

@@ -18,7 +18,7 @@ from search.importance import Tried, importances
 from search.report import Summary, summarize
 from search.report_ending import again, cost
 from search.report_sections import Material
-from search.storage import StoredStudy
+from search.stored_study import StoredStudy
 from search.whole_files import written_whole
 
 HTML, MARKDOWN = "report.html", "report.md"

@@ -28,14 +28,8 @@ from search.factories import Factory, trust_factory
 from search.machine import choose_device
 from search.network_checks import check_network
 from search.space import fit_to_data, starting_points
-from search.storage import (
-    MARK,
-    StoredStudy,
-    create_study,
-    is_made,
-    list_studies,
-    open_study,
-)
+from search.storage import create_study, is_made, list_studies, open_study
+from search.stored_study import MARK, StoredStudy
 from search.surroundings import surroundings
 from search.worker import TrialRules
 

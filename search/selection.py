@@ -20,7 +20,7 @@ from search.model_files import AtTest, Member, Source, joint_weights
 from search.report import TrialLine, find_trial, summarize
 from search.retraining import Result, code_of, read_result
 from search.space import HyperParams
-from search.storage import StoredStudy
+from search.stored_study import StoredStudy
 from search.trial import Outcome
 
 

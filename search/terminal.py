@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.coordinator import Ending
-    from search.storage import StoredStudy
+    from search.stored_study import StoredStudy
 
 INTERRUPTED = 130
 """The exit code."""

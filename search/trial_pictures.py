@@ -23,7 +23,8 @@ from search.database import Database
 from search.errors import RequestError
 from search.pictures import curve_picture
 from search.report import TrialLine, trial_line
-from search.storage import StoredStudy, open_study
+from search.storage import open_study
+from search.stored_study import StoredStudy
 from search.whole_files import written_whole
 
 NAME = "curve.png"

@@ -20,7 +20,8 @@ from tiny import tiny_config
 from search.config import StudyConfig
 from search.database import Database
 from search.space import distributions, starting_points
-from search.storage import StoredStudy, create_study
+from search.storage import create_study
+from search.stored_study import StoredStudy
 from search.trial import Outcome
 
 START = datetime.datetime(2026, 3, 1, 12, 0, 0)

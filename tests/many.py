@@ -25,7 +25,8 @@ from search.notes import trial_note
 from search.pictures import curve_picture
 from search.report import TrialLine
 from search.space import distributions, ordered
-from search.storage import StoredStudy, create_study
+from search.storage import create_study
+from search.stored_study import StoredStudy
 from search.trial_pictures import NAME
 
 EPOCHS = 12

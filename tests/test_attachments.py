@@ -22,7 +22,8 @@ from search.database import Database
 from search.diagnosis import Finding
 from search.plots import MOST, best_curves, rate_against_loss
 from search.report import TrialLine
-from search.storage import StoredStudy, Taken, create_study, open_study
+from search.storage import create_study, open_study
+from search.stored_study import StoredStudy, Taken
 from search.telling import Attached
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 from search.trial_pictures import draw_recorded

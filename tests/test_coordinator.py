@@ -18,7 +18,8 @@ from search.database import Database
 from search.diagnosis import Finding
 from search.errors import RunError, TrainerError
 from search.report import summarize
-from search.storage import StoredStudy, Taken, create_study, open_study
+from search.storage import create_study, open_study
+from search.stored_study import StoredStudy, Taken
 from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome
 from search.worker import Job
@@ -428,7 +429,7 @@ def test_no_verdict_once_trainers_were_told_to_stop(stored: StoredStudy) -> None
 
 def test_lost_trial_is_abandoned(stored: StoredStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that another run took over is left to it, files and all, and not told."""
-    monkeypatch.setattr("search.storage.LEASE_SECONDS", 0.0)
+    monkeypatch.setattr("search.stored_study.LEASE_SECONDS", 0.0)
     other = open_study(stored.database, "tiny")
 
     def script(job: Job) -> Iterator[Any]:
@@ -485,7 +486,7 @@ def test_checkpoint_of_a_trial_that_another_run_finished(
     stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a trainer still writes of a trial that another run has finished does not stay."""
-    monkeypatch.setattr("search.storage.LEASE_SECONDS", 0.0)
+    monkeypatch.setattr("search.stored_study.LEASE_SECONDS", 0.0)
     other = open_study(stored.database, "tiny")
     checkpoint = trial_folder(stored.folder, 0) / CHECKPOINT
 

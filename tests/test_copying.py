@@ -41,7 +41,8 @@ from search.copying import back_up, copy_study
 from search.database import Database
 from search.errors import StorageError, StudyError
 from search.leases import Leases
-from search.storage import StoredStudy, create_study, list_studies, open_study
+from search.storage import create_study, list_studies, open_study
+from search.stored_study import StoredStudy
 
 if TYPE_CHECKING:
     from postgres import Postgres

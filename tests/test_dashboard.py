@@ -28,7 +28,8 @@ from search import dashboard as module
 from search.dashboard import Dashboard, by_trial
 from search.database import Database
 from search.errors import RequestError, StudyError
-from search.storage import StoredStudy, create_study
+from search.storage import create_study
+from search.stored_study import StoredStudy
 from search.trial_pictures import record
 
 OPEN = ["127.0.0.1", "localhost"]

@@ -16,7 +16,8 @@ from search.display import Progress, verdict
 from search.evaluating import RetrainingProgress
 from search.retraining import Retraining
 from search.space import HyperParams, starting_points, suggest
-from search.storage import StoredStudy, Taken, create_study, open_study
+from search.storage import create_study, open_study
+from search.stored_study import StoredStudy, Taken
 from search.trial import Curve, Decision, Epoch, Outcome
 
 

@@ -88,6 +88,7 @@ ORDER = [
     "forks",
     "trial_rows",
     "telling",
+    "stored_study",
     "storage",
     "copying",
     "changes",

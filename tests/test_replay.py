@@ -24,7 +24,8 @@ from search.database import Database
 from search.lane_trainers import LaneTrainers
 from search.replay import replay
 from search.running import Request, make_plan, run_study
-from search.storage import StoredStudy, open_study
+from search.storage import open_study
+from search.stored_study import StoredStudy
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 1e4},

@@ -19,7 +19,8 @@ from search.config import StudyConfig
 from search.database import Database
 from search.sampling import Shortlist, StudySampler
 from search.space import distributions
-from search.storage import StoredStudy, open_study
+from search.storage import open_study
+from search.stored_study import StoredStudy
 from search.trial import Curve, Decision, Epoch, Goal, Outcome, derive_seed
 
 COMPLETE = Decision(Outcome.COMPLETE, "trained 2 epochs")

@@ -21,14 +21,8 @@ from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import StudyError
 from search.space import distributions
-from search.storage import (
-    StoredStudy,
-    Taken,
-    create_study,
-    is_made,
-    list_studies,
-    open_study,
-)
+from search.storage import create_study, is_made, list_studies, open_study
+from search.stored_study import StoredStudy, Taken
 from search.trial import Curve, Decision, Epoch, Outcome
 
 COMPLETE = Decision(Outcome.COMPLETE, "trained 2 epochs")

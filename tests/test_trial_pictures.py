@@ -17,7 +17,8 @@ from search import trial_pictures as module
 from search.attachments import Attachments
 from search.database import Database
 from search.report import trial_line
-from search.storage import StoredStudy, open_study
+from search.storage import open_study
+from search.stored_study import StoredStudy
 from search.trial_pictures import TrialPictures, draw_recorded, picture_id, picture_of, record
 
 FIRST = 4

@@ -19,7 +19,8 @@ from tiny import tiny_config
 from search import trial_rows
 from search.database import Database
 from search.space import suggest
-from search.storage import StoredStudy, create_study
+from search.storage import create_study
+from search.stored_study import StoredStudy
 from search.telling import STATES, Attached, Told
 from search.trial import INFEASIBLE, Curve, Decision, Epoch, Outcome
 
