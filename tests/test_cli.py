@@ -185,6 +185,7 @@ def test_no_storage_yet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_resume_without_the_file(ran: SimpleNamespace, tmp_path: Path) -> None:
     """A run with the same total trains nothing; resume goes on with neither file nor repetition."""
     shutil.copytree(ran.folder, tmp_path, dirs_exist_ok=True)
@@ -230,6 +231,7 @@ def test_a_study_that_is_done_needs_no_cluster(
         main(["run", "tiny.toml", "--cluster", "ray", "--trials", "6"])
 
 
+@pytest.mark.slow
 def test_refusals_change_nothing(ran: SimpleNamespace) -> None:
     """A changed study, a foreign one and a fork that cannot be are refused in one line."""
     make_foreign_study(ran.folder)
@@ -313,6 +315,7 @@ def test_all_trials_diverge(tmp_path: Path) -> None:
     assert (shown["trials"]["pruned"], shown["trials"]["diverged"]) == (4, 4)
 
 
+@pytest.mark.slow
 def test_no_more_workers_than_trials(tmp_path: Path) -> None:
     """A run starts no more trainers than it has trials left to train."""
     write_study(tmp_path)
@@ -338,6 +341,7 @@ def test_two_runs_at_once_are_exact(tmp_path: Path) -> None:
     assert count(tmp_path, "rnn_search_leases") == 0
 
 
+@pytest.mark.slow
 def test_json_and_timeout(tmp_path: Path) -> None:
     """When time is up a run exits with 0 and one JSON object; its trial goes on at resume."""
     space = {**SPACE, "epochs": 300, "batch_size": [8]}

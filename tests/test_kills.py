@@ -231,6 +231,7 @@ def check_replays(folder: Path, trials: int, capsys: pytest.CaptureFixture[str])
         assert replay["epochs"] > 0 or replay["outcome"] == "diverged"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kills_of_every_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

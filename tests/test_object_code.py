@@ -69,6 +69,7 @@ def kept(at: Path) -> list[Path]:
 EXPECTED = pytest.approx(np.tanh(2.0), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_once(package: Path) -> None:
     """What one process has compiled the next one loads; what is damaged is compiled again."""
     assert step(package) == (EXPECTED, True)
@@ -80,6 +81,7 @@ def test_compiled_once(package: Path) -> None:
     assert step(package) == (EXPECTED, False)
 
 
+@pytest.mark.slow
 def test_a_change_of_one_source_is_a_change_of_all(package: Path) -> None:
     """What was compiled before a file changed is not used after it, by no other file either."""
     assert step(package) == (EXPECTED, True)

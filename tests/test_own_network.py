@@ -315,6 +315,7 @@ def test_a_combination_that_cannot_be(tmp_path: Path) -> None:
         assert 'raise LookupError("none")' in trial.user_attrs["traceback"]
 
 
+@pytest.mark.slow
 def test_json_although_the_factory_prints(tmp_path: Path) -> None:
     """What the user's code prints goes to standard error, in trainers too; stdout stays JSON.
 

@@ -21,6 +21,7 @@ def test_all_is_imported_before_a_process_begins() -> None:
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_modules_of_the_current_folder(tmp_path: Path) -> None:
     """A file there that is called like a module of Python's or torch's is not imported."""
     write_study(tmp_path, budget={"trials": 1})

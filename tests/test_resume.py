@@ -97,6 +97,7 @@ def reached(folder: Path, epochs: float) -> Callable[[], bool]:
     return lambda: epochs_reported(folder) >= epochs
 
 
+@pytest.mark.slow
 def test_interrupted_study_equals_the_whole(reference: Reference, tmp_path: Path) -> None:
     """A study stopped by Ctrl-C in the middle of a trial equals the uninterrupted one."""
     write_study(tmp_path, **OPTIONS)
@@ -163,6 +164,7 @@ def test_study_killed_often_equals_the_whole(
     kill_at_random(reference, tmp_path, kills=10, seed=seed)
 
 
+@pytest.mark.slow
 def test_killed_coordinator(reference: Reference, tmp_path: Path) -> None:
     """If the coordinator alone is killed its trainers end, and the next run is none the worse."""
     write_study(tmp_path, **OPTIONS)
@@ -177,6 +179,7 @@ def test_killed_coordinator(reference: Reference, tmp_path: Path) -> None:
     check_against(reference, tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_server(reference: Reference, tmp_path: Path) -> None:
     """If what trainers are forked from is killed, they train on, and a new one makes the next."""
     write_study(tmp_path, **OPTIONS)

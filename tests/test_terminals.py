@@ -135,6 +135,7 @@ def test_a_narrow_table_has_fewer_columns(folder: Path) -> None:
         assert ("clip" in text) == (width == 120)
 
 
+@pytest.mark.slow
 def test_the_next_commands_name_the_storage(tmp_path: Path) -> None:
     """The commands to type next work as they are, whatever the storage is called."""
     write_study(tmp_path)
