@@ -1,15 +1,14 @@
 """How many trials a second a search trains on a GPU, and on all cores of the same machine.
 
-    python -m bench.devices                        on a machine with an NVIDIA GPU
+    python -m bench.devices                          on a machine with an NVIDIA GPU
     python -m bench.devices --sets waves --turns 2
-    python -m bench.devices --devices cpu          a part of it, anywhere
+    python -m bench.devices --devices cpu            a part of it, anywhere
 
 `rnn-search run` itself, coordinator and database included, on the same random configurations of the
 default space, each trained to its end; only their epochs are cut short, alike for all. Devices take
-turns; ``auto`` is both, what a run does by itself. Trials a second are counted between the ends of
-the first tenth of the trials and of nine tenths of them, so that neither imports count nor the last
-ones, which have the machine for themselves; beside it stands the whole process, from its start to
-its end.
+turns; ``all`` is both at once. Trials a second are counted between the ends of the first tenth of
+the trials and of nine tenths of them, so that neither imports count nor the last ones, which have
+the machine for themselves; beside it stands the whole process, from its start to its end.
 
 Sets: ``waves`` is a made series, 2 000 windows of 50 steps; the others are those of
 `bench.data_sets`.
@@ -125,7 +124,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=["waves", *DATA_SETS], default=list(SETS))
-    parser.add_argument("--devices", nargs="+", default=["cuda", "cpu", "auto"])
+    parser.add_argument("--devices", nargs="+", default=["cuda", "cpu", "all"])
     parser.add_argument("--count", type=int, default=96, help="trials")
     parser.add_argument("--epochs", type=int, default=5, help="of each trial")
     parser.add_argument("--turns", type=int, default=2)

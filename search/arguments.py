@@ -130,7 +130,9 @@ def _trained(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--workers", type=count, help="trials at once (default: one per core; on a GPU 32)"
     )
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or all (run: a GPU and the cores)"
+    )
     _trusting(sub)
 
 

@@ -81,6 +81,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return state
 
 
+def devices_of(folder: Path) -> list[str]:
+    """Returns on what kinds of devices a trial with a checkpoint was trained; without: none."""
+    return list((load_checkpoint(folder) or {}).get("devices", []))
+
+
 def remove_checkpoint(folder: Path) -> None:
     """Removes the checkpoint of a finished trial, and the folder if it is left empty."""
     (folder / CHECKPOINT).unlink(missing_ok=True)

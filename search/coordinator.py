@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -10,7 +11,13 @@ from typing import Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.checkpoints import cut_losses, keep_weights, remove_checkpoint, trial_folder
+from search.checkpoints import (
+    cut_losses,
+    devices_of,
+    keep_weights,
+    remove_checkpoint,
+    trial_folder,
+)
 from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
 from search.stopping import PRUNERS
@@ -24,7 +31,7 @@ LIVES = 3
 """Trainers that a trial may take down before it is failed; likewise trainers that may die with no
 trial, one after another with no epoch between, before the run is given up."""
 FAILURES = 5
-"""Trials in a row that may fail; then the fault is not the trials'."""
+"""Trials in a row that may fail on trainers of one kind; then the fault is not the trials'."""
 TICK = 0.2
 """Seconds between two looks at the clock and at signals."""
 IDLE = 3.0
@@ -84,12 +91,13 @@ class Attacher:
 
 @dataclass
 class _Active:
-    """A trial in training."""
+    """A trial in training; ``devices``: kinds of those it was trained on in earlier lives."""
 
     taken: Taken
     curve: Curve = field(default_factory=Curve)
     losses: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    devices: list[str] = field(default_factory=list)
 
 
 class Coordinator:
@@ -129,8 +137,8 @@ class Coordinator:
         self._active: dict[int, _Active] = {}
         self._idle_until = 0.0
         self._winding_down = False
-        self._orphans = 0
-        self._failures = 0
+        self._orphans: Counter[int] = Counter()
+        self._failures: Counter[int] = Counter()
         self._reached: str | None = None
         self._stagnated: str | None = None
         self._told = True
@@ -203,6 +211,7 @@ class Coordinator:
         seed = derive_seed(self._stored.config.seed, "training", taken.number)
         self._active[worker] = active
         folder = trial_folder(self._stored.folder, taken.number)
+        active.devices = devices_of(folder)
         self._trainers.start(worker, Job(taken.number, taken.params, seed, folder.absolute()))
         self._observer.started(worker, taken)
 
@@ -219,7 +228,7 @@ class Coordinator:
             return
         active = self._active.get(event.worker)
         if isinstance(event, EpochDone) and active is not None:
-            self._orphans = 0
+            self._orphans[self._trainers.kind(event.worker)] = 0
             active.losses += event.losses
             self._advance(event.worker, active, event.epoch)
         elif isinstance(event, TrialEnded) and active is not None:
@@ -264,8 +273,10 @@ class Coordinator:
         remove_checkpoint(trial_folder(self._stored.folder, active.taken.number))
         if decision.outcome is Outcome.COMPLETE:
             self._tidy()
-        self._failures = self._failures + 1 if decision.outcome is Outcome.FAILED else 0
-        if self._failures == FAILURES:
+        kind = self._trainers.kind(worker)
+        failed = decision.outcome is Outcome.FAILED
+        self._failures[kind] = self._failures[kind] + 1 if failed else 0
+        if self._failures[kind] == FAILURES:
             raise RunError(
                 f"{FAILURES} trials in a row failed, the last with: {decision.reason}; "
                 f"rnn-search show {self._stored.config.name} has their tracebacks"
@@ -282,7 +293,7 @@ class Coordinator:
         extra = {
             "seconds": seconds,
             "worker": worker,
-            "surroundings": {**self._surroundings, **self._trainers.surroundings(worker)},
+            "surroundings": self._surroundings_of(worker, active),
             **(finding.to_attributes() if finding else {}),
         }
         told = self._stored.finish(
@@ -301,12 +312,18 @@ class Coordinator:
             self._observer.say(f"trial {active.taken.number} was taken over by another run")
         return told
 
+    def _surroundings_of(self, worker: int, active: _Active) -> dict[str, str]:
+        found = {**self._surroundings, **self._trainers.surroundings(worker)}
+        devices = {*active.devices, found.get("device", "cpu").partition(":")[0]}
+        return found if len(devices) == 1 else {**found, "moved": " and ".join(sorted(devices))}
+
     def _bury(self, died: TrainerDied) -> None:
         active = self._active.get(died.worker)
         if active is None or died.number is None:
             # Once told to stop, a trainer leaves as soon as it has nothing to do.
-            self._orphans += not self._winding_down
-            if self._orphans > LIVES:
+            kind = self._trainers.kind(died.worker)
+            self._orphans[kind] += not self._winding_down
+            if self._orphans[kind] > LIVES:
                 raise TrainerError(f"trainers do not start ({died.how})")
             return
         del self._active[died.worker]
@@ -341,6 +358,7 @@ class Coordinator:
         while self._trainers.busy():
             self._listen()
         self._best, self._tidied = [], 0
+        self._stored.news()
         self._tidy()
 
     def _tidy(self) -> None:

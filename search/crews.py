@@ -13,7 +13,7 @@ from search.data.splits import Splits
 from search.errors import ConfigError
 from search.factories import Factory
 from search.lane_trainers import LaneTrainers
-from search.machine import choose_lanes, choose_workers, room_beside_lanes
+from search.machine import ALL, choose_beside, choose_lanes, choose_workers
 from search.mixed_trainers import MixedTrainers, Part
 from search.surroundings import surroundings
 from search.trainers import LocalTrainers, Trainers
@@ -63,12 +63,12 @@ class Crew:
         return self.workers + (self.beside.size if self.beside else 0)
 
     def at_most(self, trials: int) -> Crew:
-        """Returns no more than there are trials for, but one."""
+        """Returns no more than there are trials for, but one; those beside are the first to go."""
+        fewer = replace(self, workers=max(1, min(self.workers, trials)))
         if self.beside is None:
-            return replace(self, workers=max(1, min(self.workers, trials)))
-        if trials <= self.beside.size:
-            return self.beside.at_most(trials)
-        return replace(self, workers=min(self.workers, trials - self.beside.size))
+            return fewer
+        left = trials - fewer.workers
+        return replace(fewer, beside=self.beside.at_most(left) if left > 0 else None)
 
     def alone(self) -> Crew:
         """Returns these without those beside."""
@@ -101,22 +101,24 @@ def crew_here(
 ) -> Crew:
     """Returns this machine's trainers: on a GPU one with many lanes, else one process each.
 
+    The cores may train beside a GPU, a process on each but a few.
+
     Args:
         wanted: How many; None: as many as do well here.
         device: What to train on, as torch writes it.
         own_network: Whether networks are the user's own; those cannot share lanes.
-        shared: The data, if the cores may train beside a GPU; None: they may not.
+        shared: The data, if the cores are to train beside a GPU.
 
     Raises:
-        ConfigError: There cannot be so many.
+        ConfigError: There cannot be so many, or not of this kind.
     """
+    if own_network and shared is not None:
+        raise ConfigError(f"--device {ALL}: networks of your own train on one device; use {device}")
     if not device.startswith("cuda") or own_network:
         return Crew(choose_workers(wanted), device)
     lanes = Crew(choose_lanes(wanted), device, LaneTrainers, noun="lane")
-    if wanted or shared is None:
-        return lanes
-    room = room_beside_lanes(len(pickle.dumps(shared)))
-    return replace(lanes, beside=Crew(room, "cpu")) if room else lanes
+    beside = choose_beside(len(pickle.dumps(shared))) if shared is not None else 0
+    return replace(lanes, beside=Crew(beside, "cpu")) if beside else lanes
 
 
 @dataclass(frozen=True)

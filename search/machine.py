@@ -8,6 +8,8 @@ import psutil
 
 from search.errors import ConfigError
 
+ALL = "all"
+"""What is said for a GPU and the cores beside it."""
 TRAINER_BYTES = 300e6
 """Memory that a trainer takes before it has any data, mostly torch."""
 LARGEST_CREW = 16
@@ -24,7 +26,7 @@ MOST_LANES = 1024
 
 
 def choose_device(wanted: str) -> str:
-    """Returns the device to train on, as torch writes it.
+    """Returns the device to train on, as torch writes it; of `ALL`, the GPU.
 
     Raises:
         ConfigError: There is no such device here.
@@ -33,11 +35,13 @@ def choose_device(wanted: str) -> str:
 
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == ALL:
+        return choose_device("cuda")
     kind, _, index = wanted.partition(":")
     if kind == "cpu" and not index:
         return wanted
     if kind != "cuda" or (index and not index.isdigit()):
-        raise ConfigError(f"--device {wanted}: use auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"--device {wanted}: use auto, cpu, cuda, cuda:N or all")
     if not torch.cuda.is_available():
         raise ConfigError(f"--device {wanted}: torch finds no CUDA device here; use --device cpu")
     if index and int(index) >= torch.cuda.device_count():
@@ -52,9 +56,7 @@ def choose_workers(wanted: int | None) -> int:
         ConfigError: So many cannot fit in this machine's memory.
     """
     if wanted is None:
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        return min(cores, LARGEST_CREW)
+        return min(_cores(), LARGEST_CREW)
     most = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / TRAINER_BYTES)
     if wanted > most:
         raise ConfigError(
@@ -75,13 +77,17 @@ def choose_lanes(wanted: int | None) -> int:
     return wanted or LANES
 
 
-def room_beside_lanes(data: int) -> int:
-    """Returns how many trainers have room on this machine's cores while its GPU trains.
+def choose_beside(data: int) -> int:
+    """Returns how many trainers work on this machine's cores while its GPU trains.
 
     Args:
-        data: Bytes of the data, of which each has a copy, and for a moment two.
+        data: Bytes of the data, of which each has two copies.
     """
     free = MEMORY_SHARE * psutil.virtual_memory().available
-    return max(
-        0, min(choose_workers(None) - CORES_OF_LANES, int(free / (TRAINER_BYTES + 2 * data)))
-    )
+    room = int(free / (TRAINER_BYTES + 2 * data))
+    return max(0, min(_cores() - CORES_OF_LANES, LARGEST_CREW, room))
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,7 +1,7 @@
 """Trainers of several kinds, as if they were of one: a GPU's lanes and processes beside it.
 
-A machine with a GPU has cores, too, which in a search of small networks train as many trials a
-second as the GPU does (`bench/RESULTS.md`).
+A machine with a GPU has cores, too, which in a search of small networks may train more trials a
+second than the GPU does (`bench/RESULTS.md`).
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ class MixedTrainers(Trainers):
         part, own = self._of(worker)
         return {**part.surroundings, **part.trainers.surroundings(own)}
 
+    def kind(self, worker: int) -> int:
+        """Returns the place of a worker's part."""
+        return max(at for at, first in enumerate(self._firsts) if first <= worker)
+
     def connections(self) -> list[Connection]:
         """Returns what a word can come by."""
         return [one for part in self._parts for one in part.trainers.connections()]
@@ -90,5 +94,5 @@ class MixedTrainers(Trainers):
 
     def _of(self, worker: int) -> tuple[Part, int]:
         """Returns whose a worker is, and its number there."""
-        place = max(at for at, first in enumerate(self._firsts) if first <= worker)
+        place = self.kind(worker)
         return self._parts[place], worker - self._firsts[place]

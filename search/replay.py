@@ -125,9 +125,14 @@ def replay(
         epochs=len(again.run.curve),
         batches=batches,
         difference=found,
-        changed=differences(then, {key: now[key] for key in then if key in now}),
+        changed=[*_moved(then), *differences(then, {key: now[key] for key in then if key in now})],
         notes=[*notes, *more],
     )
+
+
+def _moved(then: Mapping[str, str]) -> list[str]:
+    """Says that a trial went on elsewhere than where it began, if so: that rounds otherwise."""
+    return [f"device: {then['moved']} in turn → one"] if "moved" in then else []
 
 
 def _finished(stored: StoredStudy, number: int) -> FrozenTrial:

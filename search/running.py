@@ -25,7 +25,7 @@ from search.database import Database
 from search.display import Progress
 from search.errors import ConfigError, StudyError, nearest
 from search.factories import Factory, trust_factory
-from search.machine import choose_device
+from search.machine import ALL, choose_device
 from search.network_checks import check_network
 from search.space import fit_to_data, starting_points
 from search.storage import create_study, is_made, list_studies, open_study
@@ -45,7 +45,7 @@ class Request:
         timeout: Seconds that this run may take; infinite: no limit.
         workers: How many trials at once.
         seed: The study's seed.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``all``: a GPU and the cores.
         fork: Name of a new study that takes the old one's trials along.
         stagnation: Trials that may finish in a row with none better; infinite: any number.
         target: A value that is good enough; NaN: none.
@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def device(self) -> str:
-        """What trials train on, as torch writes it."""
+        """What trials train on, as torch writes it; not what those beside them do."""
         return self.crew.device
 
 
@@ -158,8 +158,8 @@ def make_plan(
         raise ConfigError(f"{origin}: {error}") from None
     config, remarks = fit_to_data(config, splits.train.size)
     wanted = None if away else request.workers
-    both = splits if request.device == "auto" else None  # Who names a device means it.
-    crew = crew_here(wanted, device, own_network=config.model is not None, shared=both)
+    shared = splits if request.device == ALL else None
+    crew = crew_here(wanted, device, own_network=config.model is not None, shared=shared)
     notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
     return Plan(config, splits, notes, crew, factory)
 

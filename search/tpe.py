@@ -18,6 +18,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
@@ -25,6 +26,8 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+
+from search.training import one_thread
 
 Array = NDArray[np.float64]
 
@@ -67,8 +70,6 @@ def propose(
         others: The same of all other trials, also of those in training.
         seed: Of what is drawn at random, from 0 to 2**32 - 1.
     """
-    from search.training import one_thread  # With torch, see `_normal`.
-
     kinds, random = list(space.values()), np.random.RandomState(seed)
     with one_thread():
         densities = ParzenEstimators(kinds, (good, others))
@@ -309,8 +310,6 @@ _quantile = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
 
 def _normal(values: Array) -> Array:
     """Returns how much of the normal distribution is below; where that is little, precisely."""
-    import torch  # Takes a second, which who only looks at a study need not wait for.
-
     return np.asarray(torch.special.erfc(torch.from_numpy(values / -ROOT_2)).numpy() / 2)
 
 

@@ -134,6 +134,11 @@ class Trainers(ABC):
         del worker
         return {}
 
+    def kind(self, worker: int) -> int:
+        """Returns which kind a worker is of, from 0: what is broken breaks one kind alone."""
+        del worker
+        return 0
+
     def connections(self) -> list[Connection]:
         """Returns what a word can come by; nothing if that cannot be waited for."""
         return []

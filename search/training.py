@@ -162,7 +162,8 @@ class Run:
         self.best_weights = state["best_weights"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])
-        self.random = state["random"]
+        # Where it has not been trained yet it begins with its seed's.
+        self.random = {**self.random, **state["random"]}
         self.batch_losses = state["batch_losses"].tolist()
         self.epoch_ends = state["epoch_ends"]
         self.curve = Curve(tuple(Epoch(**epoch) for epoch in state["curve"]))
@@ -213,7 +214,7 @@ class Run:
             if cuda:
                 torch.cuda.set_rng_state(self.random["cuda"], self.device)
             yield
-            self.random = {"cpu": torch.get_rng_state()}
+            self.random = {**self.random, "cpu": torch.get_rng_state()}
             if cuda:
                 self.random["cuda"] = torch.cuda.get_rng_state(self.device)
 

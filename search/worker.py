@@ -100,6 +100,7 @@ class TrialWorker:
         self._splits = splits
         self._rules = rules
         self._device = device
+        self._devices = {device.type}
         self._interruption = interruption
         self._factory = factory
         self._run: Run | None = None
@@ -127,6 +128,7 @@ class TrialWorker:
         if saved is not None:
             run.load_state_dict(saved["run"])
             self.decision = _read_decision(saved)
+            self._devices |= set(saved.get("devices", []))
         self._run = run
         return run
 
@@ -207,7 +209,9 @@ class TrialWorker:
         decision = self.decision
         over = decision is not None and decision.outcome is not Outcome.INTERRUPTED
         ended = [str(decision.outcome), decision.reason] if decision and over else None
-        save_checkpoint(self.job.folder, {"run": run.state_dict(), "ended": ended})
+        devices = sorted(self._devices)
+        state = {"run": run.state_dict(), "ended": ended, "devices": devices}
+        save_checkpoint(self.job.folder, state)
         self._saved = time.monotonic()
 
 

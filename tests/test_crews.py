@@ -14,7 +14,7 @@ from search.crews import ClusterRequest, Crew, crew_here, open_crew
 from search.data import load_splits
 from search.errors import ConfigError
 from search.lane_trainers import LaneTrainers
-from search.machine import room_beside_lanes
+from search.machine import choose_beside, choose_device
 from search.ray_cluster import Cluster
 from search.trainers import LocalTrainers
 
@@ -116,19 +116,22 @@ def test_no_more_than_there_are_trials() -> None:
 
 
 def test_the_cores_train_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Who asks for nothing gets lanes and, given trials first, the cores but two; others do not."""
+    """Who asks for all gets lanes and the cores but two, the latter cut first for few trials."""
     data = load_splits(tiny_config(tmp_path).data)
-    monkeypatch.setattr("search.machine.choose_workers", lambda _: 16)
+    monkeypatch.setattr("search.machine._cores", lambda: 16)
     both = crew_here(None, "cuda", own_network=False, shared=data)
     assert str(both) == "32 lanes on cuda, 14 workers on cpu"
     assert both.size == 46
     assert str(both.alone()) == "32 lanes on cuda"
-    assert str(both.at_most(20)) == "6 lanes on cuda, 14 workers on cpu"
-    assert str(both.at_most(14)) == "14 workers on cpu"
-    assert str(both.at_most(0)) == "1 worker on cpu"
-    assert str(crew_here(8, "cuda", own_network=False, shared=data)) == "8 lanes on cuda"
-    assert crew_here(None, "cuda", own_network=True, shared=data).beside is None
-    monkeypatch.setattr("search.machine.choose_workers", lambda _: 2)
+    assert str(both.at_most(40)) == "32 lanes on cuda, 8 workers on cpu"
+    assert str(both.at_most(32)) == "32 lanes on cuda"
+    assert str(both.at_most(0)) == "1 lane on cuda"
+    assert str(crew_here(8, "cuda", own_network=False, shared=data).at_most(9)) == (
+        "8 lanes on cuda, 1 worker on cpu"
+    )
+    monkeypatch.setattr("search.machine._cores", lambda: 64)
+    assert crew_here(None, "cuda", own_network=False, shared=data).size == 48
+    monkeypatch.setattr("search.machine._cores", lambda: 2)
     assert crew_here(None, "cuda", own_network=False, shared=data).beside is None
 
 
@@ -136,10 +139,19 @@ def test_data_that_is_large_leaves_room_for_fewer(monkeypatch: pytest.MonkeyPatc
     """Copies of the data take at most half of the memory that is free."""
     free = SimpleNamespace(available=8e9)
     monkeypatch.setattr("search.machine.psutil.virtual_memory", lambda: free)
-    monkeypatch.setattr("search.machine.choose_workers", lambda _: 16)
-    assert room_beside_lanes(0) == 13
-    assert room_beside_lanes(int(350e6)) == 4
-    assert room_beside_lanes(int(5e9)) == 0
+    monkeypatch.setattr("search.machine._cores", lambda: 16)
+    assert choose_beside(0) == 13
+    assert choose_beside(int(350e6)) == 4
+    assert choose_beside(int(5e9)) == 0
+
+
+def test_all_is_a_gpu_and_needs_networks_of_ours(tmp_path: Path) -> None:
+    """Without a GPU, or with a network of the user's own, all is refused in one line."""
+    with pytest.raises(ConfigError, match="torch finds no CUDA device here; use --device cpu"):
+        choose_device("all")
+    data = load_splits(tiny_config(tmp_path).data)
+    with pytest.raises(ConfigError, match="--device all: networks of your own train on one device"):
+        crew_here(None, "cuda", own_network=True, shared=data)
 
 
 def test_more_lanes_than_make_sense() -> None:

@@ -60,8 +60,8 @@ LONG: dict[str, Any] = {
 """Enough epochs for fifty kills."""
 WITH_LEASE = """
 import sys
-from search import leases, storage
-leases.LEASE_SECONDS = storage.LEASE_SECONDS = float(sys.argv.pop(1))
+from search import leases, stored_study
+leases.LEASE_SECONDS = stored_study.LEASE_SECONDS = float(sys.argv.pop(1))
 from search.cli import main
 sys.exit(main())
 """

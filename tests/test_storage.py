@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from tiny import tiny_config
 
-from search import leases, storage
+from search import leases, stored_study
 from search.changes import check_unchanged
 from search.config import StudyConfig, make_config
 from search.database import Database
@@ -226,7 +226,7 @@ def test_sleeper_learns_what_it_lost(
     stored: StoredStudy, another: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Renewing names the trials that others have taken over, once, and keeps the rest."""
-    monkeypatch.setattr(storage, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(stored_study, "LEASE_SECONDS", 0.0)
     lost, kept = stored.take(5), stored.take(5)
     assert lost is not None
     assert kept is not None
@@ -275,7 +275,7 @@ def test_a_whole_waiting_trial_is_stored_as_optuna_would(
         stored.study.enqueue_trial(whole)
     taken = stored.take(2)
     with monkeypatch.context() as patched:
-        patched.setattr(storage, "settled", lambda *_: None)
+        patched.setattr(stored_study, "settled", lambda *_: None)
         by_optuna = another().take(2)
     assert taken is not None
     assert by_optuna is not None

@@ -1,0 +1,110 @@
+"""What a coordinator knows of its study without reading all of it again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_storage import ATTRIBUTES, COMPLETE, curve
+from tiny import tiny_config
+
+from search import stored_study
+from search.database import Database
+from search.history import History
+from search.storage import create_study, open_study
+from search.stored_study import StoredStudy, Taken
+
+
+@contextmanager
+def made() -> Iterator[StoredStudy]:
+    """A new tiny study, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{folder}/studies.db", create=True)
+        yield create_study(database, tiny_config(Path(folder)), ATTRIBUTES)
+
+
+@pytest.fixture
+def stored() -> Iterator[StoredStudy]:
+    """A new tiny study."""
+    with made() as study:
+        yield study
+
+
+def again(stored: StoredStudy) -> StoredStudy:
+    """Opens the study once more, as another coordinator would."""
+    url = stored.database.url.render_as_string()
+    return open_study(Database(url, create=False), stored.config.name)
+
+
+def take(stored: StoredStudy) -> Taken:
+    """Takes a trial."""
+    taken = stored.take(100)
+    assert taken is not None
+    return taken
+
+
+def known(history: History) -> tuple[list[float | None], list[list[float]]]:
+    """Returns what is judged and counted by: values, and what trials had reached by each epoch."""
+    return history.values, [sorted(history.reached(epoch, -1)) for epoch in range(1, 5)]
+
+
+def test_others_are_known_after_a_while(
+    stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another coordinator reports is not read at once, but after the set time."""
+    other = again(stored)
+    mine, theirs = take(stored), take(other)
+    stored.news()
+    other.report(theirs, curve(2.0).epochs[0])
+    assert stored.recent().reached(1, mine.number) == []
+    monkeypatch.setattr(stored_study, "RECENT_SECONDS", 0.0)
+    assert stored.recent().reached(1, mine.number) == [2.0]
+
+
+def test_a_trial_of_ours_that_ends_brings_all_news(stored: StoredStudy) -> None:
+    """Once a trial has ended here, others' are known as they are, whoever's the ended one was."""
+    other = again(stored)
+    mine, theirs = take(stored), take(other)
+    stored.news()
+    assert other.finish(theirs, COMPLETE, curve(2.0), {})
+    assert stored.recent().values == []
+    assert stored.finish(mine, COMPLETE, curve(3.0), {})
+    assert sorted(value for value in stored.recent().values if value) == [2.0, 3.0]
+
+
+def test_our_own_reports_need_no_reading(
+    stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is begun and reported here is known at once, though nothing is read for it."""
+    one, other = take(stored), take(stored)
+    monkeypatch.setattr(History, "update", lambda _: pytest.fail("it was read"))
+    for epoch in curve(3.0, 2.0).epochs:
+        stored.report(one, epoch)
+    assert stored.recent().reached(2, other.number) == [2.0]
+    assert stored.recent().reached(2, one.number) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("trf"), st.integers(0, 2), st.floats(0.1, 9.0)), max_size=12)
+)
+def test_one_coordinator_knows_what_is_stored(steps: list[tuple[str, int, float]]) -> None:
+    """However trials are taken, reported and finished, what is known equals what is stored."""
+    with made() as stored:
+        running: list[tuple[Taken, list[float]]] = []
+        for what, which, value in steps:
+            if what == "t" and len(running) < 3:
+                running.append((take(stored), []))
+            elif what == "r" and which < len(running) and len(running[which][1]) < 4:
+                taken, losses = running[which]
+                losses.append(value)
+                stored.report(taken, curve(*losses).epochs[-1])
+            elif what == "f" and which < len(running) and running[which][1]:
+                taken, losses = running.pop(which)
+                assert stored.finish(taken, COMPLETE, curve(*losses), {})
+            assert known(stored.recent()) == known(again(stored).news())
