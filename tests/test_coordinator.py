@@ -71,6 +71,10 @@ class ScriptedTrainers:
         """Interrupts every trial at its next event."""
         self.stopping = True
 
+    def kind(self, _worker: int) -> int:
+        """All are of one kind."""
+        return 0
+
     def surroundings(self, worker: int) -> dict[str, str]:
         """Returns where this worker computes, for the trials that it trains."""
         return {"kernels": f"of worker {worker}"}

@@ -217,7 +217,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         (("--optimizer", "adm"), "did you mean 'adam'?"),
         (("--out", "x.pdf"), "--out x.pdf: must be a .png file in a folder that exists"),
         (("--out", "no/x.png"), "--out no/x.png: must be a .png file in a folder that exists"),
-        (("--device", "tpu"), "--device tpu: use auto, cpu, cuda or cuda:N"),
+        (("--device", "tpu"), "--device tpu: use auto, cpu, cuda, cuda:N or all"),
     ],
 )
 def test_nonsense(refuse: Refuse, options: tuple[str, ...], says: str) -> None:
