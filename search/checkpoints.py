@@ -95,19 +95,22 @@ def remove_checkpoint(folder: Path) -> None:
         folder.rmdir()
 
 
-def save_losses(folder: Path, losses: list[float], epoch_ends: list[int]) -> None:
+def save_losses(
+    folder: Path, losses: list[float], epoch_ends: list[int], *, settle: bool = True
+) -> None:
     """Writes the training loss of every batch.
 
     Args:
         folder: The trial's folder.
         losses: Becomes the tensor ``train``, (batches,) float32.
         epoch_ends: Becomes the tensor ``epoch_ends``, (epochs,) int64: batches by each epoch's end.
+        settle: When it returns, the file is on the disk, and a power cut leaves it whole.
     """
     tensors = {
         "train": torch.tensor(losses, dtype=torch.float32),
         "epoch_ends": torch.tensor(epoch_ends, dtype=torch.int64),
     }
-    _write(folder / LOSSES, lambda path: path.write_bytes(save(tensors)))
+    _write(folder / LOSSES, lambda path: path.write_bytes(save(tensors)), settle)
 
 
 def cut_losses(folder: Path, epochs: int) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +17,7 @@ from search.checkpoints import (
     devices_of,
     keep_weights,
     remove_checkpoint,
+    save_losses,
     trial_folder,
 )
 from search.diagnosis import Finding, constant_of, diagnose_trial
@@ -96,6 +98,7 @@ class _Active:
     taken: Taken
     curve: Curve = field(default_factory=Curve)
     losses: list[float] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     devices: list[str] = field(default_factory=list)
 
@@ -230,6 +233,7 @@ class Coordinator:
         if isinstance(event, EpochDone) and active is not None:
             self._orphans[self._trainers.kind(event.worker)] = 0
             active.losses += event.losses
+            active.ends.append(len(active.losses))
             self._advance(event.worker, active, event.epoch)
         elif isinstance(event, TrialEnded) and active is not None:
             self._end(event.worker, active, event.decision, event.traceback)
@@ -257,7 +261,7 @@ class Coordinator:
         goal, reached = self._stored.goal, self._stored.recent().reached(epoch.index, taken.number)
         verdict = pruner.judge(active.curve.values(goal), reached, goal, stopping.peers)
         if verdict is not None:
-            if self._tell(worker, active, verdict):
+            if self._tell(worker, active, verdict, before=partial(self._keep_losses, active)):
                 self._trainers.drop(taken.number, epoch.index)
             else:
                 self._trainers.abandon(taken.number)
@@ -282,7 +286,19 @@ class Coordinator:
                 f"rnn-search show {self._stored.config.name} has their tracebacks"
             )
 
-    def _tell(self, worker: int, active: _Active, decision: Decision, traceback: str = "") -> bool:
+    def _keep_losses(self, active: _Active) -> None:
+        """Writes the losses of a trial to be pruned: its trainer may be killed before it does."""
+        folder = trial_folder(self._stored.folder, active.taken.number)
+        save_losses(folder, active.losses, active.ends, settle=False)
+
+    def _tell(
+        self,
+        worker: int,
+        active: _Active,
+        decision: Decision,
+        traceback: str = "",
+        before: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Tells a trial's end; returns False if it is another coordinator's, and so are its files.
 
         That comes of a sleep past its lease, of which `_lose` would have said the same.
@@ -302,6 +318,7 @@ class Coordinator:
             active.curve,
             {**extra, "traceback": traceback} if traceback else extra,
             self._attacher.attach(active.taken, decision, active.curve, finding),
+            before,
         )
         self._told = True
         # It may have been the last of the study: nothing is left behind then.

@@ -13,7 +13,7 @@ import math
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,7 @@ class StoredStudy:
         curve: Curve,
         extra: Mapping[str, Any],
         attached: Attached | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> bool:
         """Tells a trial's end, with its reason, its best epoch and its curve; all, or nothing.
 
@@ -165,13 +166,14 @@ class StoredStudy:
             curve: Its epochs.
             extra: Further attributes of the trial, plain data.
             attached: What optuna-dashboard shows of it.
+            before: Is called before it is told, once it is known that it can be; maybe again.
 
         Returns:
             False if the trial was not this coordinator's any more; nothing was told then.
         """
         told = Told.of(decision, curve, self.goal, extra, attached or Attached())
         self._read = -math.inf
-        return self.database.patiently(lambda: self._finish(taken.trial_id, told))
+        return self.database.patiently(lambda: self._finish(taken.trial_id, told, before))
 
     def count_trainer_death(self, taken: Taken) -> Taken:
         """Stores that the trial has taken a trainer down once more."""
@@ -288,12 +290,13 @@ class StoredStudy:
         deaths = before.user_attrs.get("trainer_deaths", 0) if before else 0
         return Taken(asked.number, asked._trial_id, params, reported, deaths)
 
-    def _finish(self, trial_id: int, told: Told) -> bool:
+    def _finish(self, trial_id: int, told: Told, before: Callable[[], None]) -> bool:
         with self.database.exclusive():
             with self.database.engine.begin() as connection:
                 if not self._leases.confirm(trial_id, connection):
                     self._held.pop(trial_id, None)
                     return False
+                before()
                 told.tell(connection, self.study._study_id, trial_id)
             self.database.flush()
             self._leases.drop(trial_id)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from safetensors.torch import load_file
 from tiny import tiny_config
 
 from search import coordinator as module
-from search.checkpoints import CHECKPOINT, trial_folder
+from search.checkpoints import CHECKPOINT, LOSSES, trial_folder
 from search.coordinator import LIVES, Attacher, Coordinator, Ending
 from search.database import Database
 from search.diagnosis import Finding
@@ -379,7 +380,10 @@ def bad_sixth(job: Job) -> Iterator[Any]:
 
 
 def test_bad_trial_is_pruned_after_the_warm_up(stored: StoredStudy) -> None:
-    """A trial worse than five peers is pruned at the first epoch after the warm-up, and dropped."""
+    """A trial worse than five peers is pruned at the first epoch after the warm-up, and dropped.
+
+    Its losses are on the disk by then, whatever becomes of its trainer.
+    """
     trainers = ScriptedTrainers(bad_sixth)
     stored.config = stored.config.model_copy(
         update={"stopping": stored.config.stopping.model_copy(update={"warmup_epochs": 2})}
@@ -389,6 +393,7 @@ def test_bad_trial_is_pruned_after_the_warm_up(stored: StoredStudy) -> None:
     assert states(stored) == [TrialState.COMPLETE] * 5 + [TrialState.PRUNED]
     assert stored.trials()[5].intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0}
     assert "best third of 5 peers" in stored.trials()[5].user_attrs["reason"]
+    assert len(load_file(trial_folder(stored.folder, 5) / LOSSES)["epoch_ends"]) == 3
 
 
 def test_verdict_that_a_killed_run_did_not_reach(stored: StoredStudy) -> None:
