@@ -70,12 +70,9 @@ def test_what_is_settled_is_what_optuna_would_store(space: dict[str, Dimension])
             assert settled({**stored, name: "nothing"}, space) is None
             for wrong in (-1e9, None, [1], float("nan"), float("inf")):
                 assert settled({**stored, name: wrong}, space) is None
-            if (
-                isinstance(space[name], Choices)
-                and isinstance(stored[name], float)
-                and stored[name]
-            ):
-                assert settled({**stored, name: stored[name] * (1 + 1e-10)}, space) is None
+            nearly = stored[name] * (1 + 1e-10) if isinstance(stored[name], float) else stored[name]
+            if isinstance(space[name], Choices) and nearly != stored[name]:
+                assert settled({**stored, name: nearly}, space) is None
 
 
 def test_the_first_trial_is_the_lessons() -> None:
