@@ -35,18 +35,17 @@ def choose_device(wanted: str) -> str:
 
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == ALL:
-        return choose_device("cuda")
-    kind, _, index = wanted.partition(":")
+    device = "cuda" if wanted == ALL else wanted
+    kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
-        return wanted
+        return device
     if kind != "cuda" or (index and not index.isdigit()):
         raise ConfigError(f"--device {wanted}: use auto, cpu, cuda, cuda:N or all")
     if not torch.cuda.is_available():
         raise ConfigError(f"--device {wanted}: torch finds no CUDA device here; use --device cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise ConfigError(f"--device {wanted}: there are only {torch.cuda.device_count()} devices")
-    return wanted
+    return device
 
 
 def choose_workers(wanted: int | None) -> int:

@@ -147,7 +147,7 @@ def test_data_that_is_large_leaves_room_for_fewer(monkeypatch: pytest.MonkeyPatc
 
 def test_all_is_a_gpu_and_needs_networks_of_ours(tmp_path: Path) -> None:
     """Without a GPU, or with a network of the user's own, all is refused in one line."""
-    with pytest.raises(ConfigError, match="torch finds no CUDA device here; use --device cpu"):
+    with pytest.raises(ConfigError, match="--device all: torch finds no CUDA device here"):
         choose_device("all")
     data = load_splits(tiny_config(tmp_path).data)
     with pytest.raises(ConfigError, match="--device all: networks of your own train on one device"):
