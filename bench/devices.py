@@ -17,7 +17,6 @@ Sets: ``waves`` is a made series, 2 000 windows of 50 steps; the others are thos
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import subprocess
@@ -34,9 +33,10 @@ import optuna
 import tomli_w
 
 from bench.data_sets import DATA_SETS, write
+from bench.race.accounted import enqueue
+from bench.waves import write_waves
 from search.config import make_config
 from search.data import load_splits
-from search.database import Database
 from search.machine import choose_workers
 from search.space import fit_to_data, suggest
 
@@ -63,9 +63,7 @@ class Rate:
 def write_study(name: str, folder: Path, count: int, epochs: int) -> Path:
     """Writes a study and its data; returns the study file."""
     if name == "waves":
-        path = folder / "waves.csv"
-        values = (math.sin(row / 5) + 0.3 * math.sin(row / 1.7) for row in range(2_900))
-        path.write_text("y\n" + "".join(f"{value:.6f}\n" for value in values), encoding="utf-8")
+        path = write_waves(folder, 2_900)
         data: dict[str, Any] = {"task": "forecast", "path": str(path), "window": 50}
     else:
         data = write(name, folder)
@@ -97,14 +95,9 @@ def configurations(study: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 def run(file: Path, points: Sequence[Mapping[str, Any]], device: str) -> Rate:
     """Trains the list on a device, with as many workers as a run has by itself."""
-    from search.running import Request, _open_or_create, make_plan
-
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/studies.db"
-        request = Request(str(file), url, device="cpu")
-        stored = _open_or_create(Database(url, create=True), request, make_plan(request))
-        for point in points:
-            stored.study.enqueue_trial(dict(point))
+        enqueue(str(file), url, points)
         begun = time.monotonic()
         subprocess.run(
             [*RUN, str(file), "--storage", url, "--device", device],
@@ -112,7 +105,7 @@ def run(file: Path, points: Sequence[Mapping[str, Any]], device: str) -> Rate:
             check=True,
         )
         whole = time.monotonic() - begun
-        trials = optuna.load_study(study_name=stored.config.name, storage=url).trials
+        trials = optuna.load_study(study_name=file.stem, storage=url).trials
     ends = sorted(one.datetime_complete for one in trials if one.datetime_complete)
     if len(ends) < len(points):
         raise SystemExit(f"{file.stem} on {device}: {len(ends)} of {len(points)} trials ended")

@@ -48,13 +48,19 @@ def waves(
         dtype: Of the numbers.
     """
     rows = math.ceil(max((train + window) / 0.7, valid / 0.15)) + 10
-    values = (math.sin(row / 5) + 0.3 * math.sin(row / 1.7) for row in range(rows))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "waves.csv"
-        path.write_text("y\n" + "".join(f"{value:.6f}\n" for value in values), encoding="utf-8")
+        path = write_waves(Path(folder), rows)
         splits = load_forecast(ForecastData(task="forecast", path=path, window=window))
     parts = _first(splits.train, train, dtype), _first(splits.valid, valid, dtype)
     return replace(splits, train=parts[0], valid=parts[1])
+
+
+def write_waves(folder: Path, rows: int) -> Path:
+    """Writes the series, so many rows of it, and returns the file."""
+    values = (math.sin(row / 5) + 0.3 * math.sin(row / 1.7) for row in range(rows))
+    path = folder / "waves.csv"
+    path.write_text("y\n" + "".join(f"{value:.6f}\n" for value in values), encoding="utf-8")
+    return path
 
 
 def _first(part: Part, count: int, dtype: torch.dtype) -> ForecastPart:
