@@ -107,6 +107,10 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, *, from_storage: bool) -> int:
+    as_json = arguments.json
+    console = make_console(to_stderr=as_json)
+    if console.is_terminal:  # Importing torch and Optuna takes some seconds.
+        console.print(f"Reading {arguments.study} …", markup=False, highlight=False)
     if arguments.cluster is None:
         prepare()
     from search.coordinator import Ending
@@ -114,10 +118,7 @@ def _train(arguments: argparse.Namespace, *, from_storage: bool) -> int:
     from search.report import summarize
     from search.running import make_plan, run_study
 
-    request, as_json = _request(arguments), arguments.json
-    console = make_console(to_stderr=as_json)
-    if console.is_terminal:  # Importing torch and Optuna takes some seconds.
-        console.print(f"Reading {request.study} …", markup=False, highlight=False)
+    request = _request(arguments)
     plan = make_plan(request, from_storage=from_storage)
     stored, ending = run_study(request, plan, console)
     summary = summarize(stored)

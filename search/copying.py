@@ -141,8 +141,8 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
     """Copies a study with all that belongs to it; the original stays as it is.
 
     Finished trials cannot change meanwhile, and their files belong to them: the lock keeps other
-    processes from telling a trial. The epochs of a trial in training may be ahead of the rows in
-    its checkpoint, which is how a run that is killed leaves them.
+    processes from telling a trial. The epochs of a trial in training may be ahead of its checkpoint
+    or behind it, which is how a run that is killed leaves them.
 
     Args:
         stored: The study; it may be running.

@@ -39,6 +39,7 @@ _leases = sa.Table(
 
 # Made once: to make a statement takes longer than to run it.
 _ALL = sa.select(_leases).where(_leases.c.study_id == sa.bindparam("study"))
+_MINE = sa.select(_leases.c.trial_id).where(_leases.c.owner == sa.bindparam("mine"))
 _CONFIRM = sa.update(_leases).where(
     _leases.c.trial_id == sa.bindparam("trial"), _leases.c.owner == sa.bindparam("mine")
 )
@@ -102,15 +103,14 @@ class Leases:
         mine = {row.trial_id for row in rows if row.owner == self._owner}
         return held, {row.trial_id for row in rows}, mine
 
-    def mine(self, trial_ids: Iterable[int]) -> set[int]:
-        """Returns those of the trials that this coordinator holds."""
-        with self._database.engine.begin() as connection:
-            rows = connection.execute(
-                sa.select(_leases.c.trial_id).where(
-                    _leases.c.owner == self._owner, _leases.c.trial_id.in_(list(trial_ids))
-                )
-            )
-            return {row.trial_id for row in rows}
+    def mine(self, within: sa.Connection | None = None) -> set[int]:
+        """Returns the ids of the trials that this coordinator holds.
+
+        Args:
+            within: The transaction that it is part of; None: one of its own.
+        """
+        with nullcontext(within) if within else self._database.engine.begin() as connection:
+            return set(connection.execute(_MINE, {"mine": self._owner}).scalars())
 
     def confirm(self, trial_id: int, connection: sa.Connection) -> bool:
         """Returns whether this coordinator holds a trial, and if so until the transaction's end."""

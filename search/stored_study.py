@@ -2,7 +2,8 @@
 
 Who may write what: the coordinator that holds a trial's lease alone reports and finishes it, under
 the trial's own number. What survives ``kill -9``: every finished trial, and of an unfinished one
-its parameters, its reported epochs and its last checkpoint, from which the next run goes on.
+its parameters, its last checkpoint, from which the next run goes on, and its reported epochs but
+for those of the last moment, which the next run reports anew.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
+import sqlalchemy as sa
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -40,6 +42,9 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 RECENT_SECONDS = 1.0
 """What others have told so long ago is known, if not sooner: to look takes a few milliseconds, and
 a trial is judged many times."""
+REPORT_SECONDS = 0.25
+"""Epochs reported within so long are written together: a transaction for each was the most of what
+a short trial cost (`bench/trial_cost.py`), and others look once in `RECENT_SECONDS`."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
 
@@ -63,6 +68,14 @@ class Taken:
     trainer_deaths: int
 
 
+class _Reported(NamedTuple):
+    """An epoch whose value is yet to be written."""
+
+    trial_id: int
+    number: int
+    epoch: int
+
+
 class StoredStudy:
     """One study in a database, opened to run it or to read it.
 
@@ -83,6 +96,8 @@ class StoredStudy:
         self._sampler = StudySampler(config)
         self._history = History(study, self.goal, self._sampler.shortlist())
         self._read = -math.inf
+        self._unwritten: dict[_Reported, float] = {}
+        self._written = -math.inf
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -137,15 +152,37 @@ class StoredStudy:
         return self.database.patiently(lambda: self._take(total))
 
     def report(self, taken: Taken, epoch: Epoch) -> None:
-        """Stores an epoch's value as the trial's intermediate value at step ``epoch.index``."""
-        # What others took over and finished while this process slept stays; renew() tells.
-        value = epoch.figures[self.goal.metric]
-        self.database.patiently(lambda: self._report(taken.trial_id, epoch.index, value))
-        self._history.note_report(taken.number, epoch.index, value)
+        """Stores an epoch's value as the trial's intermediate value at step ``epoch.index``.
 
-    def _report(self, trial_id: int, step: int, value: float) -> None:
+        Epochs that follow each other within `REPORT_SECONDS` are written together, with the next
+        one or by `renew`, and at the latest before the trial is finished or released.
+        """
+        value = epoch.figures[self.goal.metric]
+        self._unwritten[_Reported(taken.trial_id, taken.number, epoch.index)] = value
+        self._history.note_report(taken.number, epoch.index, value)
+        self._write_if_due()
+
+    def _write_if_due(self) -> None:
+        if self._unwritten and time.monotonic() - self._written > REPORT_SECONDS:
+            self.database.patiently(self._write)
+
+    def _write(self) -> None:
         with self.database.engine.begin() as connection:
-            trial_rows.report(connection, trial_id, step, value)
+            self._write_to(connection)
+        self._unwritten.clear()
+        self._written = time.monotonic()
+
+    def _write_to(self, connection: sa.Connection) -> None:
+        # What was lost while this process slept is for another to report; renew() tells.
+        mine = self._leases.mine(connection) if self._unwritten else set()
+        rows = [(one.trial_id, one.epoch, value) for one, value in self._unwritten.items()]
+        trial_rows.report(connection, [row for row in rows if row[0] in mine])
+
+    def _forget(self, trial_id: int) -> None:
+        """Holds a trial no longer; what was not yet written of it is for another to report."""
+        self._held.pop(trial_id, None)
+        for one in [one for one in self._unwritten if one.trial_id == trial_id]:
+            del self._unwritten[one]
 
     def finish(
         self,
@@ -189,19 +226,29 @@ class StoredStudy:
 
     def release(self, taken: Taken) -> None:
         """Gives an unfinished trial back, so that any coordinator can go on with it at once."""
+        if self._unwritten:
+            self.database.patiently(self._write)
         self.database.patiently(lambda: self._leases.drop(taken.trial_id))
         self._held.pop(taken.trial_id, None)
 
     def renew(self) -> list[Taken]:
-        """Keeps the leases alive; call it often, it acts only when it is due.
+        """Keeps the leases alive and writes what was reported; it acts only when that is due.
+
+        Call it often.
 
         Returns:
             Trials that were lost to another coordinator because this one slept too long.
         """
-        if time.time() - self._renewed < LEASE_SECONDS / 4 or not self._held:
-            return []
-        mine = self.database.patiently(lambda: self._leases.mine(self._held))
-        lost = [self._held.pop(trial_id) for trial_id in set(self._held) - mine]
+        due = bool(self._held) and time.time() - self._renewed >= LEASE_SECONDS / 4
+        lost = self._renew_leases() if due else []
+        self._write_if_due()
+        return lost
+
+    def _renew_leases(self) -> list[Taken]:
+        mine = self.database.patiently(self._leases.mine)
+        lost = [self._held[trial_id] for trial_id in set(self._held) - mine]
+        for taken in lost:
+            self._forget(taken.trial_id)
         self.database.patiently(self._leases.renew)
         self._renewed = time.time()
         return lost
@@ -228,6 +275,8 @@ class StoredStudy:
     def _update(self) -> None:
         begun = time.monotonic()
         self._history.update()
+        for one, value in self._unwritten.items():
+            self._history.note_report(one.number, one.epoch, value)
         self._read = begun
 
     def _unfinished(self) -> tuple[optuna.Trial, FrozenTrial | None] | None:
@@ -294,10 +343,13 @@ class StoredStudy:
         with self.database.exclusive():
             with self.database.engine.begin() as connection:
                 if not self._leases.confirm(trial_id, connection):
-                    self._held.pop(trial_id, None)
+                    self._forget(trial_id)
                     return False
                 before()
+                self._write_to(connection)
                 told.tell(connection, self.study._study_id, trial_id)
+            self._unwritten.clear()
+            self._written = time.monotonic()
             self.database.flush()
             self._leases.drop(trial_id)
             self._held.pop(trial_id, None)

@@ -11,7 +11,7 @@ import datetime
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -111,16 +111,20 @@ def draw(
         connection.execute(_DRAWN, drawn)
 
 
-def report(connection: sa.Connection, trial_id: int, step: int, value: float) -> None:
-    """Stores an intermediate value, in place of an earlier one; nothing if the trial is over."""
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    row = {
-        "trial_id": trial_id,
-        "step": step,
-        "intermediate_value": stored,
-        "intermediate_value_type": kind,
-    }
-    connection.execute(_reporting(connection.dialect.name), row)
+def report(connection: sa.Connection, reports: Iterable[tuple[int, int, float]]) -> None:
+    """Stores intermediate values, in place of earlier ones; nothing of trials that are over.
+
+    Args:
+        connection: In a transaction.
+        reports: Of each Optuna's id of the trial, the step and the value; no step twice.
+    """
+    rows = []
+    for trial_id, step, value in reports:
+        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+        row = {"trial_id": trial_id, "step": step}
+        rows.append({**row, "intermediate_value": stored, "intermediate_value_type": kind})
+    if rows:
+        connection.execute(_reporting(connection.dialect.name), rows)
 
 
 @functools.cache

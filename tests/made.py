@@ -65,26 +65,16 @@ def _insert(stored: StoredStudy, trials: Sequence[FrozenTrial]) -> None:
         )
         for name, value in trial.params.items():
             kind = trial.distributions[name]
+            drawn = {"param_name": name, "param_value": kind.to_internal_repr(value)}
             rows[models.TrialParamModel].append(
-                {
-                    **mine,
-                    "param_name": name,
-                    "param_value": kind.to_internal_repr(value),
-                    "distribution_json": distribution_to_json(kind),
-                }
+                {**mine, **drawn, "distribution_json": distribution_to_json(kind)}
             )
         for key, value in trial.user_attrs.items():
             text = json.dumps(value)
             rows[models.TrialUserAttributeModel].append({**mine, "key": key, "value_json": text})
         for step, value in trial.intermediate_values.items():
-            rows[models.TrialIntermediateValueModel].append(
-                {
-                    **mine,
-                    "step": step,
-                    "intermediate_value": value,
-                    "intermediate_value_type": "FINITE",
-                }
-            )
+            reported = {"intermediate_value": value, "intermediate_value_type": "FINITE"}
+            rows[models.TrialIntermediateValueModel].append({**mine, "step": step, **reported})
         if trial.value is not None:
             rows[models.TrialValueModel].append(
                 {**mine, "objective": 0, "value": trial.value, "value_type": "FINITE"}
@@ -117,33 +107,34 @@ def made_trial(
         begun: Seconds after `START`; None: after the trials before it, on one of two workers.
         attributes: What else it stores.
     """
-    known = [loss for loss in valid if loss is not None]
-    best = min(known, default=None)
+    best = min((loss for loss in valid if loss is not None), default=None)
+    stored = _attributes(outcome, valid, best)
+    trial = create_trial(
+        state=STATES[outcome],
+        value=best if outcome is Outcome.COMPLETE else None,
+        params={**starting_points(config.space)[0], **(params or {})},
+        distributions=distributions(config.space),
+        user_attrs={**stored, "seconds": seconds, "worker": number % 2, **attributes},
+        intermediate_values={i: loss for i, loss in enumerate(valid, 1) if loss is not None},
+    )
     start = (number // 2) * seconds if begun is None else begun
-    moment = START + datetime.timedelta(seconds=start)
+    trial.datetime_start = START + datetime.timedelta(seconds=start)
+    trial.datetime_complete = trial.datetime_start + datetime.timedelta(seconds=seconds)
+    return trial
+
+
+def _attributes(
+    outcome: Outcome, valid: Sequence[float | None], best: float | None
+) -> dict[str, Any]:
     figures = {} if best is None else {"loss": best, "rmse": math.sqrt(abs(best)), "mae": best / 2}
     train = [None if loss is None else 0.9 * loss for loss in valid]
-    stored = {
+    return {
         "outcome": str(outcome),
         "reason": "for a test",
         "best_epoch": None if best is None else valid.index(best) + 1,
         "figures": figures,
         "curve": {"train": train, "valid": list(valid)},
-        "seconds": seconds,
-        "worker": number % 2,
     }
-    searched = distributions(config.space)
-    trial = create_trial(
-        state=STATES[outcome],
-        value=best if outcome is Outcome.COMPLETE else None,
-        params={**starting_points(config.space)[0], **(params or {})},
-        distributions=searched,
-        user_attrs={**stored, **attributes},
-        intermediate_values={i: loss for i, loss in enumerate(valid, 1) if loss is not None},
-    )
-    trial.datetime_start = moment
-    trial.datetime_complete = moment + datetime.timedelta(seconds=seconds)
-    return trial
 
 
 def many_trials(config: StudyConfig, count: int) -> list[FrozenTrial]:

@@ -15,6 +15,7 @@ from tiny import COMMAND, environment
 import search
 
 PACKAGE = Path(search.__file__).parent
+ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors",
     "processes",
@@ -177,6 +178,12 @@ def files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+def everything() -> list[Path]:
+    """Returns those of the tests and the benches, too."""
+    places = (PACKAGE, ROOT / "tests", ROOT / "bench")
+    return sorted(path for place in places for path in place.rglob("*.py"))
+
+
 def imports(tree: ast.AST) -> Iterator[str]:
     """Yields every module that is imported anywhere in a file, lazily or for types only too."""
     for node in ast.walk(tree):
@@ -222,7 +229,7 @@ def test_a_file_imports_only_from_files_above_it(path: Path) -> None:
     assert [name for name in used if name is not None and name not in above] == []
 
 
-@pytest.mark.parametrize("path", files(), ids=module_name)
+@pytest.mark.parametrize("path", everything(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_short(path: Path) -> None:
     """No file has more than 400 lines and no function more than 40."""
     text = path.read_text()

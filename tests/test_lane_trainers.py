@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainers import (
+from conformance import (
     LONG,
     PARAMS,
     RULES,

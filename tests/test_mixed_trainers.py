@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from conformance import LONG, PARAMS, RULES, collect, epochs_in, job, splits, train_here
 from rich.console import Console
 from test_lane_trainers import train_in_lanes
 from test_storage import ATTRIBUTES, curve
-from test_trainers import LONG, PARAMS, RULES, collect, epochs_in, job, splits, train_here
 from tiny import tiny_config, write_study
 
 from search.checkpoints import load_checkpoint, save_checkpoint, trial_folder

@@ -10,8 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from ray_nodes import OPTIONS, home, node_of, nodes
-from test_trainers import (
+from conformance import (
     LONG,
     RULES,
     Make,
@@ -25,6 +24,7 @@ from test_trainers import (
     train_here,
     until_end,
 )
+from ray_nodes import OPTIONS, home, node_of, nodes
 from tiny import wait_until
 
 from search.checkpoints import WEIGHTS, load_checkpoint

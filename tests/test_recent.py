@@ -18,6 +18,7 @@ from search.database import Database
 from search.history import History
 from search.storage import create_study, open_study
 from search.stored_study import StoredStudy, Taken
+from search.trial import Decision, Outcome
 
 
 @contextmanager
@@ -94,7 +95,10 @@ def test_our_own_reports_need_no_reading(
     st.lists(st.tuples(st.sampled_from("trf"), st.integers(0, 2), st.floats(0.1, 9.0)), max_size=12)
 )
 def test_one_coordinator_knows_what_is_stored(steps: list[tuple[str, int, float]]) -> None:
-    """However trials are taken, reported and finished, what is known equals what is stored."""
+    """However trials are taken, reported and finished, what is known equals what is stored.
+
+    What is not yet written is known, too, and all of it is there once trials are given back.
+    """
     with made() as stored:
         running: list[tuple[Taken, list[float]]] = []
         for what, which, value in steps:
@@ -107,4 +111,91 @@ def test_one_coordinator_knows_what_is_stored(steps: list[tuple[str, int, float]
             elif what == "f" and which < len(running) and running[which][1]:
                 taken, losses = running.pop(which)
                 assert stored.finish(taken, COMPLETE, curve(*losses), {})
-            assert known(stored.recent()) == known(again(stored).news())
+            assert known(stored.recent()) == known(stored.news())
+        for taken, _ in running:
+            stored.release(taken)
+        assert known(stored.recent()) == known(again(stored).news())
+
+
+@pytest.fixture
+def busy(stored: StoredStudy, monkeypatch: pytest.MonkeyPatch) -> tuple[StoredStudy, Taken]:
+    """The study and a trial that has just reported two epochs, of which the first is stored."""
+    monkeypatch.setattr(stored_study, "REPORT_SECONDS", 1e9)
+    taken = take(stored)
+    for epoch in curve(3.0, 2.0).epochs:
+        stored.report(taken, epoch)
+    return stored, taken
+
+
+def reports(stored: StoredStudy) -> list[dict[int, float]]:
+    """Returns the epochs that the database has of every trial."""
+    return [trial.intermediate_values for trial in again(stored).trials()]
+
+
+def test_epochs_in_a_row_are_written_together(
+    busy: tuple[StoredStudy, Taken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first epoch is stored at once, those that follow it closely in one transaction later."""
+    stored, taken = busy
+    stored.report(taken, curve(3.0, 2.0, 1.0).epochs[-1])
+    assert stored.renew() == []
+    assert reports(stored) == [{1: 3.0}]
+    monkeypatch.setattr(stored_study, "REPORT_SECONDS", 0.0)
+    assert stored.renew() == []
+    assert reports(stored) == [{1: 3.0, 2: 2.0, 3: 1.0}]
+    monkeypatch.setattr(stored_study.trial_rows, "report", lambda *_: pytest.fail("once more"))
+    assert stored.renew() == []
+
+
+def test_a_trial_given_back_has_all_its_epochs(busy: tuple[StoredStudy, Taken]) -> None:
+    """Whoever goes on with a trial finds all that was reported of it."""
+    stored, taken = busy
+    stored.release(taken)
+    assert reports(stored) == [{1: 3.0, 2: 2.0}]
+    following = take(again(stored))
+    assert (following.number, following.reported) == (taken.number, 2)
+
+
+@pytest.mark.parametrize("ended", ["the same", "another"])
+def test_whatever_is_finished_writes_all(busy: tuple[StoredStudy, Taken], ended: str) -> None:
+    """A trial's end brings all reports with it; one that is pruned has its last value."""
+    stored, taken = busy
+    over = taken if ended == "the same" else take(stored)
+    assert stored.finish(over, Decision(Outcome.PRUNED, "why"), curve(3.0, 2.0), {})
+    assert reports(stored)[0] == {1: 3.0, 2: 2.0}
+    assert again(stored).trials()[0].value == (2.0 if ended == "the same" else None)
+
+
+def test_an_end_that_fails_loses_no_report(
+    busy: tuple[StoredStudy, Taken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that is cut off keeps what was to be written with it for the next one."""
+    stored, taken = busy
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_study.trial_rows, "end", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            stored.finish(taken, COMPLETE, curve(3.0, 2.0), {})
+    assert reports(stored) == [{1: 3.0}]
+    assert stored.finish(taken, COMPLETE, curve(3.0, 2.0), {})
+    assert reports(stored) == [{1: 3.0, 2: 2.0}]
+
+
+@pytest.mark.parametrize("told", ["by the next renewal", "at its end", "not yet"])
+def test_what_another_has_taken_over_is_the_others_to_report(
+    busy: tuple[StoredStudy, Taken], monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """Epochs of a trial that was lost meanwhile are not written over those of its new holder."""
+    stored, taken = busy
+    stored._leases.drop(taken.trial_id)
+    other = again(stored)
+    theirs = take(other)
+    assert theirs.number == taken.number
+    if told == "at its end":
+        assert not stored.finish(taken, COMPLETE, curve(3.0, 2.0), {})
+    elif told == "by the next renewal":
+        monkeypatch.setattr(stored_study, "LEASE_SECONDS", 0.0)
+        assert stored.renew() == [taken]
+    other.report(theirs, curve(3.0, 9.0).epochs[-1])
+    monkeypatch.setattr(stored_study, "REPORT_SECONDS", 0.0)
+    stored.renew()
+    assert reports(stored) == [{1: 3.0, 2: 9.0}]

@@ -196,8 +196,8 @@ def test_reporting_again_replaces(ours: StoredStudy) -> None:
     for loss in (0.9, 0.8):
         ours.report(taken, curve(loss).epochs[0])
     ours.finish(taken, Decision(Outcome.COMPLETE, "why"), curve(0.8), {})
-    for epoch in curve(0.1, 0.2).epochs:
-        ours.report(taken, epoch)
+    with ours.database.engine.begin() as connection:
+        trial_rows.report(connection, [(taken.trial_id, 1, 0.1), (taken.trial_id, 2, 0.2)])
     assert ours.trials()[0].intermediate_values == {1: 0.8}
 
 

@@ -152,9 +152,11 @@ def trainers_of(pid: int) -> list[int]:
 
 def servers_of(pid: int) -> list[int]:
     """Returns the id of what a coordinator's trainers are forked from; empty: there is none."""
-    found = []
-    for child in psutil.Process(pid).children():
-        if "multiprocessing.forkserver" in " ".join(child.cmdline()):
+    coordinator, found = psutil.Process(pid), []
+    for child in coordinator.children():
+        # One is forked from the coordinator, another that follows one that died is a new Python.
+        line = child.cmdline()
+        if line == coordinator.cmdline() or "multiprocessing.forkserver" in " ".join(line):
             found.append(child.pid)
     return found
 

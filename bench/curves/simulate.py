@@ -46,6 +46,7 @@ from bench.curves.table import CurveTable
 from search.config import StudyConfig
 from search.sampling import StudySampler
 
+Make = Callable[[CurveTable, int], Proposer]
 HORIZON = 30.0
 MOMENTS = 18
 DEFAULT = Both((Patience(8), AsInSearch()))
@@ -64,7 +65,7 @@ class Strategy:
     """
 
     name: str
-    proposer: Callable[[CurveTable, int], Proposer]
+    proposer: Make
     stopper: Stopper = DEFAULT
 
 
@@ -202,7 +203,7 @@ def _with(rule: Stopper) -> Stopper:
 def epochs() -> list[Strategy]:
     """Returns numbers of epochs and orders of trials."""
 
-    def rows(asked: int | None, **more: Any) -> Callable[[CurveTable, int], Proposer]:
+    def rows(asked: int | None, **more: Any) -> Make:
         return lambda table, seed: Rows(table, seed, epochs=asked, **more)
 
     made = [Strategy("drawn from 4 to 36 (ours)", Rows)]
@@ -230,7 +231,7 @@ def chosen_by_others(
 def starts(on: Sequence[CurveTable]) -> list[Strategy]:
     """Returns what comes first: the lesson's points, none, or a portfolio that others chose."""
 
-    def portfolio(count: int, asked: int, by_cost: bool) -> Callable[[CurveTable, int], Proposer]:
+    def portfolio(count: int, asked: int, by_cost: bool) -> Make:
         chosen = {
             table.name: chosen_by_others(on, table, count, asked, by_cost).first() for table in on
         }
@@ -247,12 +248,8 @@ def starts(on: Sequence[CurveTable]) -> list[Strategy]:
     return made
 
 
-def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
-    """Returns what proposes, on surrogates of the tables.
-
-    A study whose portfolio comes first has the one that the other tables chose.
-    """
-    worlds = {table.name: Surrogate(table) for table in on}
+def with_points(on: Sequence[CurveTable], worlds: Mapping[str, Surrogate]) -> Make:
+    """Returns what tries first what the other tables chose, four points of 36 epochs."""
     points = {
         table.name: [
             {**table.params[row], "epochs": asked}
@@ -260,13 +257,22 @@ def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
         ]
         for table in on
     }
+    return lambda table, seed: Sampled(
+        worlds[table.name], seed, lambda config: WithPoints(config, points[table.name])
+    )
 
-    def sampled(
-        sampler: Callable[[StudyConfig], BaseSampler], **more: Any
-    ) -> Callable[[CurveTable, int], Proposer]:
+
+def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
+    """Returns what proposes, on surrogates of the tables.
+
+    A study whose portfolio comes first has the one that the other tables chose.
+    """
+    worlds = {table.name: Surrogate(table) for table in on}
+
+    def sampled(sampler: Callable[[StudyConfig], BaseSampler], **more: Any) -> Make:
         return lambda table, seed: Sampled(worlds[table.name], seed, sampler, **more)
 
-    def tpe(**options: Any) -> Callable[[CurveTable, int], Proposer]:
+    def tpe(**options: Any) -> Make:
         return sampled(lambda config: VariedTPE(config, **options))
 
     made = {
@@ -285,9 +291,7 @@ def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
         "asked 4 at a time": sampled(StudySampler, at_once=4),
         "asked 8 at a time": sampled(StudySampler, at_once=8),
         "asked 16 at a time": sampled(StudySampler, at_once=16),
-        "4 more points": lambda table, seed: Sampled(
-            worlds[table.name], seed, lambda config: WithPoints(config, points[table.name])
-        ),
+        "4 more points": with_points(on, worlds),
         "epochs 36": sampled(StudySampler, changes={"space": {"epochs": 36}}),
     }
     return [Strategy(name, proposer) for name, proposer in made.items()]

@@ -172,12 +172,8 @@ def simulate(
         begin(0.0)
     while events and events[0][0] <= until and board.best > enough:
         now, _, trial = heapq.heappop(events)
-        done = len(trial.values)
-        trace.seconds += trial.plan.seconds[done]
-        if done < len(trial.plan.valid):
-            _advance(trial, board, stopper, trace, now)
-        elif trial.plan.diverges:
-            trial.state = "diverged"
+        trace.seconds += trial.plan.seconds[len(trial.values)]
+        _advance(trial, board, stopper, trace, now)
         if trial.state == "running":
             following = trial.plan.seconds[len(trial.values)]
             heapq.heappush(events, (now + following, trial.number, trial))
@@ -188,7 +184,10 @@ def simulate(
 
 
 def _advance(trial: Trial, board: Board, stopper: Stopper, trace: Trace, now: float) -> None:
-    """Lets a trial have its next epoch, and perhaps end with it."""
+    """Lets a trial have its next epoch, and perhaps end with it or in its midst."""
+    if len(trial.values) == len(trial.plan.valid) and trial.plan.diverges:
+        trial.state = "diverged"
+        return
     value = trial.plan.valid[len(trial.values)]
     trial.values.append(value)
     trial.best = min(trial.best, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -45,11 +46,24 @@ def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path
         axes.fill_between(at, low, high, color=colour, alpha=0.15, step="post", linewidth=0)
         settled = spread[np.array(at) >= min(SETTLED, seconds / 2)]
         shown += [float(value) for value in settled[np.isfinite(settled)]]
+    if shown:
+        axes.set_ylim(min(shown) * 0.95, max(shown) * 1.1)
+    scale(axes, seconds)
+    seeds = sorted({len(results) for results in by_contestant.values()})
+    count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    axes.set_title(
+        f"{data}: median and quartiles of {count} seed{'s' * (seeds[-1] > 1)}", loc="left"
+    )
+    figure.legend(frameon=False, loc="outside right upper")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def scale(axes: Axes, seconds: float) -> None:
+    """Makes both axes logarithmic, with few ticks, and says what they show."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(TICKS[0], seconds)
-    if shown:
-        axes.set_ylim(min(shown) * 0.95, max(shown) * 1.1)
     axes.set_xticks([tick for tick in TICKS if tick < seconds / 1.2] + [seconds])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -57,13 +71,5 @@ def draw(data: str, by_contestant: dict[str, list[Result]], seconds: float, path
         set_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes.tick_params("y", which="minor", labelsize=7)
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
-    seeds = sorted({len(results) for results in by_contestant.values()})
-    count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    axes.set_title(
-        f"{data}: median and quartiles of {count} seed{'s' * (seeds[-1] > 1)}", loc="left"
-    )
     axes.set_xlabel("seconds since the process was started")
     axes.set_ylabel("best validation loss so far")
-    figure.legend(frameon=False, loc="outside right upper")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)

@@ -82,31 +82,21 @@ def _products(
     """
     rows, steps, turns = sizes
     units, wide = params["hidden_units"], params["hidden_units"] * GATES[params["cell"]]
-    made: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def product(left: Tensor, right: Tensor) -> None:
-        made.append((left, right, torch.empty(left.shape[0], right.shape[1])))
-
+    factors: list[tuple[Tensor, Tensor]] = []
     for layer in range(params["hidden_layers"]):
         shown = units if layer else features
-        inputs, weights, turned = (
-            _random(steps * rows, shown),
-            _random(shown, wide),
-            _random(units, wide),
-        )
-        states, gates = _random(turns, rows, units), _random(steps, rows, wide)
-        product(inputs, weights)
-        for step in range(turns):
-            product(states[step], turned)
+        inputs, weights = _random(steps * rows, shown), _random(shown, wide)
+        turned, states = _random(units, wide), _random(turns, rows, units)
+        gates = _random(steps, rows, wide)
+        factors += [(inputs, weights), *((states[step], turned) for step in range(turns))]
         if backward:
-            for step in range(turns):
-                product(gates[step], turned.T)
             flat = gates.view(-1, wide)
-            product(flat.T, inputs)
-            product(gates[:turns].view(-1, wide).T, states.view(-1, units))
-            if layer:
-                product(flat, weights.T)
-    product(_random(rows, units), _random(units, outputs))
+            factors += [(gates[step], turned.T) for step in range(turns)]
+            factors += [(flat.T, inputs)]
+            factors += [(gates[:turns].view(-1, wide).T, states.view(-1, units))]
+            factors += [(flat, weights.T)] if layer else []
+    factors.append((_random(rows, units), _random(units, outputs)))
+    made = [(left, right, torch.empty(left.shape[0], right.shape[1])) for left, right in factors]
 
     def run() -> None:
         for left, right, into in made:

@@ -1,0 +1,116 @@
+"""A study made from another: which of its trials come along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from test_storage import (
+    ATTRIBUTES,
+    COMPLETE,
+    DIVERGED,
+    FAILED,
+    changed,
+    config,
+    database,
+    fill,
+    stored,
+)
+
+from search.storage import create_study, is_made, list_studies
+from search.stored_study import StoredStudy
+from search.trial import Decision, Outcome
+
+__all__ = ["config", "database", "stored"]
+
+
+def fork(old: StoredStudy, space: dict[str, Any]) -> tuple[StoredStudy, list[tuple[int, int]]]:
+    """Forks a study into ``forked`` with a changed space."""
+    config = changed(old.config, {"name": "forked", "space": space})
+    new = create_study(old.database, config, ATTRIBUTES, fork_of=old)
+    return new, [(trial.user_attrs["forked_from"][1], trial.number) for trial in new.trials()]
+
+
+def told(trials: list[optuna.trial.FrozenTrial]) -> list[tuple[Any, ...]]:
+    """Returns what a fork has to keep of trials."""
+    return [
+        (
+            trial.state,
+            trial.value,
+            trial.intermediate_values,
+            trial.constraints,
+            {key: value for key, value in trial.user_attrs.items() if key != "forked_from"},
+        )
+        for trial in trials
+    ]
+
+
+def test_fork_takes_all_that_fits(stored: StoredStudy) -> None:
+    """In a wider space every complete, pruned and diverged trial is taken over, failed ones not."""
+    pruned = Decision(Outcome.PRUNED, "worse than the median")
+    fill(stored, COMPLETE, DIVERGED, FAILED, pruned, COMPLETE)
+    new, copied = fork(stored, {"epochs": {"low": 1, "high": 9}, "cell": ["gru", "lstm", "rnn"]})
+    assert copied == [(0, 0), (1, 1), (3, 2), (4, 3)]
+    old_trials = [trial for trial in stored.trials() if trial.state != TrialState.FAIL]
+    assert told(new.trials()) == told(old_trials)
+    assert new.trials()[1].constraints == {"diverged": 1.0}
+    assert [trial.params for trial in new.trials()] == [trial.params for trial in old_trials]
+    assert new.trials()[2].user_attrs["forked_from"] == ["tiny", 3]
+
+
+def test_fork_leaves_what_does_not_fit(stored: StoredStudy) -> None:
+    """In a narrower space only trials inside it are taken over."""
+    fill(stored, *[COMPLETE] * 8)
+    new, copied = fork(stored, {"learning_rate": {"low": 5e-3, "high": 0.5}})
+    inside = [t.number for t in stored.trials() if 5e-3 <= t.params["learning_rate"] <= 0.5]
+    assert [number for number, _ in copied] == inside
+    assert 2 not in inside
+    assert len(new.trials()) == len(inside)
+
+
+def test_fork_does_not_repeat_starting_points(stored: StoredStudy) -> None:
+    """What the old study has tried the new one does not try again."""
+    fill(stored, *[COMPLETE] * 4)
+    new, _ = fork(stored, {"dropout": {"low": 0.0, "high": 0.6}})
+    taken = new.take(5)
+    assert taken is not None
+    assert taken.number == 4
+    assert taken.params.learning_rate not in (0.01, 0.1, 0.001)
+
+
+def test_a_fork_that_was_cut_off_is_made_anew(
+    stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork killed before it was whole leaves nothing in the way of the same fork."""
+    fill(stored, *[COMPLETE] * 4)
+    trials = [trial.number for trial in stored.trials()]
+
+    def cut_off(_trials: object, _old: Path, new: Path) -> None:
+        (new / "00000").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("search.storage.copy_trial_files", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            fork(stored, {})
+    (left,) = [one for one in list_studies(stored.database) if one.study_name == "forked"]
+    assert not is_made(left)
+    new, copied = fork(stored, {})
+    assert [number for number, _ in copied] == trials
+    assert all(map(is_made, list_studies(stored.database)))
+    assert [*stored.database.folder.glob("forked-*")] in ([], [new.folder])
+
+
+def test_fork_can_fix_and_free_a_parameter(stored: StoredStudy) -> None:
+    """A dimension that becomes fixed filters the trials; one that was fixed keeps its value."""
+    fill(stored, *[COMPLETE] * 6)
+    cells = [trial.params["cell"] for trial in stored.trials()]
+    fixed, copied = fork(stored, {"cell": ["lstm"]})
+    assert len(copied) == cells.count("lstm")
+    assert all("cell" not in trial.params for trial in fixed.trials())
+    config = changed(fixed.config, {"name": "freed", "space": {"cell": ["lstm", "gru"]}})
+    freed = create_study(stored.database, config, ATTRIBUTES, fork_of=fixed)
+    assert [trial.params["cell"] for trial in freed.trials()] == ["lstm"] * len(copied)

@@ -1,0 +1,108 @@
+"""The command line when its time is up, or somebody interrupts it: once, twice, as it starts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_cli import SLOW_SPACE
+from tiny import (
+    SPACE,
+    count,
+    epochs_reported,
+    files_of,
+    interrupt_when,
+    read_json,
+    rnn_search,
+    start,
+    trials_of,
+    wait_for_end,
+    wait_until,
+    write_study,
+)
+
+
+@pytest.mark.slow
+def test_json_and_timeout(tmp_path: Path) -> None:
+    """When time is up a run exits with 0 and one JSON object; its trial goes on at resume."""
+    space = {**SPACE, "epochs": 300, "batch_size": [8]}
+    write_study(tmp_path, space=space, stopping={"patience": 0})
+    options = ("--timeout", "1s", "--workers", 1, "--json")
+    timed = rnn_search(tmp_path, "run", "tiny.toml", *options)
+    assert timed.returncode == 0, timed.stderr
+    counts = read_json(timed.stdout)["trials"]
+    assert (counts["total"], counts["interrupted"], counts["running"]) == (1, 1, 0)
+    before = trials_of(tmp_path)[0].params
+    resumed = rnn_search(tmp_path, "resume", "tiny", "--timeout", "none", "--trials", 1, "--json")
+    assert read_json(resumed.stdout)["trials"]["complete"] == 1
+    (trial,) = trials_of(tmp_path)
+    assert trial.params == before
+    assert list(trial.intermediate_values) == list(range(1, 301))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
+def test_interrupted_once(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP end a run with 130, its summary, its checkpoints, no process."""
+    write_study(tmp_path, space=SLOW_SPACE, stopping={"patience": 0})
+    run = start(tmp_path, "run", "tiny.toml", "--workers", 2)
+    children = interrupt_when(run, lambda: epochs_reported(tmp_path) >= 5, number)
+    assert run.wait(60) == 130
+    assert len(children) >= 2
+    wait_for_end(children)
+    output = (tmp_path / "output.txt").read_text()
+    assert "2 interrupted" in output
+    assert "Next:" in output
+    assert "Traceback" not in output
+    assert count(tmp_path, "rnn_search_leases") == 0
+    assert set(files_of(tmp_path)) == {f"{n:05d}/checkpoint.pt" for n in range(2)}
+    assert all(trial.params for trial in trials_of(tmp_path))
+
+
+def test_interrupted_twice(tmp_path: Path) -> None:
+    """A second Ctrl-C stops at once, even in the middle of a long epoch, and leaves no process."""
+    space = {**SPACE, "epochs": 50, "batch_size": [1], "hidden_units": 128, "hidden_layers": 3}
+    write_study(tmp_path, rows=20_000, space=space)
+    run = start(tmp_path, "run", "tiny.toml", "--workers", 1)
+    children = interrupt_when(run, lambda: has_params(tmp_path), signal.SIGINT)
+    output = tmp_path / "output.txt"
+    interrupt_when(run, lambda: "Ctrl-C again stops at once" in output.read_text(), signal.SIGINT)
+    assert run.wait(60) == 130
+    wait_for_end(children)
+    assert "interrupted; run it again to go on" in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert epochs_reported(tmp_path) == 0
+
+
+def has_params(folder: Path) -> bool:
+    """Returns whether the first trial has all of its parameters."""
+    return count(folder, "trial_params") >= 7
+
+
+@pytest.mark.parametrize("modules", ["numpy", "torch", "optuna"])
+def test_interrupted_during_start_up(tmp_path: Path, modules: str) -> None:
+    """Ctrl-C while the command still imports exits with 130, one line and no traceback."""
+    write_study(tmp_path)
+    run = start(tmp_path, "run", "tiny.toml")
+    wait_until(lambda: has_mapped(run, modules), f"the import of {modules}")
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    output = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in output
+    assert "Error" not in output
+
+
+def has_mapped(process: subprocess.Popen[str], package: str) -> bool:
+    """Returns whether a process has a package's compiled code in memory, or has ended."""
+    if package == "optuna":
+        package = "sqlalchemy"
+    maps = Path(f"/proc/{process.pid}/maps")
+    return process.poll() is not None or f"/{package}/" in maps.read_text()
