@@ -42,9 +42,10 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 RECENT_SECONDS = 1.0
 """What others have told so long ago is known, if not sooner: to look takes a few milliseconds, and
 a trial is judged many times."""
-REPORT_SECONDS = 0.25
+REPORT_SECONDS = 1.0
 """Epochs reported within so long are written together: a transaction for each was the most of what
-a short trial cost (`bench/trial_cost.py`), and others look once in `RECENT_SECONDS`."""
+a short trial cost (`bench/trial_cost.py`). Others look as often, and a killed trial goes on from a
+checkpoint that is as old."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
 

@@ -86,16 +86,18 @@ def _main(connection: Connection) -> None:
         except FactoryError as error:
             connection.send((-1, str(error)))
             return
+        inbox = _Inbox(connection)
         if setup.lanes:
-            LaneDesk(_Inbox(connection), splits, setup.rules, device).serve()
+            LaneDesk(inbox, splits, setup.rules, device).serve()
         else:
-            Desk(connection, splits, setup.rules, device, setup.factory).serve()
+            Desk(inbox, splits, setup.rules, device, setup.factory).serve()
 
 
 class _Inbox:
     """The end of a connection that takes what comes at once, so that who sends never waits.
 
-    With many trials, both ends might else wait for each other to read.
+    With many trials, both ends might else wait for each other to read. And to ask a connection
+    whether there is an order, as is done before every batch, takes it 40 µs, a queue less than one.
     """
 
     def __init__(self, connection: Connection) -> None:

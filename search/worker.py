@@ -29,9 +29,9 @@ from search.stopping import Divergence, batch_judge, out_of_patience
 from search.training import FAULTS, BatchJudge, Run, failure
 from search.trial import Decision, Epoch, Goal, Outcome
 
-CHECKPOINT_SECONDS = 1.0
-"""A checkpoint is written when the last one is at least this old, and at the end: an epoch can
-take a hundredth of a second, and what is redone after a kill comes out the same."""
+CHECKPOINT_SECONDS = 2.0
+"""A checkpoint is written when the last one is at least this old: an epoch, or a trial, can take a
+hundredth of a second, and what is redone after a kill comes out the same."""
 
 Interruption = Callable[[], Decision | None]
 """Asked after every batch; a decision ends the epoch at once."""
@@ -147,7 +147,9 @@ class TrialWorker:
         # An interruption comes in the middle of an epoch, from where no run can go on.
         interrupted = self.decision and self.decision.outcome is Outcome.INTERRUPTED
         stale = time.monotonic() - self._saved > CHECKPOINT_SECONDS
-        if not interrupted and (self.decision or stale):
+        # One that diverged may have been pruned meanwhile, at an earlier epoch: `cut_losses`.
+        diverged = self.decision and self.decision.outcome is Outcome.DIVERGED
+        if not interrupted and (stale or diverged):
             self._save(run)
 
     def blame(self, error: BaseException) -> None:

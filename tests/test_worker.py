@@ -122,7 +122,10 @@ def test_files_are_written_before_an_epoch_is_told(tmp_path: Path) -> None:
 def test_checkpoints_are_not_written_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Epochs that follow each other quickly share a checkpoint, unless one is asked for."""
+    """Epochs and ends that follow quickly need no checkpoint, unless one is asked for.
+
+    A trial that diverges has one: it may turn out to have been pruned before.
+    """
     monkeypatch.setattr(worker_module, "CHECKPOINT_SECONDS", 1e9)
     worker = work(tmp_path)
     worker.save()
@@ -136,7 +139,13 @@ def test_checkpoints_are_not_written_all_the_time(
     assert len(list(epochs)) == 3
     saved = load_checkpoint(tmp_path)
     assert saved is not None
-    assert saved["ended"] == ["complete", "trained 4 epochs"]
+    assert (len(saved["run"]["curve"]), saved["ended"]) == (1, None)
+    assert figures(list(work(tmp_path).epochs())) == figures(list(work(tmp_path / "new").epochs()))
+    diverging = work(tmp_path / "diverging", **DIVERGING)
+    list(diverging.epochs())
+    saved = load_checkpoint(tmp_path / "diverging")
+    assert saved is not None
+    assert saved["ended"][0] == "diverged"
 
 
 def test_patience_ends_a_trial_complete(tmp_path: Path) -> None:
