@@ -114,21 +114,25 @@ def save_losses(
 
 
 def cut_losses(folder: Path, epochs: int) -> None:
-    """Writes the losses of a trial told as pruned, if its trainer was killed before it did.
+    """Makes the losses of a trial told as pruned those of the epochs that were told.
 
-    A trainer goes on until it reads that its trial is pruned, and may have written the losses of
-    more than that by then, when the trial diverged meanwhile; its checkpoint is still there.
+    Its trainer goes on until it reads that the trial is pruned, and may have come to an end of its
+    own by then and written the losses of more epochs, or none, when it was killed.
 
     Args:
         folder: The trial's folder.
         epochs: How many were told.
     """
-    saved = load_checkpoint(folder)
-    if saved is None:
-        return
-    ends = saved["run"]["epoch_ends"][:epochs]
-    if epochs and len(ends) == epochs:
-        save_losses(folder, saved["run"]["batch_losses"].tolist()[: ends[-1]], ends)
+    written, saved = _read_losses(folder), None
+    if written is None:
+        saved = load_checkpoint(folder)
+        if saved is None:
+            return
+        losses, ends = saved["run"]["batch_losses"].tolist(), list(saved["run"]["epoch_ends"])
+    else:
+        losses, ends = written["train"].tolist(), written["epoch_ends"].tolist()
+    if 0 < epochs <= len(ends) and (saved or len(losses) > ends[epochs - 1]):
+        save_losses(folder, losses[: ends[epochs - 1]], ends[:epochs])
 
 
 def load_losses(folder: Path) -> Tensor | None:
@@ -136,10 +140,16 @@ def load_losses(folder: Path) -> Tensor | None:
 
     A file that a power cut has damaged counts as not there.
     """
+    written = _read_losses(folder)
+    return None if written is None else written["train"]
+
+
+def _read_losses(folder: Path) -> dict[str, Tensor] | None:
     try:
-        return load_file(folder / LOSSES)["train"]
-    except (FileNotFoundError, SafetensorError, KeyError):
+        written = load_file(folder / LOSSES)
+    except (FileNotFoundError, SafetensorError):
         return None
+    return written if {"train", "epoch_ends"} <= written.keys() else None
 
 
 def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
@@ -160,7 +170,7 @@ def keep_weights(folder: Path, best: Iterable[int], finished: Iterable[int]) -> 
         place = trial_folder(folder, number)
         if number not in stay:
             (place / WEIGHTS).unlink(missing_ok=True)
-        if (place / CHECKPOINT).exists():
+        if (place / CHECKPOINT).exists() or any(place.glob("*.part")):
             remove_checkpoint(place)
 
 

@@ -20,6 +20,7 @@ from search.checkpoints import (
     save_losses,
     trial_folder,
 )
+from search.desk import INTERRUPTED
 from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
 from search.stopping import PRUNERS
@@ -93,14 +94,15 @@ class Attacher:
 
 @dataclass
 class _Active:
-    """A trial in training; ``devices``: kinds of those it was trained on in earlier lives."""
+    """A trial in training."""
 
     taken: Taken
     curve: Curve = field(default_factory=Curve)
     losses: list[float] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
-    devices: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)  # Kinds, as its checkpoint has them.
+    late: bool = False  # It has come to epochs that are the next run's to judge.
 
 
 class Coordinator:
@@ -244,19 +246,20 @@ class Coordinator:
         taken, stopping = active.taken, self._stored.config.stopping
         active.curve = active.curve.then(epoch)
         self._observer.advanced(worker, taken, epoch)
-        if epoch.index > taken.reported:
+        # Without a checkpoint it has begun anew, maybe on another device.
+        if not active.late and (epoch.index > taken.reported or not active.devices):
             self._stored.report(taken, epoch)
         # An epoch that an earlier life reported was judged then; but the last may not have been.
         if epoch.index < taken.reported or stopping.pruner == "none":
             return
-        # A trainer that was told to stop leaves without reading that its trial is to be dropped,
-        # so the next life judges this epoch, which it reports once more.
-        if self._winding_down:
-            return
         pruner = PRUNERS[stopping.pruner]
-        # At its last epoch a trial ends anyway.
-        at_end = epoch.index == taken.params.epochs
+        at_end = epoch.index == taken.params.epochs  # There a trial ends anyway.
         if at_end or not pruner.compares(epoch.index, stopping.warmup_epochs):
+            return
+        # A trainer told to stop leaves without reading that it is to drop its trial: the next life
+        # judges this epoch, and those after it.
+        if self._winding_down:
+            active.late = True
             return
         goal, reached = self._stored.goal, self._stored.recent().reached(epoch.index, taken.number)
         verdict = pruner.judge(active.curve.values(goal), reached, goal, stopping.peers)
@@ -267,10 +270,10 @@ class Coordinator:
                 self._trainers.abandon(taken.number)
 
     def _end(self, worker: int, active: _Active, decision: Decision, traceback: str) -> None:
-        if decision.outcome is Outcome.INTERRUPTED:
+        if active.late or decision.outcome is Outcome.INTERRUPTED:
             del self._active[worker]
             self._stored.release(active.taken)
-            self._observer.ended(worker, active.taken, decision, active.curve)
+            self._observer.ended(worker, active.taken, INTERRUPTED, active.curve)
             return
         if not self._tell(worker, active, decision, traceback):
             return

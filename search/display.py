@@ -138,9 +138,7 @@ class Progress:
         """A trial starts, or goes on."""
         self._running[worker] = (taken, None)
         if taken.reported:
-            self.say(
-                f"#{taken.number} goes on from its last checkpoint, epoch {taken.reported} or so"
-            )
+            self.say(f"#{taken.number} goes on; it had come to epoch {taken.reported}")
 
     def label(self, taken: Taken) -> str:
         """Names a trial."""

@@ -45,7 +45,7 @@ a trial is judged many times."""
 REPORT_SECONDS = 1.0
 """Epochs reported within so long are written together: a transaction for each was the most of what
 a short trial cost (`bench/trial_cost.py`). Others look as often, and a killed trial goes on from a
-checkpoint that is as old."""
+checkpoint that may be older."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
 

@@ -125,10 +125,12 @@ class _Inbox:
         return not self._orders.empty()
 
     def _read(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                self._orders.put(self._connection.recv())
-        self._orders.put(None)
+        try:
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    self._orders.put(self._connection.recv())
+        finally:
+            self._orders.put(None)
 
 
 def _die_with_parent() -> None:

@@ -1,9 +1,9 @@
 """Where trials train: processes on this machine that get work and send back one epoch at a time.
 
 Trainers import neither Optuna nor SQLAlchemy and never see the study. Each keeps the checkpoint of
-its trial, so that whoever is killed, the trial goes on from its last whole epoch. What all kinds of
-trainers promise is `Trainers`; each trainer sits at a `Desk`, wherever that stands, or on a seat of
-a `LaneDesk`.
+its trial, so that whoever is killed, the trial goes on from an epoch of the last seconds. What all
+kinds of trainers promise is `Trainers`; each trainer sits at a `Desk`, wherever that stands, or on
+a seat of a `LaneDesk`.
 """
 
 from __future__ import annotations

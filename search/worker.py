@@ -31,7 +31,7 @@ from search.trial import Decision, Epoch, Goal, Outcome
 
 CHECKPOINT_SECONDS = 2.0
 """A checkpoint is written when the last one is at least this old: an epoch, or a trial, can take a
-hundredth of a second, and what is redone after a kill comes out the same."""
+hundredth of a second, and what is redone after a kill comes out the same (on a CPU)."""
 
 Interruption = Callable[[], Decision | None]
 """Asked after every batch; a decision ends the epoch at once."""
@@ -109,8 +109,8 @@ class TrialWorker:
     def epochs(self) -> Iterator[Epoch]:
         """Yields the epochs, those of the checkpoint first, until `decision` is set.
 
-        An exception of the training itself ends the trial as failed. Files are written before an
-        epoch is yielded.
+        An exception of the training itself ends the trial as failed. A checkpoint that is due is
+        written before an epoch is yielded.
 
         Raises:
             OSError: The trial's files cannot be written.
@@ -147,9 +147,7 @@ class TrialWorker:
         # An interruption comes in the middle of an epoch, from where no run can go on.
         interrupted = self.decision and self.decision.outcome is Outcome.INTERRUPTED
         stale = time.monotonic() - self._saved > CHECKPOINT_SECONDS
-        # One that diverged may have been pruned meanwhile, at an earlier epoch: `cut_losses`.
-        diverged = self.decision and self.decision.outcome is Outcome.DIVERGED
-        if not interrupted and (stale or diverged):
+        if stale and not interrupted:
             self._save(run)
 
     def blame(self, error: BaseException) -> None:
@@ -180,7 +178,8 @@ class TrialWorker:
 
     def drop(self, epoch: int) -> None:
         """Leaves a trial that was ended from outside, and told, as of ``epoch``."""
-        if self._run is not None:
+        # One that has begun anew may not have come so far; its losses were written when it had.
+        if self._run is not None and len(self._run.epoch_ends) >= epoch:
             ends = self._run.epoch_ends[:epoch]
             save_losses(self.job.folder, self._run.batch_losses[: ends[-1]], ends)
         (self.job.folder / WEIGHTS).unlink(missing_ok=True)

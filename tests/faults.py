@@ -44,7 +44,7 @@ def reference_of(folder: Path) -> list[dict[str, Any]]:
 
 def begin(folder: Path, *options: object) -> subprocess.Popen[str]:
     """Starts a run of the study with one worker, or goes on with it."""
-    return start(folder, "run", "tiny.toml", "--workers", 1, *options)
+    return start(folder, "run", "tiny.toml", "--workers", 1, *options, often=True)
 
 
 def output_of(folder: Path) -> str:

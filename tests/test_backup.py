@@ -94,7 +94,7 @@ def half_way(
 ) -> tuple[subprocess.Popen[str], Callable[[], bool]]:
     """Starts a run and returns it, and when it is in the middle of a trial."""
     write_study(folder, **LONG)
-    run = start(folder, "run", "tiny.toml", "--workers", 1)
+    run = start(folder, "run", "tiny.toml", "--workers", 1, often=True)
     return run, lambda: epochs_reported(folder) >= 0.5 * reference.epochs
 
 
@@ -112,7 +112,7 @@ def test_there_and_back_again(reference: Reference, tmp_path: Path, postgres: Po
     unfinished = [trial for trial in trials_of(tmp_path) if not trial.state.is_finished()]
     assert read_json(done.stdout)["unfinished"] == len(unfinished) <= 1
     known = sum(len(trial.intermediate_values) for trial in trials_at(url))
-    again = start(tmp_path, "resume", "tiny", "--storage", url, "--workers", 1)
+    again = start(tmp_path, "resume", "tiny", "--storage", url, "--workers", 1, often=True)
 
     def further() -> bool:
         with postgres.connect(name) as connection:

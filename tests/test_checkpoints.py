@@ -313,13 +313,23 @@ def test_losses_of_a_pruned_trial_whose_trainer_was_killed(tmp_path: Path, writt
     assert (tmp_path / LOSSES).read_bytes() == (tmp_path / "right" / LOSSES).read_bytes()
 
 
-def test_losses_that_a_checkpoint_has_not(tmp_path: Path) -> None:
-    """A checkpoint of fewer epochs than were told, or none at all, changes no file of losses."""
-    save_losses(tmp_path, [1.0, 2.0], [1, 2])
-    before = (tmp_path / LOSSES).read_bytes()
+def test_losses_of_a_pruned_trial_without_a_checkpoint(tmp_path: Path) -> None:
+    """They are cut to the epochs told as well, and left alone where they are these, or fewer."""
     cut_losses(tmp_path, 1)
-    run = {"batch_losses": torch.tensor([1.0], dtype=torch.float64), "epoch_ends": [1]}
-    save_checkpoint(tmp_path, {"run": run, "ended": None})
-    for epochs in (0, 2):
+    assert names(tmp_path) == set()
+    save_losses(tmp_path, [4.0, 3.0, 2.0], [2, 3])
+    before = (tmp_path / LOSSES).stat()
+    for epochs in (0, 2, 3):
         cut_losses(tmp_path, epochs)
-    assert (tmp_path / LOSSES).read_bytes() == before
+    assert (tmp_path / LOSSES).stat() == before
+    cut_losses(tmp_path, 1)
+    save_losses(tmp_path / "right", [4.0, 3.0], [2])
+    assert (tmp_path / LOSSES).read_bytes() == (tmp_path / "right" / LOSSES).read_bytes()
+
+
+def test_what_was_half_written_of_a_finished_trial_goes(tmp_path: Path) -> None:
+    """Whoever was killed while it wrote a trial's losses leaves no part of them for ever."""
+    place = finished(tmp_path, 3)
+    (place / f"{LOSSES}.123.part").touch()
+    keep_weights(tmp_path, [3], [3])
+    assert names(place) == {LOSSES, WEIGHTS}

@@ -42,7 +42,7 @@ LONG: dict[str, Any] = {
     "keep": 2,
     "budget": {"trials": 6},
 }
-"""Trials that outlive a checkpoint."""
+"""Trials of a second or so."""
 New = Callable[[], Database]
 
 

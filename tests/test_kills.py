@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from tiny import (
+    OFTEN,
     PATIENCE,
     children_of,
     count,
@@ -60,12 +61,16 @@ LONG: dict[str, Any] = {
 """Enough epochs for fifty kills."""
 WITH_LEASE = """
 import sys
+from search import processes
+processes.SERVED.append("often_saved")
+processes.prepare()
 from search import leases, stored_study
 leases.LEASE_SECONDS = stored_study.LEASE_SECONDS = float(sys.argv.pop(1))
+stored_study.REPORT_SECONDS = 0.0
 from search.cli import main
 sys.exit(main())
 """
-"""The command line with another length of leases."""
+"""The command line with another length of leases, and each epoch saved at once."""
 
 
 class Killer:
@@ -95,7 +100,7 @@ class Killer:
             run = subprocess.Popen(
                 [sys.executable, "-c", WITH_LEASE, str(self.lease), *arguments],
                 cwd=self.folder,
-                env=environment(),
+                env={**environment(), "PYTHONPATH": str(OFTEN.parent)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -43,7 +43,7 @@ OPTIONS: dict[str, Any] = {
     "keep": 3,
     "budget": {"trials": TRIALS},
 }
-"""Trials of a second or so: some diverge, some are pruned, some outlive a checkpoint."""
+"""Trials of a second or so: some diverge, some are pruned."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def begin(folder: Path) -> subprocess.Popen[str]:
     """Starts a run, or goes on with it, with one worker."""
-    return start(folder, "run", "tiny.toml", "--workers", 1)
+    return start(folder, "run", "tiny.toml", "--workers", 1, often=True)
 
 
 def output_of(folder: Path) -> str:

@@ -86,17 +86,20 @@ def test_epochs_that_a_killed_run_had_not_written(
     assert following.trials()[5].intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0}
 
 
-def test_no_verdict_once_trainers_were_told_to_stop(stored: StoredStudy) -> None:
-    """An epoch that comes after the interruption is judged by the next run, as its trainer left."""
+@pytest.mark.parametrize("late", [1, 2, 4], ids=["one", "two", "to its end"])
+def test_no_verdict_once_trainers_were_told_to_stop(stored: StoredStudy, late: int) -> None:
+    """Epochs that come after the interruption are judged by the next run, as their trainer left.
+
+    That is also so if the trial had trained them all before it heard that it is to stop.
+    """
     run(stored, ScriptedTrainers(bad_sixth), 5)
 
     class Late(ScriptedTrainers):
         def events(self, timeout: float) -> Iterator[Event]:
-            late, self.stopping = self.stopping, False
-            yield from super().events(timeout)
-            self.stopping = late
-            if late:
+            stopping, self.stopping = self.stopping, False
+            for _ in range(late if stopping else 1):
                 yield from super().events(timeout)
+            self.stopping = stopping
 
     trainers = Late(bad_sixth)
     asked = iter([False, True])

@@ -23,6 +23,8 @@ from search.config import StudyConfig, load_config
 
 COMMAND = Path(sys.executable).with_name("rnn-search")
 """The installed console script."""
+OFTEN = Path(__file__).with_name("often.py")
+"""The same for trials that are to be killed."""
 SPACE: dict[str, object] = {
     "epochs": {"low": 2, "high": 4},
     "hidden_units": {"low": 4, "high": 8},
@@ -87,13 +89,21 @@ def rnn_search(folder: Path, *arguments: object) -> subprocess.CompletedProcess[
     )
 
 
-def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    """Starts the console script in ``folder`` as a process group of its own."""
+def start(folder: Path, *arguments: object, often: bool = False) -> subprocess.Popen[str]:
+    """Starts the console script in ``folder`` as a process group of its own.
+
+    Args:
+        folder: Where it is to run.
+        arguments: Its own.
+        often: It saves each epoch at once, so that a kill meets something saved.
+    """
+    command = [sys.executable, str(OFTEN)] if often else [str(COMMAND)]
+    more = {"PYTHONPATH": str(OFTEN.parent)} if often else {}
     with (folder / "output.txt").open("a") as output:
         return subprocess.Popen(
-            [str(COMMAND), *map(str, arguments)],
+            [*command, *map(str, arguments)],
             cwd=folder,
-            env=environment(),
+            env=environment() | more,
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
