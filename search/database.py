@@ -191,6 +191,11 @@ class Database:
         if not self.is_sqlite:
             connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
+    def spare_the_disk(self, connection: sa.Connection) -> None:
+        """Lets a transaction's commit not wait for the disk: a power cut may undo it."""
+        if not self.is_sqlite:  # Of a file no commit waits, see `_relax_sync`.
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
     def flush(self) -> None:
         """Returns when all that was committed is on the disk; a server sees to that by itself.
 

