@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,12 +31,22 @@ Order = Job | Drop | Stop
 INTERRUPTED = Decision(Outcome.INTERRUPTED, "stopped; goes on from its checkpoint")
 """How a trial ends that was in training when its trainer was told to stop."""
 
+TELL_SECONDS = 0.25
+"""How long an epoch may wait to be told: as long as the coordinator's bars are not drawn anew."""
+
+Trained = tuple[Epoch, tuple[float, ...]]
+"""An epoch, and the training loss of every batch of it."""
+
 
 class Line(Protocol):
     """A trainer's end of what connects it with the coordinator, as `Connection` has it."""
 
     def send(self, message: Any, /) -> None:
-        """Sends a trial's number and an epoch, an end, None when dropped, or a fault."""
+        """Sends a trial's number and its news.
+
+        These are a list of `Trained`, a `Decision` with its traceback, None when it has been
+        dropped, or the text of a fault.
+        """
 
     def recv(self) -> Any:
         """Waits for an order."""
@@ -44,19 +55,58 @@ class Line(Protocol):
         """Says whether an order has come."""
 
 
-def tell(line: Line, worker: TrialWorker, epoch: Epoch) -> None:
-    """Sends an epoch of a trial."""
-    line.send((worker.job.number, (epoch, worker.losses(epoch))))
+class Teller:
+    """Tells epochs: at once where trials are compared, the others together, a moment later.
 
+    On two busy cores the coordinator, which wakes to listen, takes the core of who has told, for
+    longer than telling takes (`studies/LOG.md`, what is not training).
 
-def tell_end(line: Line, worker: TrialWorker) -> None:
-    """Leaves the files of a trial that was not dropped as they should be, and says so."""
-    if worker.decision is None:
-        worker.save()
-        line.send((worker.job.number, (INTERRUPTED, "")))
-    else:
-        worker.finish()
-        line.send((worker.job.number, (worker.decision, worker.traceback)))
+    Args:
+        line: To the coordinator.
+        rules: Say which are waited for.
+    """
+
+    def __init__(self, line: Line, rules: TrialRules) -> None:
+        self._line, self._rules = line, rules
+        self._untold: dict[TrialWorker, list[Trained]] = {}
+        self._due = 0.0
+
+    def tell(self, worker: TrialWorker, epoch: Epoch) -> None:
+        """Tells an epoch of a trial, maybe later; those of a trial keep their order."""
+        self._untold.setdefault(worker, []).append((epoch, worker.losses(epoch)))
+        if self._rules.compares(epoch.index):
+            self._send(worker)
+        else:
+            self.tell_due()
+
+    def tell_due(self) -> None:
+        """Tells what has waited; call it often."""
+        if self._untold and time.monotonic() >= self._due:
+            for worker in list(self._untold):
+                self._send(worker)
+            self._due = time.monotonic() + TELL_SECONDS
+
+    def end(self, worker: TrialWorker) -> None:
+        """Leaves the files of a trial that was not dropped as they should be, and says so."""
+        decision, number = worker.decision, worker.job.number
+        if decision is None:
+            worker.save()
+        else:
+            worker.finish()
+        self._send(worker)
+        self._line.send((number, (decision or INTERRUPTED, worker.traceback)))
+
+    def drop(self, worker: TrialWorker, epoch: int) -> None:
+        """Leaves the files of a trial as of ``epoch``, 0: as they are, and says so."""
+        self._untold.pop(worker, None)
+        if epoch > 0:
+            worker.drop(epoch)
+        self._line.send((worker.job.number, None))
+
+    def _send(self, worker: TrialWorker) -> None:
+        told = self._untold.pop(worker, None)
+        if told:
+            self._line.send((worker.job.number, told))
 
 
 class Desk:
@@ -71,6 +121,7 @@ class Desk:
         factory: Factory | None,
     ) -> None:
         self._connection = connection
+        self._teller = Teller(connection, rules)
         self._splits, self._rules, self._device, self._factory = splits, rules, device, factory
         self._number = -1
         self._worker: TrialWorker | None = None
@@ -102,7 +153,7 @@ class Desk:
         worker = TrialWorker(job, *settings)
         self._worker = worker
         for epoch in worker.epochs():
-            tell(self._connection, worker, epoch)
+            self._teller.tell(worker, epoch)
             self._look()
             # Epochs of a checkpoint are told to the last, or what is said of the trial is wrong.
             stops = self._stopping and worker.decision is None and worker.is_last(epoch)
@@ -110,19 +161,18 @@ class Desk:
                 break
         self._look()
         if not self._dropped:
-            tell_end(self._connection, worker)
+            self._teller.end(worker)
 
     def _settle(self) -> None:
         """Leaves a dropped trial's files as they should be, and says so."""
         if self._dropped is None or self._worker is None:
             return
-        if self._dropped.epoch > 0:
-            self._worker.drop(self._dropped.epoch)
-        self._connection.send((self._number, None))
+        self._teller.drop(self._worker, self._dropped.epoch)
         self._worker = self._dropped = None
 
     def _look(self) -> Decision | None:
         """Reads what orders have come; a decision means that the trial ends at once."""
+        self._teller.tell_due()
         while self._connection.poll():
             self._take(self._connection.recv())
         return Decision(Outcome.INTERRUPTED, "dropped") if self._dropped else None

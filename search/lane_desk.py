@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from search.data.splits import Splits
-from search.desk import Drop, Line, Order, Stop, tell, tell_end
+from search.desk import Drop, Line, Order, Stop, Teller
 from search.lane_shapes import shape_of
 from search.lanes import Lanes, Result
 from search.training import FAULTS, Run, is_out_of_memory
@@ -58,6 +58,7 @@ class LaneDesk:
         self, connection: Line, splits: Splits, rules: TrialRules, device: torch.device
     ) -> None:
         self._connection = connection
+        self._teller = Teller(connection, rules)
         self._splits, self._rules, self._device = splits, rules, device
         self._seats: dict[int, TrialWorker] = {}
         self._training: dict[Run, TrialWorker] = {}
@@ -103,7 +104,7 @@ class LaneDesk:
                 self._begin(member, told, alone=alone)
                 return
             member.blame(error)
-            tell_end(self._connection, member)
+            self._teller.end(member)
             return
         self._training[run], self._told[run] = member, told
         self._tell(run)
@@ -150,6 +151,7 @@ class LaneDesk:
         for group in groups:
             if group.alone:
                 self._train_alone(group.alone[0])
+        self._teller.tell_due()
 
     def _worked(self, group: _Group, train: Callable[[], None]) -> bool:
         """Calls what trains a group; if it fails, brings the group back to its last epochs' ends.
@@ -239,11 +241,11 @@ class LaneDesk:
         """Tells a trial's epochs that have not been told."""
         member = self._training[run]
         for epoch in run.curve.epochs[self._told[run] :]:
-            tell(self._connection, member, epoch)
+            self._teller.tell(member, epoch)
         self._told[run] = max(self._told[run], len(run.curve))
 
     def _end(self, run: Run) -> None:
-        tell_end(self._connection, self._leave(run))
+        self._teller.end(self._leave(run))
 
     def _leave(self, run: Run) -> TrialWorker:
         """Trains a trial no longer."""
@@ -269,6 +271,4 @@ class LaneDesk:
         for run, other in list(self._training.items()):
             if other is member:
                 self._leave(run)
-        if order.epoch > 0:
-            member.drop(order.epoch)
-        self._connection.send((order.number, None))
+        self._teller.drop(member, order.epoch)

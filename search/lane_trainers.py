@@ -112,11 +112,10 @@ class LaneTrainers(OneKind):
                 return
             seats = enumerate(self._workers)
             index = next((at for at, one in seats if number in (one.number, one.dropping)), 0)
-            event = self._read(index, number, message)
-            if isinstance(event, TrialEnded):
+            events = self._read(index, number, message)
+            if any(isinstance(event, TrialEnded) for event in events):
                 self._over(number)
-            if event is not None:
-                yield event
+            yield from events
 
     def _over(self, number: int) -> None:
         self._inside.discard(number)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,14 +230,12 @@ class RayTrainers(OneKind):
             return
         handle.listen()
         for word in words:
-            event = self._understand(handle, word)
-            if event is not None:
-                yield event
+            yield from self._understand(handle, word)
 
     def _index(self, handle: _Handle) -> int:
         return [seat.handle for seat in self._workers].index(handle)
 
-    def _understand(self, handle: _Handle, word: Ready | Word | Crash) -> Event | None:
+    def _understand(self, handle: _Handle, word: Ready | Word | Crash) -> Sequence[Event]:
         index = self._index(handle)
         if isinstance(word, Crash):
             raise RuntimeError(f"a trainer failed on {word.traceback}")
@@ -251,22 +249,21 @@ class RayTrainers(OneKind):
                 for name, content in word.files.items():
                     store_file(folder, name, content)
             except OSError as error:
-                return TrainerFault(index, str(error))
+                return [TrainerFault(index, str(error))]
         if isinstance(word.message, str):
-            return TrainerFault(index, f"{handle.place}: {word.message}")
-        event = self._read(index, word.number, word.message)
-        if word.message is None or isinstance(event, TrialEnded):
+            return [TrainerFault(index, f"{handle.place}: {word.message}")]
+        events = self._read(index, word.number, word.message)
+        if word.message is None or any(isinstance(event, TrialEnded) for event in events):
             folders.pop(word.number, None)
-        return event
+        return events
 
-    def _compare(self, index: int, word: Ready) -> TrainerFault | None:
+    def _compare(self, index: int, word: Ready) -> Sequence[Event]:
         for name in SAME:
             here, there = self._expected[name], word.surroundings[name]
             if here.partition("+")[0] != there.partition("+")[0]:
-                return TrainerFault(
-                    index, f"{word.place} has {name} {there}, and here is {here}; install the same"
-                )
-        return None
+                reason = f"{word.place} has {name} {there}, and here is {here}; install the same"
+                return [TrainerFault(index, reason)]
+        return []
 
     def _bury(self, index: int, error: Exception) -> TrainerDied:
         seat = self._workers[index]

@@ -28,6 +28,7 @@ from search.factories import Factory, trust_factory
 from search.machine import ALL, choose_device
 from search.network_checks import check_network
 from search.space import fit_to_data, starting_points
+from search.stopping import PRUNERS
 from search.storage import create_study, is_made, list_studies, open_study
 from search.stored_study import MARK, StoredStudy
 from search.surroundings import surroundings
@@ -213,7 +214,9 @@ def _run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredSt
     given = plan.config.budget.timeout if request.timeout is None else request.timeout
     timeout = None if given == float("inf") else given
     _greet(console, stored, plan, total, crew)
-    rules = TrialRules(stored.goal, plan.config.stopping.patience, plan.config.stopping.divergence)
+    stopping = stored.config.stopping
+    pruning = PRUNERS.get(stopping.pruner), stopping.warmup_epochs
+    rules = TrialRules(stored.goal, stopping.patience, stopping.divergence, *pruning)
     # Leaving the block ends the trainers, whatever happens: they heed no signal.
     with (
         catch_signals() as signals,

@@ -191,20 +191,20 @@ class OneKind(Trainers):
     def _send(self, index: int, order: Order) -> None:
         """Sends a trainer an order, also one that is dead: `events` then tells of that."""
 
-    def _read(self, index: int, number: int, message: Any) -> Event | None:
-        """Returns what a `Desk`'s message means; None: nothing that the coordinator waits for."""
+    def _read(self, index: int, number: int, message: Any) -> Sequence[Event]:
+        """Returns what a `Desk`'s message means; nothing: none that the coordinator waits for."""
         worker = self._workers[index]
         if isinstance(message, str):
-            return TrainerFault(index, message)
+            return [TrainerFault(index, message)]
         if message is None:
             worker.dropping = None if worker.dropping == number else worker.dropping
-            return None
+            return []
         if number != worker.number:
-            return None  # a late word of a trial that was dropped
-        if isinstance(message[0], Epoch):
-            return EpochDone(index, number, *message)
+            return []  # a late word of a trial that was dropped
+        if isinstance(message, list):
+            return [EpochDone(index, number, *told) for told in message]
         worker.number = None
-        return TrialEnded(index, number, *message)
+        return [TrialEnded(index, number, *message)]
 
 
 @dataclass(kw_only=True)
@@ -259,9 +259,7 @@ class LocalTrainers(OneKind):
             except (EOFError, OSError):  # The latter within a long message.
                 yield self._bury(index)
                 continue
-            event = self._read(index, number, message)
-            if event is not None:
-                yield event
+            yield from self._read(index, number, message)
 
     def stop(self) -> None:
         """Asks every trainer to stop at its next epoch; `events` then tells of interruptions."""

@@ -25,7 +25,7 @@ from search.checkpoints import (
 from search.data.splits import Splits
 from search.factories import Factory
 from search.space import HyperParams
-from search.stopping import Divergence, batch_judge, out_of_patience
+from search.stopping import Divergence, Pruner, batch_judge, out_of_patience
 from search.training import FAULTS, BatchJudge, Run, failure
 from search.trial import Decision, Epoch, Goal, Outcome
 
@@ -39,17 +39,25 @@ Interruption = Callable[[], Decision | None]
 
 @dataclass(frozen=True)
 class TrialRules:
-    """The rules that a trainer applies by itself, because they need no other trial.
+    """The rules that a trainer applies by itself, and when others judge its trial.
 
     Attributes:
         goal: The figure that the best epoch is chosen by.
         patience: Epochs without a better value after which a trial ends; 0: none.
         divergence: Whether a growing training error ends a trial; a non-finite one always does.
+        pruner: What the coordinator judges trials by; None: by nothing.
+        warmup: Epochs that every trial is given first.
     """
 
     goal: Goal
     patience: int
     divergence: bool
+    pruner: Pruner | None = None
+    warmup: int = 0
+
+    def compares(self, epoch: int) -> bool:
+        """Says whether the coordinator compares a trial with others after an epoch."""
+        return self.pruner is not None and self.pruner.compares(epoch, self.warmup)
 
 
 @dataclass(frozen=True)
