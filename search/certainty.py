@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from search.checkpoints import RESULT, load_result
 from search.display import figure
 from search.entries import Entry
 from search.evaluation import LOOKS, mean_and_std
 from search.report import Summary
 from search.stored_study import StoredStudy
 from search.trial import Outcome
+from search.trial_files import RESULT, load_result
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,7 @@ from typing import Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.checkpoints import (
-    cut_losses,
-    devices_of,
-    keep_weights,
-    remove_checkpoint,
-    save_losses,
-    trial_folder,
-)
+from search.checkpoints import cut_losses, devices_of, save_losses
 from search.desk import INTERRUPTED
 from search.diagnosis import Finding, constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
@@ -28,6 +21,7 @@ from search.stored_study import StoredStudy, Taken
 from search.telling import Attached
 from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome, derive_seed
+from search.trial_files import keep_weights, remove_checkpoint, trial_folder
 from search.worker import Job
 
 LIVES = 3

@@ -9,10 +9,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.checkpoints import copy_files, trial_folder
 from search.config import StudyConfig
 from search.dimensions import Dimension
 from search.space import distributions, fits, ordered
+from search.trial_files import copy_files, trial_folder
 
 
 def copy_trials(

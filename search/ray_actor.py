@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from search.checkpoints import CHECKPOINT, TRAINED, store_file
 from search.data.splits import Splits
 from search.desk import Desk, Order
 from search.errors import FactoryError
@@ -27,6 +26,7 @@ from search.factories import Factory
 from search.processes import keep_freed_memory
 from search.surroundings import surroundings
 from search.trial import Decision
+from search.trial_files import CHECKPOINT, TRAINED, store_file
 from search.worker import Job, TrialRules
 
 

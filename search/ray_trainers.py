@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.checkpoints import CHECKPOINT, store_file
 from search.data.splits import Splits
 from search.desk import Drop, Order, Stop
 from search.errors import TrainerError
@@ -25,6 +24,7 @@ from search.ray_cluster import Cluster
 from search.surroundings import surroundings
 from search.trainers import Event, OneKind, TrainerDied, TrainerFault, TrialEnded, Worker
 from search.trial import Decision, Outcome
+from search.trial_files import CHECKPOINT, store_file
 from search.worker import Job, TrialRules
 
 START_SECONDS = 120.0

@@ -16,7 +16,7 @@ import torch
 from optuna.trial import FrozenTrial
 
 from search.changes import check_unchanged
-from search.checkpoints import LOSSES, load_losses, trial_folder
+from search.checkpoints import load_losses
 from search.data.splits import Splits
 from search.dimensions import Dimension
 from search.errors import ConfigError, StudyError
@@ -32,6 +32,7 @@ from search.stored_study import StoredStudy
 from search.surroundings import surroundings
 from search.training import FAULTS, BatchJudge, Run, failure, one_thread
 from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
+from search.trial_files import LOSSES, trial_folder
 
 AT_END = (*INFEASIBLE, Outcome.FAILED)
 """Outcomes that the training itself brought about, in the middle of an epoch."""

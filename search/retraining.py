@@ -15,17 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from search.checkpoints import (
-    WEIGHTS,
-    load_result,
-    remove_checkpoint,
-    save_result,
-)
 from search.coordinator import LIVES, TICK
 from search.errors import RunError, TrainerError
 from search.space import HyperParams
 from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, Trainers
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
+from search.trial_files import WEIGHTS, load_result, remove_checkpoint, save_result
 from search.worker import Job
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.changes import source_of
-from search.checkpoints import WEIGHTS as KEPT
-from search.checkpoints import load_weights, trial_folder
+from search.checkpoints import load_weights
 from search.errors import RunError, StudyError
 from search.evaluation import LOOKS, Candidate, plan_retrainings
 from search.model_files import AtTest, Member, Source, joint_weights
@@ -22,6 +21,8 @@ from search.retraining import Result, code_of, read_result
 from search.space import HyperParams
 from search.stored_study import StoredStudy
 from search.trial import Outcome
+from search.trial_files import WEIGHTS as KEPT
+from search.trial_files import trial_folder
 
 
 @dataclass(frozen=True)

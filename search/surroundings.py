@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from typing import TYPE_CHECKING
 
-import torch
-
-from search.factories import Factory
+if TYPE_CHECKING:
+    from search.factories import Factory
 
 
 def versions() -> dict[str, str]:
@@ -24,6 +24,8 @@ def surroundings(device: str, factory: Factory | None = None) -> dict[str, str]:
         device: Where trials train, as torch writes it.
         factory: Builds the networks, if they are the user's own.
     """
+    import torch  # Not above: who only looks at a study does not wait for it.
+
     kernels = torch.backends.cpu.get_cpu_capability()
     if device.startswith("cuda"):
         kernels = torch.cuda.get_device_name(device)

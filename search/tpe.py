@@ -6,7 +6,8 @@ proposals up to rounding, which a test holds it to. It takes a fraction of the t
 looks at all kernels at once, and never at a trial: in a search of small networks what proposes
 shares the processor with what trains (`studies/LOG.md`).
 
-NumPy, and torch for what NumPy has not, on one thread: the others are the trainers'.
+NumPy, and torch for what NumPy has not, on one thread: the others are the trainers'. Torch is not
+imported before something is proposed: who only looks at a study does not wait for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
@@ -26,8 +26,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-
-from search.training import one_thread
 
 Array = NDArray[np.float64]
 
@@ -70,6 +68,8 @@ def propose(
         others: The same of all other trials, also of those in training.
         seed: Of what is drawn at random, from 0 to 2**32 - 1.
     """
+    from search.training import one_thread
+
     kinds, random = list(space.values()), np.random.RandomState(seed)
     with one_thread():
         densities = ParzenEstimators(kinds, (good, others))
@@ -310,6 +310,8 @@ _quantile = np.frompyfunc(NormalDist().inv_cdf, 1, 1)
 
 def _normal(values: Array) -> Array:
     """Returns how much of the normal distribution is below; where that is little, precisely."""
+    import torch
+
     return np.asarray(torch.special.erfc(torch.from_numpy(values / -ROOT_2)).numpy() / 2)
 
 

@@ -14,20 +14,14 @@ from pathlib import Path
 
 import torch
 
-from search.checkpoints import (
-    WEIGHTS,
-    load_checkpoint,
-    remove_checkpoint,
-    save_checkpoint,
-    save_losses,
-    save_weights,
-)
+from search.checkpoints import load_checkpoint, save_checkpoint, save_losses, save_weights
 from search.data.splits import Splits
 from search.factories import Factory
 from search.space import HyperParams
 from search.stopping import Divergence, Pruner, batch_judge, out_of_patience
 from search.training import FAULTS, BatchJudge, Run, failure
 from search.trial import Decision, Epoch, Goal, Outcome
+from search.trial_files import WEIGHTS, remove_checkpoint
 
 CHECKPOINT_SECONDS = 2.0
 """A checkpoint is written when the last one is at least this old: an epoch, or a trial, can take a

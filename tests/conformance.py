@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny import tiny_config, wait_until
 
-from search.checkpoints import LOSSES, WEIGHTS, load_checkpoint
+from search.checkpoints import load_checkpoint
 from search.data import load_splits
 from search.data.splits import Splits
 from search.space import HyperParams
@@ -29,6 +29,7 @@ from search.trainers import (
 )
 from search.training import Run
 from search.trial import Epoch, Goal, Outcome
+from search.trial_files import LOSSES, WEIGHTS
 from search.worker import Job, TrialRules
 
 Make = Callable[[], Trainers]

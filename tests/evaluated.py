@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from tiny import SPACE, read_json
 
-from search.checkpoints import WEIGHTS as KEPT
 from search.cli import main
 from search.config import load_config
 from search.data import load_splits
@@ -25,6 +24,7 @@ from search.model_files import CARD, ONNX
 from search.models import SequenceModel, build
 from search.space import HyperParams
 from search.training import outputs_of
+from search.trial_files import WEIGHTS as KEPT
 
 SEEDS = 5
 """From five on, the order in which torch's sums add depends on the place in a batch."""

@@ -32,11 +32,11 @@ from tiny import (
 )
 
 from search import copying
-from search.checkpoints import CHECKPOINT
 from search.copying import back_up
 from search.database import Database
 from search.errors import StudyError
 from search.storage import list_studies, open_study
+from search.trial_files import CHECKPOINT
 
 if TYPE_CHECKING:
     from postgres import Postgres

@@ -19,19 +19,21 @@ from safetensors.torch import load_file
 from tiny import environment, wait_until
 
 from search.checkpoints import (
-    CHECKPOINT,
     DIGEST_SIZE,
+    cut_losses,
+    load_checkpoint,
+    save_checkpoint,
+    save_losses,
+    save_weights,
+)
+from search.trial_files import (
+    CHECKPOINT,
     LOSSES,
     WEIGHTS,
     WRITES,
     copy_files,
-    cut_losses,
     keep_weights,
-    load_checkpoint,
     remove_checkpoint,
-    save_checkpoint,
-    save_losses,
-    save_weights,
     store_file,
     trial_folder,
 )

@@ -18,12 +18,12 @@ from scripted import (
 )
 
 from search import coordinator as module
-from search.checkpoints import CHECKPOINT, trial_folder
 from search.coordinator import Ending
 from search.storage import open_study
 from search.stored_study import StoredStudy, Taken
 from search.trainers import Event
 from search.trial import Curve, Epoch, Outcome
+from search.trial_files import CHECKPOINT, trial_folder
 from search.worker import Job
 
 __all__ = ["stored"]

@@ -20,13 +20,13 @@ from tiny import (
 )
 
 from search import copying
-from search.checkpoints import CHECKPOINT, trial_folder
 from search.copying import copy_study
 from search.database import Database
 from search.errors import StorageError, StudyError
 from search.leases import Leases
 from search.storage import create_study, list_studies, open_study
 from search.stored_study import StoredStudy
+from search.trial_files import CHECKPOINT, trial_folder
 
 if TYPE_CHECKING:
     from postgres import Postgres

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from networks import CPU, LOSS, hyper, same_tensors, series, sine, text, train
 from networks import start as start_run
 
-from search.checkpoints import RESULT, WEIGHTS, load_weights
+from search.checkpoints import load_weights
 from search.data.splits import Splits
 from search.ensembles import combine
 from search.errors import RunError
@@ -32,6 +32,7 @@ from search.space import HyperParams
 from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
 from search.training import evaluate
 from search.trial import Curve, Decision, Epoch, Goal, Outcome, derive_seed
+from search.trial_files import RESULT, WEIGHTS
 from search.worker import Job, TrialRules
 
 Make = Callable[[], Splits]

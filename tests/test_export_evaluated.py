@@ -17,7 +17,6 @@ from test_imports import modules_after
 from tiny import read_json
 
 import search
-from search.checkpoints import WEIGHTS as KEPT
 from search.cli import main
 from search.data.windows import ForecastSplits
 from search.database import Database
@@ -26,6 +25,7 @@ from search.evaluation import LOOKS, evaluate_together
 from search.model_files import CARD, FORMAT, ONNX, README, WEIGHTS
 from search.prediction import LanguageModel
 from search.storage import open_study
+from search.trial_files import WEIGHTS as KEPT
 
 __all__ = ["book", "folder", "gestures", "made", "sales"]
 

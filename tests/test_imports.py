@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from many import write_many
 from tiny import COMMAND, environment
 
 import search
@@ -75,6 +76,7 @@ ORDER = [
     "pictures",
     "documents",
     "sparkline",
+    "trial_files",
     "checkpoints",
     "worker",
     "follow_ups",
@@ -299,6 +301,17 @@ def test_a_wrong_command_line_imports_nothing_heavy() -> None:
         "try:\n    main(['rnu'])\nexcept SystemExit as end:\n    assert end.code == 2\n"
     )
     assert modules_after(code).isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("line", ["list", "show many", "show many 1 --json", "backup many"])
+def test_who_looks_at_a_study_does_not_wait_for_torch(tmp_path: Path, line: str) -> None:
+    """Commands that train nothing import neither torch nor what data is read with."""
+    url = f"sqlite:///{write_many(tmp_path, 2).database.path}"
+    words = [*line.split(), *([str(tmp_path / "safe.db")] if line.startswith("backup") else [])]
+    code = f"from search.cli import main\nassert main({[*words, '--storage', url]!r}) == 0"
+    loaded = modules_after(code)
+    assert {"optuna", "sqlalchemy"} <= loaded
+    assert loaded.isdisjoint({"torch", "numba", "pandas", "matplotlib"})
 
 
 def test_only_a_cluster_imports_ray() -> None:

@@ -26,7 +26,7 @@ from conformance import (
 )
 from tiny import is_alive, wait_until
 
-from search.checkpoints import WEIGHTS, load_checkpoint
+from search.checkpoints import load_checkpoint
 from search.data.splits import Splits
 from search.lane_shapes import shape_of
 from search.lane_trainers import LaneTrainers
@@ -36,6 +36,7 @@ from search.stopping import batch_judge
 from search.trainers import Event, TrainerDied, Trainers, TrialEnded
 from search.training import Run, one_thread
 from search.trial import Outcome
+from search.trial_files import WEIGHTS
 from search.worker import Job
 
 __all__ = ["make", "shared", "splits"]

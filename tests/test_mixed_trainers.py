@@ -17,7 +17,7 @@ from test_lane_trainers import train_in_lanes
 from test_storage import ATTRIBUTES, curve
 from tiny import tiny_config, write_study
 
-from search.checkpoints import load_checkpoint, save_checkpoint, trial_folder
+from search.checkpoints import load_checkpoint, save_checkpoint
 from search.coordinator import Coordinator, Ending
 from search.crews import Crew
 from search.data.splits import Splits
@@ -43,6 +43,7 @@ from search.trainers import (
 )
 from search.training import Run
 from search.trial import Decision, Outcome, derive_seed
+from search.trial_files import trial_folder
 from search.worker import Job, TrialWorker
 
 __all__ = ["splits"]

@@ -27,13 +27,14 @@ from conformance import (
 from ray_nodes import OPTIONS, home, node_of, nodes
 from tiny import wait_until
 
-from search.checkpoints import WEIGHTS, load_checkpoint
+from search.checkpoints import load_checkpoint
 from search.data.splits import Splits
 from search.ray_cluster import Cluster, open_cluster
 from search.ray_trainers import RayTrainers
 from search.surroundings import surroundings
 from search.trainers import TrainerDied, TrainerFault, Trainers, TrialEnded
 from search.trial import Outcome
+from search.trial_files import WEIGHTS
 from search.worker import Job
 
 pytestmark = [pytest.mark.loopback, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import text
 from tiny import write_study
 
-from search.checkpoints import LOSSES, trial_folder
 from search.cli import main
 from search.config import Budget
 from search.coordinator import Ending
@@ -26,6 +25,7 @@ from search.replay import replay
 from search.running import Request, make_plan, run_study
 from search.storage import open_study
 from search.stored_study import StoredStudy
+from search.trial_files import LOSSES, trial_folder
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 1e4},

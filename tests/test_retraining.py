@@ -14,10 +14,10 @@ import psutil
 import pytest
 from networks import LOSS, hyper, sine
 
-from search.checkpoints import LOSSES, RESULT, WEIGHTS
 from search.retraining import Result, Retrainer, Retraining
 from search.trainers import LocalTrainers
 from search.trial import Curve, Decision, Epoch, Outcome
+from search.trial_files import LOSSES, RESULT, WEIGHTS
 from search.worker import TrialRules
 
 Hire = Callable[[int], LocalTrainers]

@@ -21,12 +21,12 @@ from conformance import (
 )
 from tiny import is_alive, trainers_of, wait_for_end, wait_until
 
-from search.checkpoints import WEIGHTS
 from search.data.splits import Splits
 from search.trainers import (
     LocalTrainers,
     Trainers,
 )
+from search.trial_files import WEIGHTS
 from search.worker import Job
 
 __all__ = ["make", "shared", "splits"]

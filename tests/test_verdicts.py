@@ -18,12 +18,12 @@ from scripted import (
 )
 
 from search import stored_study
-from search.checkpoints import LOSSES, trial_folder
 from search.coordinator import Ending
 from search.storage import open_study
 from search.stored_study import StoredStudy
 from search.trainers import Event
 from search.trial import Epoch, Outcome
+from search.trial_files import LOSSES, trial_folder
 from search.worker import Job
 
 __all__ = ["stored"]

@@ -12,9 +12,10 @@ from networks import CPU, LOSS, figures, hyper, same_tensors, series, sine, star
 from safetensors.torch import load_file
 
 from search import worker as worker_module
-from search.checkpoints import CHECKPOINT, LOSSES, WEIGHTS, load_checkpoint
+from search.checkpoints import load_checkpoint
 from search.data.splits import Splits
 from search.trial import Decision, Epoch, Outcome
+from search.trial_files import CHECKPOINT, LOSSES, WEIGHTS
 from search.worker import Interruption, Job, TrialRules, TrialWorker
 
 RULES = TrialRules(LOSS, patience=0, divergence=True)
