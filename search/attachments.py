@@ -19,9 +19,9 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial
 
-from search.coordinator import Attacher
 from search.diagnosis import Finding
 from search.notes import study_note, trial_note
+from search.observing import Attacher
 from search.plots import best_curves, rate_against_loss
 from search.report import TrialLine, summarize, trial_line
 from search.stored_study import StoredStudy, Taken

@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
-from typing import Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.checkpoints import cut_losses, devices_of, save_losses
 from search.desk import INTERRUPTED
-from search.diagnosis import Finding, constant_of, diagnose_trial
+from search.diagnosis import constant_of, diagnose_trial
 from search.errors import RunError, TrainerError
+from search.observing import Attacher, Observer
 from search.stopping import PRUNERS
 from search.stored_study import StoredStudy, Taken
-from search.telling import Attached
 from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome, derive_seed
 from search.trial_files import keep_weights, remove_checkpoint, trial_folder
@@ -42,48 +41,6 @@ class Ending(StrEnum):
     ENOUGH = "enough"
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
-
-
-class Observer(Protocol):
-    """Is told what happens, to show it."""
-
-    def started(self, worker: int, taken: Taken) -> None:
-        """A trial starts, or goes on, on a worker."""
-
-    def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
-        """A trial has trained an epoch."""
-
-    def ended(
-        self,
-        worker: int,
-        taken: Taken,
-        decision: Decision,
-        curve: Curve,
-        finding: Finding | None = None,
-    ) -> None:
-        """A trial is over, or interrupted; then it has no finding."""
-
-    def tick(self) -> None:
-        """Some time has passed."""
-
-    def say(self, line: str) -> None:
-        """Something happened that a person should know."""
-
-
-class Attacher:
-    """Attaches what the dashboard shows of trials and study; this one attaches nothing."""
-
-    def attach(
-        self, taken: Taken, decision: Decision, curve: Curve, finding: Finding | None
-    ) -> Attached:
-        """Returns what to store with a trial that is about to be told; its trainer waits."""
-        return Attached()
-
-    def idle(self) -> None:
-        """The trainers are busy: there is time for what takes a while."""
-
-    def close(self) -> None:
-        """The run is over."""
 
 
 @dataclass
@@ -143,6 +100,7 @@ class Coordinator:
         self._told = True
         self._best: list[FrozenTrial] = []
         self._tidied = 0
+        self._later: list[Callable[[], object]] = []
 
     def run(self) -> Ending:
         """Trains until the study is complete, time is up, or somebody interrupts.
@@ -161,21 +119,27 @@ class Coordinator:
 
     def _loop(self) -> Ending:
         while True:
-            if self._interrupted():
-                self._observer.say("stopping at the next epoch; Ctrl-C again stops at once")
-                return Ending.INTERRUPTED
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                return Ending.TIMEOUT
-            if self._is_enough():
-                return Ending.ENOUGH
-            more = self._stagnated is not None or self._fill()
-            if not more and not self._active:
+            ending = self._ending()
+            more = ending is None and (self._stagnated is not None or self._fill())
+            self._catch_up()
+            if ending is None and not more and not self._active:
                 return Ending.DONE
+            if ending is not None:
+                self._explain(ending)
+                return ending
             self._attacher.idle()
             self._listen()
 
-    def _is_enough(self) -> bool:
-        """True if the study's target is reached, or it has stagnated and nothing is in training.
+    def _ending(self) -> Ending | None:
+        """Returns why it is time to stop, if it is."""
+        if self._interrupted():
+            return Ending.INTERRUPTED
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return Ending.TIMEOUT
+        return Ending.ENOUGH if self._enough() is not None else None
+
+    def _enough(self) -> str | None:
+        """Returns why the study needs no more: its target is reached, or it has stagnated.
 
         What is in training when a study has stagnated goes on to its end, because it may be
         better: then the study goes on. A target once reached needs nothing more.
@@ -183,10 +147,19 @@ class Coordinator:
         if self._told:
             self._told = False
             self._reached, self._stagnated = self._stored.reached(), self._stored.stagnated()
-        reason = self._reached or (None if self._active else self._stagnated)
-        if reason is not None:
-            self._observer.say(f"stopped: {reason}")
-        return reason is not None
+        return self._reached or (None if self._active else self._stagnated)
+
+    def _explain(self, ending: Ending) -> None:
+        if ending is Ending.INTERRUPTED:
+            self._observer.say("stopping at the next epoch; Ctrl-C again stops at once")
+        elif ending is Ending.ENOUGH:
+            self._observer.say(f"stopped: {self._enough()}")
+
+    def _catch_up(self) -> None:
+        """Shows and tidies what could wait until free trainers had work again."""
+        later, self._later = self._later, []
+        for call in later:
+            call()
 
     def _fill(self) -> bool:
         """Gives every free worker a trial; returns False if the study has no more to do."""
@@ -212,7 +185,7 @@ class Coordinator:
         folder = trial_folder(self._stored.folder, taken.number)
         active.devices = devices_of(folder)
         self._trainers.start(worker, Job(taken.number, taken.params, seed, folder.absolute()))
-        self._observer.started(worker, taken)
+        self._later.append(partial(self._observer.started, worker, taken))
 
     def _listen(self) -> None:
         for event in self._trainers.events(TICK):
@@ -234,6 +207,7 @@ class Coordinator:
         elif isinstance(event, TrialEnded) and active is not None:
             self._end(event.worker, active, event.decision, event.traceback)
         elif not isinstance(event, (EpochDone, TrialEnded)):
+            self._catch_up()
             raise RunError(event.reason)
 
     def _advance(self, worker: int, active: _Active, epoch: Epoch) -> None:
@@ -267,17 +241,19 @@ class Coordinator:
         if active.late or decision.outcome is Outcome.INTERRUPTED:
             del self._active[worker]
             self._stored.release(active.taken)
-            self._observer.ended(worker, active.taken, INTERRUPTED, active.curve)
+            end = worker, active.taken, INTERRUPTED, active.curve
+            self._later.append(partial(self._observer.ended, *end))
             return
         if not self._tell(worker, active, decision, traceback):
             return
         remove_checkpoint(trial_folder(self._stored.folder, active.taken.number))
         if decision.outcome is Outcome.COMPLETE:
-            self._tidy()
+            self._later.append(self._tidy)
         kind = self._trainers.kind(worker)
         failed = decision.outcome is Outcome.FAILED
         self._failures[kind] = self._failures[kind] + 1 if failed else 0
         if self._failures[kind] == FAILURES:
+            self._catch_up()
             raise RunError(
                 f"{FAILURES} trials in a row failed, the last with: {decision.reason}; "
                 f"rnn-search show {self._stored.config.name} has their tracebacks"
@@ -300,6 +276,8 @@ class Coordinator:
 
         That comes of a sleep past its lease, of which `_lose` would have said the same.
         """
+        # An end is shown before the next is told, as what is new since the one before.
+        self._catch_up()
         del self._active[worker]
         seconds = round(time.monotonic() - active.started, 3)
         finding = diagnose_trial(decision.outcome, active.curve, active.losses, self._constant)
@@ -321,7 +299,8 @@ class Coordinator:
         # It may have been the last of the study: nothing is left behind then.
         self._idle_until = 0.0
         if told:
-            self._observer.ended(worker, active.taken, decision, active.curve, finding)
+            end = worker, active.taken, decision, active.curve, finding
+            self._later.append(partial(self._observer.ended, *end))
         else:
             self._observer.say(f"trial {active.taken.number} was taken over by another run")
         return told
@@ -371,6 +350,7 @@ class Coordinator:
         self._trainers.stop()
         while self._trainers.busy():
             self._listen()
+            self._catch_up()
         self._best, self._tidied = [], 0
         self._stored.news()
         self._tidy()

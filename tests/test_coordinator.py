@@ -13,14 +13,16 @@ from scripted import (
     DIVERGED,
     FAILED,
     ScriptedTrainers,
+    Silent,
     completes,
     run,
     states,
     stored,
 )
 
-from search.coordinator import LIVES, Attacher, Ending
+from search.coordinator import LIVES, Coordinator, Ending
 from search.errors import RunError, TrainerError
+from search.observing import Attacher
 from search.report import summarize
 from search.storage import open_study
 from search.stored_study import StoredStudy, Taken
@@ -80,6 +82,61 @@ def test_trains_exactly_the_total(stored: StoredStudy, workers: int) -> None:
     again = ScriptedTrainers(completes, workers)
     assert run(stored, again, 7)[0] is Ending.DONE
     assert again.started == []
+
+
+class Listening(Silent):
+    """An observer that notes what was known when it was told of an end or a start."""
+
+    def __init__(self, stored: StoredStudy, trainers: ScriptedTrainers) -> None:
+        super().__init__()
+        self._stored, self._trainers = stored, trainers
+        self.heard: list[tuple[str, int]] = []
+        self.begun: list[int] = []
+        self.known: list[int] = []
+
+    def started(self, worker: int, taken: Taken) -> None:
+        """A trial starts."""
+        self.heard.append(("started", taken.number))
+
+    def ended(self, worker: int, taken: Taken, *rest: Any) -> None:
+        """A trial is over."""
+        self.heard.append(("ended", taken.number))
+        self.begun.append(len(self._trainers.started))
+        self.known.append(len(self._stored.recent().values))
+
+
+def test_a_free_trainer_has_work_before_an_end_is_shown(stored: StoredStudy) -> None:
+    """To show a trial's end takes time, in which its trainer trains the next; the order stays."""
+    trainers = ScriptedTrainers(completes)
+    observer = Listening(stored, trainers)
+    Coordinator(stored, trainers, observer, 3).run()  # type: ignore[arg-type]
+    both = [(what, number) for number in range(3) for what in ("started", "ended")]
+    assert observer.heard == both
+    assert observer.begun == [2, 3, 3]
+    assert observer.known == [1, 2, 3]
+
+
+def test_trials_that_end_together_are_shown_one_by_one(stored: StoredStudy) -> None:
+    """Of two ends that come at once each is shown before the next counts."""
+    trainers = ScriptedTrainers(completes, workers=2)
+    observer = Listening(stored, trainers)
+    Coordinator(stored, trainers, observer, 4).run()  # type: ignore[arg-type]
+    assert sorted(observer.known) == [1, 2, 3, 4]
+    assert [what for what, _ in observer.heard] == 2 * (["started"] * 2 + ["ended"] * 2)
+
+
+def test_what_has_ended_is_shown_before_a_fault(stored: StoredStudy) -> None:
+    """A fault of a trainer ends the run; an end that came with it is shown all the same."""
+
+    def says(job: Job) -> Iterator[Any]:
+        yield 1.0
+        yield [COMPLETE, TrainerFault(1, "no space left")][job.number]
+
+    trainers = ScriptedTrainers(says, workers=2)
+    observer = Listening(stored, trainers)
+    with pytest.raises(RunError, match="no space left"):
+        Coordinator(stored, trainers, observer, 4).run()  # type: ignore[arg-type]
+    assert observer.heard == [("started", 0), ("started", 1), ("ended", 0)]
 
 
 def test_interruption_gives_trials_back(stored: StoredStudy) -> None:

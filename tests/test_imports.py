@@ -110,6 +110,7 @@ ORDER = [
     "ray_cluster",
     "ray_actor",
     "ray_trainers",
+    "observing",
     "coordinator",
     "report",
     "notes",
