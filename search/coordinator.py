@@ -18,7 +18,7 @@ from search.errors import RunError, TrainerError
 from search.observing import Attacher, Observer
 from search.stopping import PRUNERS
 from search.stored_study import StoredStudy, Taken
-from search.trainers import EpochDone, Event, TrainerDied, Trainers, TrialEnded
+from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, Trainers
 from search.trial import Curve, Decision, Epoch, Outcome, derive_seed
 from search.trial_files import keep_weights, remove_checkpoint, trial_folder
 from search.worker import Job
@@ -112,7 +112,11 @@ class Coordinator:
             RunError: Storage, disk or trainers failed; what was finished is safe.
         """
         self._tidy()
-        ending = self._loop()
+        try:
+            ending = self._loop()
+        except TrainerError:  # The study is well, and what has ended is yet to be shown.
+            self._catch_up()
+            raise
         self._wind_down()
         self._attacher.close()
         return ending
@@ -198,17 +202,20 @@ class Coordinator:
         if isinstance(event, TrainerDied):
             self._bury(event)
             return
+        if isinstance(event, TrainerFault):
+            self._catch_up()
+            raise RunError(event.reason)
         active = self._active.get(event.worker)
-        if isinstance(event, EpochDone) and active is not None:
+        # Of epochs that were told together, an earlier one may have ended the trial.
+        if active is None or active.taken.number != event.number:
+            return
+        if isinstance(event, EpochDone):
             self._orphans[self._trainers.kind(event.worker)] = 0
             active.losses += event.losses
             active.ends.append(len(active.losses))
             self._advance(event.worker, active, event.epoch)
-        elif isinstance(event, TrialEnded) and active is not None:
+        else:
             self._end(event.worker, active, event.decision, event.traceback)
-        elif not isinstance(event, (EpochDone, TrialEnded)):
-            self._catch_up()
-            raise RunError(event.reason)
 
     def _advance(self, worker: int, active: _Active, epoch: Epoch) -> None:
         taken, stopping = active.taken, self._stored.config.stopping
@@ -311,6 +318,7 @@ class Coordinator:
         return found if len(devices) == 1 else {**found, "moved": " and ".join(sorted(devices))}
 
     def _bury(self, died: TrainerDied) -> None:
+        self._catch_up()
         active = self._active.get(died.worker)
         if active is None or died.number is None:
             # Once told to stop, a trainer leaves as soon as it has nothing to do.
@@ -336,6 +344,7 @@ class Coordinator:
     def _lose(self, lost: Taken) -> None:
         for worker, active in list(self._active.items()):
             if active.taken.number == lost.number:
+                self._catch_up()
                 del self._active[worker]
                 self._trainers.abandon(lost.number)
                 self._observer.say(f"trial {lost.number} was taken over by another run")

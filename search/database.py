@@ -192,7 +192,7 @@ class Database:
             connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
     def spare_the_disk(self, connection: sa.Connection) -> None:
-        """Lets a transaction's commit not wait for the disk: a power cut may undo it."""
+        """Lets a commit not wait for the disk: a crash of the server may undo it."""
         if not self.is_sqlite:  # Of a file no commit waits, see `_relax_sync`.
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 

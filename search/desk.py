@@ -104,9 +104,9 @@ class Teller:
         self._line.send((worker.job.number, None))
 
     def _send(self, worker: TrialWorker) -> None:
-        told = self._untold.pop(worker, None)
-        if told:
-            self._line.send((worker.job.number, told))
+        if worker in self._untold:
+            self._line.send((worker.job.number, self._untold[worker]))
+            del self._untold[worker]
 
 
 class Desk:
@@ -171,7 +171,7 @@ class Desk:
         self._worker = self._dropped = None
 
     def _look(self) -> Decision | None:
-        """Reads what orders have come; a decision means that the trial ends at once."""
+        """Tells what is due and reads what orders have come; a decision ends the trial at once."""
         self._teller.tell_due()
         while self._connection.poll():
             self._take(self._connection.recv())

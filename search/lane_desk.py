@@ -50,7 +50,7 @@ class LaneDesk:
     Args:
         connection: To the coordinator, which sends `Seated`.
         splits: The data, on ``device``.
-        rules: What ends a trial without looking at others.
+        rules: What ends a trial, and where others judge it.
         device: Where to train.
     """
 

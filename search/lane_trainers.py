@@ -26,7 +26,7 @@ class LaneTrainers(OneKind):
 
     Args:
         splits: The data; the process gets a copy.
-        rules: What ends a trial without looking at others.
+        rules: What ends a trial, and where others judge it.
         workers: How many trials it has at once.
         device: As torch writes it.
         factory: None: networks of the user's own cannot be trained in lanes.

@@ -167,7 +167,8 @@ class Leases:
     def drop(self, trial_id: int) -> None:
         """Gives a trial back, if this coordinator holds it.
 
-        A power cut may undo that: the lease of a finished trial is swept away, another one expires.
+        A crash of the server may undo that: the lease of a finished trial is swept away, another's
+        expires.
         """
         with self._database.engine.begin() as connection:
             self._database.spare_the_disk(connection)

@@ -74,7 +74,7 @@ class RayTrainers(OneKind):
 
     Args:
         splits: The data; each node gets a copy.
-        rules: What ends a trial without looking at others.
+        rules: What ends a trial, and where others judge it.
         workers: How many actors; those that find no room wait for it.
         device: ``cpu`` or ``cuda``.
         factory: Builds the networks, if they are the user's own; every node has its source.

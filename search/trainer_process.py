@@ -30,7 +30,7 @@ class Setup:
 
     Attributes:
         splits: The data, pickled.
-        rules: What ends a trial without looking at others.
+        rules: What ends a trial, and where others judge it.
         device: As torch writes it.
         factory: Builds the networks, if they are the user's own.
         lanes: Whether it has many trials at once, in lanes; then there is no factory.

@@ -1,4 +1,4 @@
-"""Where trials train: processes on this machine that get work and send back one epoch at a time.
+"""Where trials train: processes on this machine that get work and send back what epochs came to.
 
 Trainers import neither Optuna nor SQLAlchemy and never see the study. Each keeps the checkpoint of
 its trial, so that whoever is killed, the trial goes on from an epoch of the last seconds. What all
@@ -218,7 +218,7 @@ class LocalTrainers(OneKind):
 
     Args:
         splits: The data; each process gets a copy.
-        rules: What ends a trial without looking at others.
+        rules: What ends a trial, and where others judge it.
         workers: How many processes.
         device: As torch writes it: ``cpu``, ``cuda:0``.
         factory: Builds the networks, if they are the user's own.

@@ -1,6 +1,5 @@
-"""What a trainer imports besides, see `often`: it saves every epoch and tells it at once."""
+"""What a trainer imports besides, see `often`: it writes a checkpoint after every epoch."""
 
-from search import desk, worker
+from search import worker
 
-desk.TELL_SECONDS = 0.0
 worker.CHECKPOINT_SECONDS = -1.0

@@ -139,6 +139,24 @@ def test_what_has_ended_is_shown_before_a_fault(stored: StoredStudy) -> None:
     assert observer.heard == [("started", 0), ("started", 1), ("ended", 0)]
 
 
+def test_what_has_ended_is_shown_before_the_last_trainer_dies(stored: StoredStudy) -> None:
+    """Where trainers do not start any more, an end that came before is shown all the same."""
+    trainers = ScriptedTrainers(completes)
+    observer = Listening(stored, trainers)
+    events = trainers.events
+
+    def with_a_death(timeout: float) -> Iterator[Event]:
+        for event in events(timeout):
+            yield event
+            if isinstance(event, TrialEnded):
+                yield from [TrainerDied(0, None, 1)] * (LIVES + 1)
+
+    trainers.events = with_a_death  # type: ignore[method-assign]
+    with pytest.raises(TrainerError, match="trainers do not start"):
+        Coordinator(stored, trainers, observer, 2).run()  # type: ignore[arg-type]
+    assert observer.heard == [("started", 0), ("ended", 0)]
+
+
 def test_interruption_gives_trials_back(stored: StoredStudy) -> None:
     """An interrupted run leaves its trial unfinished and free; the next run goes on with it."""
     asked = iter([False] * 3 + [True] * 9)

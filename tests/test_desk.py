@@ -149,20 +149,27 @@ def test_all_is_told_before_an_interruption(line: Line) -> None:
     assert again.told == list(range(1, 10))
 
 
-def test_nothing_more_is_told_of_a_dropped_trial(line: Line) -> None:
-    """Epochs that waited when the order to drop their trial came are not told."""
+def test_nothing_more_is_told_of_a_dropped_trial(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs that waited when the order to drop their trial came are not told, however late."""
     polls: list[None] = []
 
     def drop_later() -> None:
         if line.told[-1:] == [6]:
             polls.append(None)
         if len(polls) == 7:
-            line.orders.append(Drop(0, 6))
+            line.orders += [Drop(0, 6), Job(1, hyper(epochs=2), 1, line.job.folder.with_name("1"))]
 
-    line.asked = drop_later
-    line.serve()
-    assert line.told == [1, 2, 3, 4, 5, 6]
-    assert line.said == [None]
+    def pass_time() -> None:
+        if line.said:
+            monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: 10.0))
+
+    line.asked, line.heard = drop_later, pass_time
+    line.serve(RULES)
+    assert line.told == [1, 2, 3, 4, 5, 6, 1, 2]
+    assert line.said[0] is None
+    assert [said[0].outcome for said in line.said[1:]] == [Outcome.COMPLETE]
 
 
 def test_all_is_told_before_an_end_of_its_own(line: Line) -> None:

@@ -304,11 +304,14 @@ def test_a_wrong_command_line_imports_nothing_heavy() -> None:
     assert modules_after(code).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("line", ["list", "show many", "show many 1 --json", "backup many"])
+@pytest.mark.parametrize(
+    "line", ["list", "show many", "show many 1 --json", "backup many safe.db", "copy many --to db"]
+)
 def test_who_looks_at_a_study_does_not_wait_for_torch(tmp_path: Path, line: str) -> None:
     """Commands that train nothing import neither torch nor what data is read with."""
     url = f"sqlite:///{write_many(tmp_path, 2).database.path}"
-    words = [*line.split(), *([str(tmp_path / "safe.db")] if line.startswith("backup") else [])]
+    places = {"safe.db": str(tmp_path / "safe.db"), "db": f"sqlite:///{tmp_path / 'to.db'}"}
+    words = [places.get(word, word) for word in line.split()]
     code = f"from search.cli import main\nassert main({[*words, '--storage', url]!r}) == 0"
     loaded = modules_after(code)
     assert {"optuna", "sqlalchemy"} <= loaded

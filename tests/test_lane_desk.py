@@ -206,13 +206,15 @@ def test_stopped_with_some_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(line.ends) == COUNT
 
 
+@pytest.mark.parametrize("pause", [0.0, 1e6])
 def test_what_ended_is_told_though_another_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
     """Epochs of trials before the one for which memory was too small are told, each once.
 
     That one begins anew from its checkpoint; none trains an epoch too many.
     """
+    monkeypatch.setattr(desk, "TELL_SECONDS", pause)
     validate, failed = Run.validate, []
 
     def cramped(run: Run, *rest: Any) -> Any:
@@ -253,8 +255,12 @@ def test_no_memory_to_validate_in_lanes(tmp_path: Path, monkeypatch: pytest.Monk
     assert_complete(line, orders)
 
 
-def test_no_memory_for_the_weights_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pause", [0.0, 1e6])
+def test_no_memory_for_the_weights_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
     """Where they cannot be written back, the epoch is trained again by fewer at once."""
+    monkeypatch.setattr(desk, "TELL_SECONDS", pause)
     write, failed = Rows.write, []
 
     def cramped(rows: Rows, table: torch.Tensor, run: Run) -> None:
