@@ -111,13 +111,19 @@ class Coordinator:
         Raises:
             RunError: Storage, disk or trainers failed; what was finished is safe.
         """
-        self._tidy()
+        self._tidy(cut=True)
+        before = self._best, self._tidied
         try:
             ending = self._loop()
         except TrainerError:  # The study is well, and what has ended is yet to be shown.
             self._catch_up()
             raise
         self._wind_down()
+        # A trial that another run took over may have been finished there before its trainer here
+        # stopped, which then left a checkpoint: so all that ended meanwhile are tidied once more.
+        self._best, self._tidied = before
+        self._stored.news()
+        self._tidy(cut=True)
         self._attacher.close()
         return ending
 
@@ -350,22 +356,20 @@ class Coordinator:
                 self._observer.say(f"trial {lost.number} was taken over by another run")
 
     def _wind_down(self) -> None:
-        """Lets every trainer stop at its next epoch and gives back what is unfinished.
-
-        A trial that another run took over may be finished there before its trainer here has
-        stopped, which then leaves a checkpoint: so all finished trials are tidied at last.
-        """
+        """Lets every trainer stop at its next epoch and gives back what is unfinished."""
         self._winding_down = True
         self._trainers.stop()
         while self._trainers.busy():
             self._listen()
             self._catch_up()
-        self._best, self._tidied = [], 0
-        self._stored.news()
-        self._tidy()
 
-    def _tidy(self) -> None:
-        """Removes files that are of no use any more, of trials that ended since the last time."""
+    def _tidy(self, *, cut: bool = False) -> None:
+        """Removes files that are of no use any more, of trials that ended since the last time.
+
+        Args:
+            cut: Whether losses of epochs that were not told are cut off: a trainer that was killed
+                may have left them.
+        """
         stored, finished = self._stored, self._stored.recent().finished
         new, self._tidied = finished[self._tidied :], len(finished)
         sign = 1 if stored.goal.minimize else -1
@@ -373,11 +377,10 @@ class Coordinator:
         ranked = sorted(
             [*self._best, *complete], key=lambda trial: (sign * (trial.value or 0.0), trial.number)
         )
-        if len(new) == len(finished):  # Of a run that was killed, too.
-            for trial in new:
-                if trial.user_attrs.get("outcome") == Outcome.PRUNED:
-                    place = trial_folder(stored.folder, trial.number)
-                    cut_losses(place, len(trial.intermediate_values))
+        for trial in new if cut else []:
+            if trial.user_attrs.get("outcome") == Outcome.PRUNED:
+                place = trial_folder(stored.folder, trial.number)
+                cut_losses(place, len(trial.intermediate_values))
         changed = {trial.number for trial in [*self._best, *new]}
         self._best = ranked[: stored.config.keep]
         keep_weights(stored.folder, [trial.number for trial in self._best], changed)
