@@ -44,6 +44,7 @@ from search.coordinator import Coordinator
 from search.database import Database
 from search.desk import Order
 from search.diagnosis import Finding
+from search.observing import Observer
 from search.space import suggest
 from search.storage import create_study, open_study
 from search.stored_study import StoredStudy, Taken
@@ -108,7 +109,7 @@ class NoTrainers(OneKind):
             self._epoch = 0
 
 
-class Stopwatch:
+class Stopwatch(Observer):
     """An observer that times our trials from end to end, and runs the plain ones in between."""
 
     def __init__(self, times: Times, plain: dict[str, Callable[[], None]]) -> None:
@@ -133,15 +134,6 @@ class Stopwatch:
             run()
             self.times.plain.setdefault(name, []).append(time.perf_counter() - begun)
         self.drawing, self._since = 0.0, time.perf_counter()
-
-    def started(self, worker: int, taken: Taken) -> None:
-        """Is not timed."""
-
-    def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
-        """Is not timed."""
-
-    def tick(self) -> None:
-        """Is not timed."""
 
     def say(self, line: str) -> None:
         """Shows it."""

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from search.diagnosis import ADVICE, Finding
 from search.dimensions import HYPERPARAMETERS
+from search.observing import Observer
 from search.report import Summary, TrialLine
 from search.sparkline import best_so_far, sparkline
 from search.stored_study import StoredStudy, Taken
@@ -81,7 +82,7 @@ def verdict(finding: Finding | None, taken: Taken) -> str:
     return f"  ·  {finding.name}{rate if finding.rate_factor else ''}"
 
 
-class Progress:
+class Progress(Observer):
     """Follows a run: one line for each trial that ends and, on a terminal, live bars below.
 
     Args:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from search.diagnosis import Finding
 from search.stored_study import Taken
 from search.telling import Attached
 from search.trial import Curve, Decision, Epoch
 
 
-class Observer(Protocol):
-    """Is told what happens, to show it."""
+class Observer:
+    """Is told what happens, to show it; this one shows nothing."""
 
     def started(self, worker: int, taken: Taken) -> None:
         """A trial starts, or goes on, on a worker."""

@@ -13,6 +13,7 @@ from tiny import tiny_config
 from search.coordinator import Coordinator, Ending
 from search.database import Database
 from search.diagnosis import Finding
+from search.observing import Observer
 from search.storage import create_study
 from search.stored_study import StoredStudy, Taken
 from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, TrialEnded
@@ -99,19 +100,13 @@ class ScriptedTrainers:
                 yield TrialEnded(worker, job.number, said, "Traceback" * (said == FAILED))
 
 
-class Silent:
+class Silent(Observer):
     """An observer that keeps what it is told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.endings: list[tuple[int, Outcome]] = []
         self.findings: dict[int, Finding | None] = {}
-
-    def started(self, worker: int, taken: Taken) -> None:
-        """A trial starts."""
-
-    def advanced(self, worker: int, taken: Taken, epoch: Epoch) -> None:
-        """A trial has trained an epoch."""
 
     def ended(
         self,
@@ -124,9 +119,6 @@ class Silent:
         """A trial is over."""
         self.endings.append((taken.number, decision.outcome))
         self.findings[taken.number] = finding
-
-    def tick(self) -> None:
-        """Some time has passed."""
 
     def say(self, line: str) -> None:
         """Something happened."""

