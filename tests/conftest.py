@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from refusing import Refuse
+from tiny import kill_started
 
 if TYPE_CHECKING:
     from postgres import Postgres
@@ -18,6 +19,13 @@ pytest_plugins = ["loopback"]
 # As trainers do. Where other tests keep the cores busy, threads that wait for one another take
 # eight times as long for matrices as small as these.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_run_is_left() -> Iterator[None]:
+    """Ends the runs that a test started and, having failed, did not end."""
+    yield
+    kill_started()
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ SPACE: dict[str, object] = {
     "hidden_units": {"low": 4, "high": 8},
     "batch_size": [16, 32],
 }
+started: list[subprocess.Popen[str]] = []
+"""Runs that `start` has begun and that nobody has ended yet, as far as is known."""
 PATIENCE = 120.0
 """Seconds after which a condition that is polled is taken to be never met."""
 
@@ -89,26 +91,43 @@ def rnn_search(folder: Path, *arguments: object) -> subprocess.CompletedProcess[
     )
 
 
-def start(folder: Path, *arguments: object, often: bool = False) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: object, often: bool = False, apart: bool = False
+) -> subprocess.Popen[str]:
     """Starts the console script in ``folder`` as a process group of its own.
+
+    What it prints goes to output.txt there. If it still runs when its test is over, it is killed.
 
     Args:
         folder: Where it is to run.
         arguments: Its own.
         often: It saves each epoch at once, so that a kill meets something saved.
+        apart: What it says on stderr goes to errors.txt.
     """
     command = [sys.executable, str(OFTEN)] if often else [str(COMMAND)]
     more = {"PYTHONPATH": str(OFTEN.parent)} if often else {}
-    with (folder / "output.txt").open("a") as output:
-        return subprocess.Popen(
+    errors_file = folder / ("errors.txt" if apart else "output.txt")
+    with (folder / "output.txt").open("a") as output, errors_file.open("a") as errors:
+        run = subprocess.Popen(
             [*command, *map(str, arguments)],
             cwd=folder,
             env=environment() | more,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
             text=True,
             start_new_session=True,
         )
+    started.append(run)
+    return run
+
+
+def kill_started() -> None:
+    """Kills the started runs that go on: after a failed test they would hold the cores."""
+    while started:
+        run = started.pop()
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -134,6 +153,12 @@ def count(folder: Path, table: str) -> int:
 def epochs_reported(folder: Path) -> int:
     """Returns how many epochs all trials together have reported so far."""
     return count(folder, "trial_intermediate_values")
+
+
+def wait_for_epoch(folder: Path) -> None:
+    """Waits until one more epoch is reported."""
+    seen = epochs_reported(folder)
+    wait_until(lambda: epochs_reported(folder) > seen, "an epoch")
 
 
 def interrupt_when(
