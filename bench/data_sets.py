@@ -77,6 +77,16 @@ def _elnino() -> str:
     return "\n".join(["month,temperature", *rows, ""])
 
 
+def _fading(rows: int = 260) -> str:
+    """Returns two waves and noise that die down: a validation part far easier than training."""
+    random = np.random.default_rng(0)
+    times = np.arange(rows)
+    waves = np.sin(times / 4) + 0.4 * np.sin(times / 1.7) + random.normal(0.0, 0.3, rows)
+    values = waves * np.exp(-times / 120)
+    lines = [f"{time},{value:.5f}" for time, value in zip(times, values, strict=True)]
+    return "\n".join(["time,value", *lines, ""])
+
+
 def _power() -> str:
     """Returns the first 240 days of the test file, of which a share becomes the test part."""
     path = "datasets/data/ItalyPowerDemand/ItalyPowerDemand_TEST.ts"
@@ -135,6 +145,13 @@ DATA_SETS: Mapping[str, DataSet] = {
         {"target": "temperature", "time": "month", "window": 12, "horizon": 6},
         "elnino.csv",
         _elnino,
+    ),
+    "fading": DataSet(
+        "forecast",
+        "a wave that dies down, two steps ahead, made from a seed",
+        {"target": "value", "time": "time", "window": 16, "horizon": 2},
+        "fading.csv",
+        _fading,
     ),
     "vowels": DataSet(
         "classify",

@@ -64,7 +64,8 @@ def train_trial(study: Study, params: HyperParams, number: int, peers: list[list
     if curve["outcome"] != Outcome.DIVERGED and values:
         ends, constant = curve["epoch_ends"], study.constant
         losses = curve["batch_losses"][: ends[-1]]
-        curve["finding"] = diagnose(losses, values, ends[0], constant).to_attributes()
+        found = diagnose(losses, values, ends[0], constant, splits.constant_loss)
+        curve["finding"] = found.to_attributes()
     return {**curve, "values": values}
 
 

@@ -68,6 +68,8 @@ class Coordinator:
         interrupted: Says whether somebody wants this run to stop.
         surroundings: What trainers here compute with, stored with each trial for `replay`.
         attacher: Attaches what the dashboard shows.
+        constant_train_loss: Training loss of the best prediction that ignores the inputs; with it
+            trials are diagnosed better.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Coordinator:
         interrupted: Callable[[], bool] = lambda: False,
         surroundings: Mapping[str, str] | None = None,
         attacher: Attacher | None = None,
+        constant_train_loss: float | None = None,
     ) -> None:
         self._stored = stored
         self._trainers = trainers
@@ -89,7 +92,7 @@ class Coordinator:
         self._interrupted = interrupted
         self._surroundings = dict(surroundings or {})
         self._attacher = attacher or Attacher()
-        self._constant = constant_of(stored.attributes["baselines"])
+        self._constants = constant_of(stored.attributes["baselines"]), constant_train_loss
         self._active: dict[int, _Active] = {}
         self._idle_until = 0.0
         self._winding_down = False
@@ -293,7 +296,7 @@ class Coordinator:
         self._catch_up()
         del self._active[worker]
         seconds = round(time.monotonic() - active.started, 3)
-        finding = diagnose_trial(decision.outcome, active.curve, active.losses, self._constant)
+        finding = diagnose_trial(decision.outcome, active.curve, active.losses, *self._constants)
         extra = {
             "seconds": seconds,
             "worker": worker,

@@ -88,6 +88,7 @@ def diagnose(
     valid_losses: Sequence[float] | None = None,
     batches_per_epoch: int | None = None,
     constant_loss: float | None = None,
+    constant_train_loss: float | None = None,
 ) -> Finding:
     """Says what a curve of losses shows, and what to do about it.
 
@@ -102,7 +103,10 @@ def diagnose(
         batches_per_epoch: How many of ``train_losses`` make an epoch; None: as many as there are
             for each of ``valid_losses``.
         constant_loss: The validation loss of the best prediction that ignores the inputs; without
-            it there is no ``stuck``, and the loss of the first batch stands for it elsewhere.
+            it there is no ``stuck``, and the training loss at the start stands for it elsewhere.
+        constant_train_loss: The training loss of such a prediction. A network begins with about
+            this; without it the larger of ``constant_loss`` and the loss of the first batch, which
+            one batch may have by chance, stands for it.
 
     Returns:
         The finding; NaN and infinity are ``diverging``.
@@ -119,9 +123,9 @@ def diagnose(
     broken = _first_not_finite(train) or _first_not_finite(valid)
     if broken:
         return _finding("diverging", not_finite_at=broken)
-    known = [] if constant_loss is None or not math.isfinite(constant_loss) else [constant_loss]
+    known = (_finite(constant_loss), _finite(constant_train_loss))
     per_epoch = batches_per_epoch or len(train) // max(1, len(valid))
-    return _judge(train, valid, known, max(1, per_epoch))
+    return _judge(train, valid, max(1, per_epoch), *known)
 
 
 def diagnose_trial(
@@ -129,6 +133,7 @@ def diagnose_trial(
     curve: Curve,
     losses: Sequence[float],
     constant_loss: float | None = None,
+    constant_train_loss: float | None = None,
 ) -> Finding | None:
     """Diagnoses a trial that has ended.
 
@@ -137,6 +142,7 @@ def diagnose_trial(
         curve: Its epochs.
         losses: The training loss of every batch of these epochs.
         constant_loss: As for `diagnose`.
+        constant_train_loss: As for `diagnose`.
 
     Returns:
         None if nothing can be said: it failed, ran out of memory, or has not trained an epoch.
@@ -148,7 +154,7 @@ def diagnose_trial(
     valid = [epoch.valid_loss for epoch in curve.epochs]
     per_epoch = max(1, len(losses) // len(curve))
     train = losses or [epoch.train_loss for epoch in curve.epochs]
-    return diagnose(train, valid, per_epoch, constant_loss)
+    return diagnose(train, valid, per_epoch, constant_loss, constant_train_loss)
 
 
 def constant_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
@@ -163,59 +169,102 @@ def constant_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
     return None
 
 
-def _judge(train: list[float], valid: list[float], known: list[float], per_epoch: int) -> Finding:
-    """Judges finite losses; ``known`` has the loss of the best constant prediction, or nothing."""
+@dataclass(frozen=True)
+class _Losses:
+    """Finite losses, as they are judged.
+
+    Attributes:
+        points: Training loss of every epoch or, if there is one epoch only, of its parts.
+        rest: Training loss of the batches of an epoch that has not ended.
+        valid: Validation loss of every epoch.
+        start: Training loss where nothing is learned yet.
+        highest: The highest of all that is known of losses where nothing is learned yet.
+        constant: Validation loss of the best constant prediction; None: not known.
+    """
+
+    points: list[float]
+    rest: list[float]
+    valid: list[float]
+    start: float
+    highest: float
+    constant: float | None
+
+    @property
+    def valid_start(self) -> float:
+        """Validation loss where nothing is learned yet: validation may be easier than training."""
+        return self.start if self.constant is None else self.constant
+
+    @property
+    def learned(self) -> bool:
+        """Whether validation error or, without any, training error has come far."""
+        if self.valid:
+            return _is_good(self.valid, self.valid_start)
+        return _is_good(self.points, self.start)
+
+
+def _judge(
+    train: list[float],
+    valid: list[float],
+    per_epoch: int,
+    constant: float | None,
+    constant_train: float | None,
+) -> Finding:
+    """Judges finite losses."""
     # To 1 or less, by a power of two: sums stay finite, and nothing is rounded.
-    _, exponent = math.frexp(max(map(abs, [*train, *valid, *known])))
-    train, valid, known = (
-        [math.ldexp(loss, -exponent) for loss in losses] for losses in (train, valid, known)
+    constants = [loss for loss in (constant, constant_train) if loss is not None]
+    _, exponent = math.frexp(max(map(abs, [*train, *valid, *constants])))
+    train, valid = ([math.ldexp(loss, -exponent) for loss in part] for part in (train, valid))
+    constant, constant_train = (
+        None if loss is None else math.ldexp(loss, -exponent) for loss in (constant, constant_train)
     )
     points = _points(train, per_epoch)
     if len(train) < 3 or len(points) < 2:
         return _finding("undecided", losses=len(train))
-    start = max(train[0], *known) if known else train[0]
+    known = [loss for loss in (constant_train, constant) if loss is not None]
+    start, highest = max([train[0], *known[:1]]), max([train[0], *known])
+    losses = _Losses(points, _rest(train, per_epoch), valid, start, highest, constant)
     return (
-        _judge_flat(points, valid, start)
-        or _judge_height(points, _rest(train, per_epoch), start)
-        or _judge_fall(points, valid, start)
-        or _judge_jumps(points, valid, start)
-        or _judge_end(points, valid, known)
+        _judge_flat(losses)
+        or _judge_height(losses)
+        or _judge_fall(losses)
+        or _judge_jumps(losses)
+        or _judge_end(losses)
     )
 
 
-def _judge_flat(points: list[float], valid: list[float], start: float) -> Finding | None:
+def _judge_flat(losses: _Losses) -> Finding | None:
     """Finds validation error that does not move: it has no noise, so nothing else does either.
 
     Unless training error has fallen far: that is not slow, but learned by heart.
     """
-    if len(valid) < 2 or _is_good(valid, start) or _is_good(points, start):
+    if len(losses.valid) < 2 or losses.learned or _is_good(losses.points, losses.start):
         return None
-    reach = _reach(valid)
+    reach = _reach(losses.valid)
     return _finding("too-slow", validation_reach=reach) if reach < NOTHING_VALID else None
 
 
-def _judge_height(points: list[float], rest: list[float], start: float) -> Finding | None:
+def _judge_height(losses: _Losses) -> Finding | None:
     """Finds training error that leaps far above the start, to stay there or to come back.
 
-    Of the batches of an epoch that has not ended, ``rest``, all must be up there: one may be noise.
+    Of the batches of an epoch that has not ended all must be up there: one may be noise. What came
+    back must have been far above the start of validation, too: half of the others do not jump.
     """
-    if rest and min(rest) - start > LEAP * abs(start):
-        return _finding("diverging", above_start=_ratio(min(rest) - start, abs(start)))
-    leap = _ratio(max(points) - start, abs(start))
-    if leap <= LEAP:
-        return None
-    if points[-1] - start > LEAP * abs(start):
-        return _finding("diverging", above_start=_ratio(points[-1] - start, abs(start)))
-    return _finding("jumping", above_start=leap)
+    start, highest = losses.start, losses.highest
+    for last in (min(losses.rest, default=start), losses.points[-1]):
+        if last - start > LEAP * abs(start):
+            return _finding("diverging", above_start=_ratio(last - start, abs(start)))
+    leap = _ratio(max(losses.points) - highest, abs(highest))
+    return _finding("jumping", above_start=leap) if leap > LEAP else None
 
 
-def _judge_fall(points: list[float], valid: list[float], start: float) -> Finding | None:
+def _judge_fall(losses: _Losses) -> Finding | None:
     """Finds error that falls by almost nothing, or by little and ever so steadily.
 
     What has fallen far in the first epoch already, and by little since, is not slow but done.
     """
-    if _is_good(valid or points, start):
+    if losses.learned:
         return None
+    points, valid = losses.points, losses.valid
     rises = _rises(valid if len(valid) > 1 else points)
     reach, steady = _reach(points), rises < STEADY and points[-1] <= points[0]
     if reach < NOTHING or (reach < LITTLE and steady):
@@ -223,34 +272,38 @@ def _judge_fall(points: list[float], valid: list[float], start: float) -> Findin
     return None
 
 
-def _judge_jumps(points: list[float], valid: list[float], start: float) -> Finding | None:
+def _judge_jumps(losses: _Losses) -> Finding | None:
     """Finds error that goes up and down.
 
     Near its best, validation error goes up and down for all manner of reasons, overfitting among
-    them; so it must be far from good as well. While training error goes on falling, what validation
-    error rises from its best to its end is overfitting, and no jump.
+    them; so it must be far from good as well, beside the highest that is known. While training
+    error goes on falling, what validation error rises from its best to its end is overfitting, and
+    no jump.
     """
+    points, valid = losses.points, losses.valid
     if len(valid) < 2:
         rises = _rises(points)
         return _finding("jumping", rises=rises) if rises > JUMPY_TRAINING else None
-    if _is_good(valid, start) or _reach(valid) < NOTHING_VALID:
+    if _is_good(valid, losses.highest) or _reach(valid) < NOTHING_VALID:
         return None
     best = min(valid)
     rises = _rises(valid)
     if points[-1] < _at_share(points, valid.index(best), len(valid)):
         rises -= _ratio(valid[-1] - best, max(valid) - best)
     if rises > JUMPY_VALIDATION:
-        return _finding("jumping", rises=rises, best_to_start=_ratio(best, abs(start)))
+        to_start = _ratio(best, abs(losses.highest))
+        return _finding("jumping", rises=rises, best_to_start=to_start)
     return None
 
 
-def _judge_end(points: list[float], valid: list[float], constant: list[float]) -> Finding:
+def _judge_end(losses: _Losses) -> Finding:
     """Judges what the number of epochs, the decay and the size of the network decide."""
+    points, valid, constant = losses.points, losses.valid, losses.constant
     values = valid if len(valid) > 1 else points
     best = min(values)
     at = values.index(best)
-    if constant and len(valid) > 1 and best >= constant[0]:
-        return _finding("stuck", best_to_constant=_ratio(best, constant[0]))
+    if constant is not None and len(valid) > 1 and best >= constant:
+        return _finding("stuck", best_to_constant=_ratio(best, constant))
     fall = max(values[: at + 1]) - best
     evidence = {"best_at": at + 1.0, "of": float(len(values))}
     rise = _ratio(values[-1] - best, fall)
@@ -318,6 +371,10 @@ def _count(batches: int) -> int:
     if count < 1:
         raise ValueError(f"batches_per_epoch must be a whole number from 1 on, not {batches!r}")
     return count
+
+
+def _finite(loss: float | None) -> float | None:
+    return None if loss is None or not math.isfinite(loss) else loss
 
 
 def _first_not_finite(values: Sequence[float]) -> int:

@@ -53,7 +53,7 @@ class Objective:
         if self._factory is not None:
             check_network(self._factory, self.config.space, splits, device)
         self._splits = splits.to(self._device)
-        self._constant = constant_of(splits.baselines("valid"))
+        self._constants = constant_of(splits.baselines("valid")), splits.constant_loss
         self._goal = Goal(config.metric, config.direction == "minimize")
 
     def __call__(self, trial: Trial) -> float:
@@ -74,7 +74,7 @@ class Objective:
         trial.set_user_attr("reason", decision.reason)
         trial.set_user_attr("curve", run.curve.compact())
         losses = run.batch_losses[: run.epoch_ends[-1] if run.epoch_ends else 0]
-        finding = diagnose_trial(decision.outcome, run.curve, losses, self._constant)
+        finding = diagnose_trial(decision.outcome, run.curve, losses, *self._constants)
         for name, value in finding.to_attributes().items() if finding else ():
             trial.set_user_attr(name, value)
         if best is not None:

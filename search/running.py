@@ -232,6 +232,7 @@ def _run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredSt
             lambda: signals.count > 0,
             surroundings("cpu" if crew.place else crew.device, plan.factory),
             Attachments(stored, progress.say),
+            plan.splits.constant_loss,
         ).run()
     return stored, ending
 

@@ -52,6 +52,21 @@ def test_every_finished_trial_has_its_finding(stored: StoredStudy) -> None:
     assert summarize(stored).verdicts == verdicts
 
 
+def test_findings_know_a_constant_prediction(stored: StoredStudy) -> None:
+    """Losses that rise from an easy start diverge, unless a constant prediction has as much."""
+
+    def says(_job: Job) -> Iterator[Any]:
+        yield from [0.7, 1.0, 0.98, 0.96]
+        yield COMPLETE
+
+    plain, known = (
+        run(stored, ScriptedTrainers(says), total=total, constant_train_loss=constant)[1].findings
+        for total, constant in ((1, None), (2, 1.0))
+    )
+    names = [finding and finding.name for finding in (plain[0], known[1])]
+    assert names == ["diverging", "jumping"]
+
+
 def test_what_the_dashboard_shows_is_attached_before_a_trial_is_told(stored: StoredStudy) -> None:
     """While a trial is attached to, it is still running; Optuna takes nothing afterwards."""
 

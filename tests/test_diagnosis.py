@@ -16,6 +16,7 @@ from search.trial import Curve, Epoch, Outcome
 
 losses_ = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=40)
 counts = st.none() | st.integers(1, 8)
+constants = st.none() | st.floats(0.01, 100.0)
 scales = st.sampled_from([2.0**power for power in (-40, -3, 1, 10, 40)])
 """Powers of two, by which a float is multiplied exactly."""
 anything = st.lists(st.floats(), min_size=1, max_size=30)
@@ -82,6 +83,23 @@ def test_stuck() -> None:
     assert search.diagnose(FALLING, valid).name == "still-falling"
 
 
+def test_a_first_batch_that_is_easy_by_chance() -> None:
+    """Training error is beside that of a constant prediction, not beside one batch's luck."""
+    train = [0.7, 1.3, 1.0, 1.0, 1.1, 0.9, 0.95, 1.0, 0.94]
+    valid = [0.69, 0.63, 0.58]
+    finding = search.diagnose(train, valid, 3, constant_loss=0.7, constant_train_loss=1.0)
+    assert finding.name == "too-slow"
+
+
+def test_a_validation_part_that_is_easier() -> None:
+    """Validation error is beside that of a constant prediction there, not beside training's."""
+    train = [1.0, 0.99, 0.98, 0.97]
+    easy = search.diagnose(train, [0.4, 0.397, 0.396, 0.394], 1, 0.4, constant_train_loss=1.0)
+    assert easy.name == "too-slow"
+    good = search.diagnose(train, [0.2, 0.18, 0.16, 0.14], 1, 0.4, constant_train_loss=1.0)
+    assert good.name == "still-falling"
+
+
 def test_learned_in_the_first_epoch() -> None:
     """Epochs that are all alike after a first one that taught everything are not too slow."""
     train = [2.0, 0.5, *[0.2, 0.21] * 20]
@@ -121,12 +139,13 @@ def test_not_finite(broken: float) -> None:
         assert search.diagnose(train, valid).name == "diverging"
 
 
-@given(losses_, st.none() | losses_, counts, st.none() | st.floats(0.01, 100.0), scales)
+@given(losses_, st.none() | losses_, counts, constants, constants, scales)
 def test_the_unit_of_the_loss(
     train: list[float],
     valid: list[float] | None,
     count: int | None,
     constant: float | None,
+    constant_train: float | None,
     scale: float,
 ) -> None:
     """Multiplying every loss by the same number changes no finding."""
@@ -135,8 +154,10 @@ def test_the_unit_of_the_loss(
         None if valid is None else [scale * loss for loss in valid],
         count,
         None if constant is None else scale * constant,
+        None if constant_train is None else scale * constant_train,
     )
-    assert scaled.name == search.diagnose(train, valid, count, constant).name
+    plain = search.diagnose(train, valid, count, constant, constant_train)
+    assert scaled.name == plain.name
 
 
 @given(
@@ -153,12 +174,16 @@ def test_what_is_added_to_the_loss(steps: list[int], offset: float) -> None:
         assert finding.evidence["rises"] == pytest.approx(up / reach, rel=1e-3)
 
 
-@given(anything, st.none() | anything, counts, st.none() | st.floats())
+@given(anything, st.none() | anything, counts, st.none() | st.floats(), st.none() | st.floats())
 def test_always_an_answer(
-    train: list[float], valid: list[float] | None, count: int | None, constant: float | None
+    train: list[float],
+    valid: list[float] | None,
+    count: int | None,
+    constant: float | None,
+    constant_train: float | None,
 ) -> None:
     """Whatever the losses: a known finding, with finite evidence that can be stored as JSON."""
-    finding = search.diagnose(train, valid, count, constant)
+    finding = search.diagnose(train, valid, count, constant, constant_train)
     assert all(math.isfinite(value) for value in finding.evidence.values())
     stored = json.loads(json.dumps(finding.to_attributes(), allow_nan=False))
     assert read_finding(stored) == finding

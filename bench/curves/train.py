@@ -102,7 +102,9 @@ def train(
             decision = result
             break
         losses, per_epoch = run.batch_losses, run.epoch_ends[0]
-        findings.append(diagnose(losses, run.curve.values(Goal()), per_epoch, naive).name)
+        findings.append(
+            diagnose(losses, run.curve.values(Goal()), per_epoch, naive, splits.constant_loss).name
+        )
     per_epoch = run.epoch_ends[0] if run.epoch_ends else len(run.batch_losses)
     return {
         "params": params.to_dict(),
