@@ -28,7 +28,7 @@ import torch
 
 from bench.data_sets import DATA_SETS, config_of
 from bench.random_curves import random_params, train
-from search.diagnosis import ADVICE, RATE_STEP, constant_of, diagnose
+from search.diagnosis import ADVICE, RATE_STEP, diagnose
 from search.stopping import Divergence, batch_judge, out_of_patience
 from search.trial import Goal, derive_seed
 
@@ -58,7 +58,7 @@ def collect(path: Path, ladders: int) -> None:
     lines = path.read_text().splitlines() if path.exists() else []
     done = {(r["set"], r["ladder"], r["step"]) for r in map(json.loads, lines)}
     loaded = {name: config_of(name, path.parent / "data", space=SPACE) for name in DATA_SETS}
-    naive = {name: constant_of(splits.baselines("valid")) for name, (_, splits) in loaded.items()}
+    naive = {name: splits.constant_valid_loss for name, (_, splits) in loaded.items()}
     with path.open("a") as file:
         for ladder in range(ladders):
             for name, (config, splits) in loaded.items():

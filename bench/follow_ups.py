@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 from bench.random_curves import TASKS, load_example, train
 from search.config import StudyConfig
 from search.data.splits import Splits
-from search.diagnosis import constant_of, diagnose
+from search.diagnosis import diagnose
 from search.sampling import StudySampler
 from search.space import HyperParams, suggest
 from search.stopping import PRUNERS, Divergence, batch_judge, out_of_patience, worse_than_peers
@@ -118,7 +118,7 @@ def run(path: Path, seeds: int) -> None:
     lines = path.read_text().splitlines() if path.exists() else []
     done = {(record["example"], record["seed"]) for record in map(json.loads, lines)}
     loaded = {name: load_example(name, CHARACTERS.get(name), space=SPACE) for name in TASKS}
-    naive = {name: constant_of(splits.baselines("valid")) for name, (_, splits) in loaded.items()}
+    naive = {name: splits.constant_valid_loss for name, (_, splits) in loaded.items()}
     with path.open("a") as file:
         for seed in range(seeds):
             for name in TASKS:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.checkpoints import cut_losses, devices_of, save_losses
 from search.desk import INTERRUPTED
-from search.diagnosis import constant_of, diagnose_trial
+from search.diagnosis import diagnose_trial
 from search.errors import RunError, TrainerError
 from search.observing import Attacher, Observer
 from search.stopping import PRUNERS
@@ -68,8 +68,8 @@ class Coordinator:
         interrupted: Says whether somebody wants this run to stop.
         surroundings: What trainers here compute with, stored with each trial for `replay`.
         attacher: Attaches what the dashboard shows.
-        constant_train_loss: Training loss of the best prediction that ignores the inputs; with it
-            trials are diagnosed better.
+        constants: Validation and training loss of the best prediction that ignores the inputs, as
+            `diagnose` takes them.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Coordinator:
         interrupted: Callable[[], bool] = lambda: False,
         surroundings: Mapping[str, str] | None = None,
         attacher: Attacher | None = None,
-        constant_train_loss: float | None = None,
+        constants: tuple[float | None, float | None] = (None, None),
     ) -> None:
         self._stored = stored
         self._trainers = trainers
@@ -92,7 +92,7 @@ class Coordinator:
         self._interrupted = interrupted
         self._surroundings = dict(surroundings or {})
         self._attacher = attacher or Attacher()
-        self._constants = constant_of(stored.attributes["baselines"]), constant_train_loss
+        self._constants = constants
         self._active: dict[int, _Active] = {}
         self._idle_until = 0.0
         self._winding_down = False

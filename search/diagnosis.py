@@ -157,16 +157,18 @@ def diagnose_trial(
     return diagnose(train, valid, per_epoch, constant_loss, constant_train_loss)
 
 
-def constant_of(baselines: Mapping[str, Mapping[str, float]]) -> float | None:
-    """Returns the validation loss of the naive method that ignores the inputs; None: not known.
+def constant_of(attributes: Mapping[str, Any]) -> float | None:
+    """Returns the validation loss of the best prediction that ignores the inputs; None: not known.
 
     Args:
-        baselines: Validation figures of the naive methods, by name.
+        attributes: What a study stores. An older one has its naive methods only, and of these none
+            that does so for a forecast: persistence is one if the network predicts the change.
     """
-    for name in ("persistence", "majority", "unigram"):
-        if "loss" in baselines.get(name, {}):
-            return baselines[name]["loss"]
-    return None
+    known: float | None = attributes.get("constant_loss")
+    for name in ("majority", "unigram"):
+        if known is None:
+            known = attributes["baselines"].get(name, {}).get("loss")
+    return _finite(known)
 
 
 @dataclass(frozen=True)

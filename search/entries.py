@@ -49,7 +49,7 @@ class Entry:
 def read_entries(stored: StoredStudy) -> list[Entry]:
     """Returns every trial of a study, by number; reads nothing but the database."""
     held = stored.held()
-    constant = constant_of(stored.attributes["baselines"])
+    constant = constant_of(stored.attributes)
     return [
         _entry(trial, trial_line(stored, trial, held), constant, stored.goal)
         for trial in stored.trials()

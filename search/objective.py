@@ -9,7 +9,7 @@ from optuna import Trial, TrialPruned
 
 from search.config import StudyConfig, load_config
 from search.data import load_splits
-from search.diagnosis import constant_of, diagnose_trial
+from search.diagnosis import diagnose_trial
 from search.factories import trust_factory
 from search.network_checks import check_network
 from search.space import fit_to_data, suggest
@@ -53,7 +53,7 @@ class Objective:
         if self._factory is not None:
             check_network(self._factory, self.config.space, splits, device)
         self._splits = splits.to(self._device)
-        self._constants = constant_of(splits.baselines("valid")), splits.constant_loss
+        self._constants = splits.constant_valid_loss, splits.constant_loss
         self._goal = Goal(config.metric, config.direction == "minimize")
 
     def __call__(self, trial: Trial) -> float:

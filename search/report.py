@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database import Database
-from search.diagnosis import Finding, read_finding
+from search.diagnosis import Finding, constant_of, read_finding
 from search.errors import StudyError
 from search.space import ordered
 from search.sparkline import best_so_far
@@ -67,6 +67,7 @@ class Summary:
         ranking: Complete trials, best first.
         reasons: How often trials ended for which reason, by outcome.
         baselines: Validation figures of the naive methods, by name.
+        constant_loss: Validation loss of the best prediction that ignores the inputs, if known.
         verdicts: How many trials have which finding.
         enough: Why the study needs no further trials although some are left; else empty.
         progress: The best value so far after each trial, in the order of their numbers, from the
@@ -85,6 +86,7 @@ class Summary:
     verdicts: dict[str, int]
     notes: list[str]
     storage: str
+    constant_loss: float | None = None
     enough: str = ""
     progress: list[float] = field(default_factory=list)
 
@@ -142,6 +144,7 @@ def summarize(stored: StoredStudy) -> Summary:
         ranking=sorted(complete_lines, key=lambda line: sign * (line.value or 0.0)),
         reasons=_reasons(lines),
         baselines=attributes["baselines"],
+        constant_loss=constant_of(attributes),
         verdicts=_verdicts(lines),
         notes=attributes["notes"],
         storage=str(stored.database),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.certainty import Certainty
-from search.diagnosis import ADVICE, constant_of
+from search.diagnosis import ADVICE
 from search.dimensions import HYPERPARAMETERS, Choices, Dimension, Fixed, Range
 from search.display import COLUMNS, SHOWN, UNITS, figure
 from search.documents import Block, Bullets, Paragraph, Picture, Section, Table
@@ -270,7 +270,7 @@ def rates(material: Material) -> Section:
     about = f"Validation loss of {len(drawn)} trials against their learning rates, by finding."
     if len(drawn) >= FEWEST_POINTS:
         said += " The line joins the best trial of each third of a decade."
-    png = rate_picture(drawn, material.marked, constant_of(material.summary.baselines))
+    png = rate_picture(drawn, material.marked, material.summary.constant_loss)
     return Section(title, [Picture("rate.png", png, about), Paragraph(said)])
 
 

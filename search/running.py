@@ -232,7 +232,7 @@ def _run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredSt
             lambda: signals.count > 0,
             surroundings("cpu" if crew.place else crew.device, plan.factory),
             Attachments(stored, progress.say),
-            plan.splits.constant_loss,
+            (plan.splits.constant_valid_loss, plan.splits.constant_loss),
         ).run()
     return stored, ending
 
@@ -348,6 +348,7 @@ def _attributes(plan: Plan) -> dict[str, object]:
         **code,
         "data": plan.splits.fingerprint,
         "baselines": plan.splits.baselines("valid"),
+        "constant_loss": plan.splits.constant_valid_loss,
         "notes": plan.notes,
         "card": plan.splits.card(),
     }

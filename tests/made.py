@@ -42,6 +42,7 @@ def made_study(
     attributes = {
         "data": "0123456789abcdef",
         "baselines": {"persistence": {"loss": 0.9, "rmse": 0.7}, "ridge": {"rmse": 0.2}},
+        "constant_loss": 0.9,
         "notes": list(notes),
     }
     database = Database(f"sqlite:///{folder / 'studies' / 'studies.db'}", create=True)

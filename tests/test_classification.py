@@ -222,6 +222,7 @@ def test_majority_and_constant_loss(tmp_path: Path) -> None:
     majority = got.baselines("valid")["majority"]
     assert majority["accuracy"] == pytest.approx(0.75, abs=0.05)
     assert majority["loss"] == pytest.approx(expected, abs=0.05)
+    assert got.constant_valid_loss == majority["loss"]
 
 
 @settings(deadline=None)

@@ -60,7 +60,7 @@ def test_findings_know_a_constant_prediction(stored: StoredStudy) -> None:
         yield COMPLETE
 
     plain, known = (
-        run(stored, ScriptedTrainers(says), total=total, constant_train_loss=constant)[1].findings
+        run(stored, ScriptedTrainers(says), total=total, constants=(None, constant))[1].findings
         for total, constant in ((1, None), (2, 1.0))
     )
     names = [finding and finding.name for finding in (plain[0], known[1])]

@@ -231,7 +231,9 @@ def test_stored_findings() -> None:
 
 
 def test_the_constant_prediction() -> None:
-    """The baseline that ignores the inputs is found whatever the task."""
-    assert constant_of({"ridge": {"loss": 0.1}, "persistence": {"loss": 0.5}}) == 0.5
-    assert constant_of({"majority": {"loss": 2.2, "accuracy": 0.1}}) == 2.2
-    assert constant_of({"bigram": {"loss": 1.0}}) is None
+    """A study stores what ignores the inputs; an older one has it if its task is no forecast."""
+    persistence = {"persistence": {"loss": 0.5}}
+    assert constant_of({"constant_loss": 0.7, "baselines": persistence}) == 0.7
+    assert constant_of({"baselines": persistence}) is None
+    assert constant_of({"baselines": {"majority": {"loss": 2.2, "accuracy": 0.1}}}) == 2.2
+    assert constant_of({"baselines": {"unigram": {"loss": 2.5}, "bigram": {"loss": 1.0}}}) == 2.5

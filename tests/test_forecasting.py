@@ -252,6 +252,9 @@ def test_constant_loss(tmp_path: Path, make: Any) -> None:
     best = targets.mean(0, keepdim=True).expand_as(targets)
     assert splits.constant_loss == pytest.approx(float(splits.loss(best, targets)), rel=1e-5)
     assert splits.constant_loss == pytest.approx(1, abs=0.1)
+    unseen = next(splits.valid.batches(10**9, None)).targets
+    there = float(splits.loss(best[:1].expand_as(unseen), unseen))
+    assert splits.constant_valid_loss == pytest.approx(there, rel=1e-5)
 
 
 def test_batches_hold_every_window_once(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_constant_loss_is_the_entropy_of_training() -> None:
     """The best guess that ignores the inputs has the entropy of the characters' shares."""
     got = splits("aaab" * 300)
     assert got.constant_loss == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
+    assert got.constant_valid_loss == got.baselines("valid")["unigram"]["loss"]
 
 
 def test_limit_line_ends_and_byte_order_mark(tmp_path: Path) -> None:

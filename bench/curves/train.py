@@ -29,7 +29,7 @@ import torch
 from bench.curves.table import FOLDER, pack, unpack
 from bench.data_sets import DATA_SETS, config_of
 from search.data.splits import Splits
-from search.diagnosis import constant_of, diagnose
+from search.diagnosis import diagnose
 from search.dimensions import Dimension
 from search.space import HyperParams, starting_points, suggest
 from search.stopping import Divergence, batch_judge
@@ -122,7 +122,7 @@ def collect(names: list[str], count: int, work: Path, whole: bool) -> None:
     """Trains what the files in ``work`` do not hold yet, one configuration of each set in turn."""
     work.mkdir(parents=True, exist_ok=True)
     loaded = {name: config_of(name, work / "data") for name in names}
-    naive = {name: constant_of(splits.baselines("valid")) for name, (_, splits) in loaded.items()}
+    naive = {name: splits.constant_valid_loss for name, (_, splits) in loaded.items()}
     for name in names:
         if (FOLDER / f"{name}.npz").exists() and not (work / f"{name}.jsonl").exists():
             unpack(FOLDER / f"{name}.npz", work / f"{name}.jsonl")

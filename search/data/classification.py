@@ -104,12 +104,14 @@ class ClassifySplits(Splits):
         """
         chosen = self._part({"valid": "validation", "test": "test"}[part])
         train, labels = self._part("training"), chosen.labels.cpu().numpy()
-        counts = np.bincount(train.labels.cpu().numpy(), minlength=self.output_size)
-        loss = -np.log(counts[labels] / counts.sum()).mean()
-        majority = np.full(len(labels), counts.argmax())
+        trained = train.labels.cpu().numpy()
+        majority = np.full(len(labels), np.bincount(trained).argmax())
         nearest = train.labels.cpu()[nearest_series(chosen, train)].numpy()
         return {
-            "majority": {"loss": float(loss), **_scores(self._confusion(labels, majority))},
+            "majority": {
+                "loss": _loss_of_shares(trained, labels),
+                **_scores(self._confusion(labels, majority)),
+            },
             "one_nn": _scores(self._confusion(labels, nearest)),
         }
 
@@ -223,7 +225,7 @@ def _splits(
     compared = _compared(padded[2], padded[0])
     if compared < padded[0].size:
         notes.append(f"1-NN compares with {compared} of {padded[0].size} training series, for time")
-    shares = np.bincount(padded[0].labels.numpy()) / padded[0].size
+    labels = [part.labels.numpy() for part in padded]
     tensors = [tensor for part in padded for tensor in (part.inputs, part.lengths, part.labels)]
     options = (data.valid, data.test, data.missing)
     return ClassifySplits(
@@ -235,7 +237,8 @@ def _splits(
         output_size=len(classes),
         fingerprint=fingerprint("classify", *tensors, classes, mean, scale, options),
         notes=tuple(notes),
-        constant_loss=float(-(shares * np.log(shares)).sum()),
+        constant_loss=_loss_of_shares(labels[0], labels[0]),
+        constant_valid_loss=_loss_of_shares(labels[0], labels[1]),
         classes=classes,
         channels=train.channels,
         mean=mean,
@@ -244,6 +247,12 @@ def _splits(
         data=data,
         time_format=train.form,
     )
+
+
+def _loss_of_shares(trained: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Returns the loss on labels of the classes' shares in training, which has every class."""
+    counts = np.bincount(trained)
+    return float(-np.log(counts[labels] / counts.sum()).mean())
 
 
 def _statistics(train: Labelled) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:

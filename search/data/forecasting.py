@@ -188,6 +188,7 @@ def _assemble(
     values = standardised(rows.values[:, seen], mean[seen], std[seen])
     train, valid, test = (_part(values, observed, first, aim, data.window) for first in starts)
     options = (data.window, data.horizon, columns.targets, columns.features, aim.anchored)
+    targets, unseen = train.targets.double(), valid.targets.double()
     return ForecastSplits(
         task="forecast",
         train=train,
@@ -197,7 +198,8 @@ def _assemble(
         output_size=aim.scale.size,
         fingerprint=fingerprint(rows.values, *starts, *options),
         notes=(*rows.notes, *notes, *_season_notes(rows, data)),
-        constant_loss=float(train.targets.double().var(0, correction=0).mean()),
+        constant_loss=float(targets.var(0, correction=0).mean()),
+        constant_valid_loss=float((unseen - targets.mean(0)).square().mean()),
         targets=columns.targets,
         features=columns.features,
         window=data.window,

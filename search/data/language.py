@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from search.config import LanguageData
 from search.data.cards import LanguageCard
-from search.data.language_baselines import ngrams
+from search.data.language_baselines import ngrams, unigrams
 from search.data.splits import IGNORED, Batch, EpochPlan, Part, Splits, fingerprint
 from search.errors import DataError
 
@@ -179,10 +179,9 @@ class LanguageSplits(Splits):
         assert isinstance(chosen, TextPart)
         train, codes = self.train.codes.cpu().numpy(), chosen.codes.cpu().numpy()
         likelihoods = ngrams(train.astype(np.int64), codes.astype(np.int64), self.output_size)
-        counted = codes[1:] < self.output_size
         names = ("unigram", "bigram", "trigram")
         return {
-            name: _figures(float(-np.log(likely[counted]).mean()))
+            name: _figures(_loss_of(likely, codes, self.output_size))
             for name, likely in zip(names, likelihoods, strict=True)
         }
 
@@ -299,6 +298,7 @@ def _splits(
         fingerprint=fingerprint("language", *cuts, vocabulary, data.sequence_length),
         notes=tuple(notes),
         constant_loss=float(-(shares * np.log(shares)).sum()),
+        constant_valid_loss=_loss_of(unigrams(cuts[0], cuts[1], size), cuts[1], size),
         vocabulary=vocabulary,
         source=source,
     )
@@ -385,6 +385,12 @@ def _unknown_notes(
                 f"({shown}); they are read as unknown and not predicted"
             )
     return notes
+
+
+def _loss_of(likely: NDArray[np.float64], codes: NDArray[Any], size: int) -> float:
+    """Returns the loss of what a model gives each character after the first, of those it knows."""
+    known = likely[codes[1:] < size]
+    return float(-np.log(known).mean()) if len(known) else math.nan
 
 
 def _figures(loss: float) -> dict[str, float]:

@@ -20,8 +20,7 @@ def ngrams(train: Codes, codes: Codes, size: int) -> list[NDArray[np.float64]]:
         size: V.
     """
     base = size + 1
-    shares = (np.append(np.bincount(train, minlength=size), 0) + 1) / (len(train) + size)
-    unigram = shares[codes[1:]]
+    unigram = unigrams(train, codes, size)
     pairs, asked = train[:-1] * base + train[1:], codes[:-1] * base + codes[1:]
     bigram = _interpolated(pairs, asked, unigram, base)
     # Before the part's first character stands none: V, which no context of training holds.
@@ -29,6 +28,19 @@ def ngrams(train: Codes, codes: Codes, size: int) -> list[NDArray[np.float64]]:
     triples = pairs[:-1] * base + train[2:]
     trigram = _interpolated(triples, before * base**2 + asked, bigram, base)
     return [unigram, bigram, trigram]
+
+
+def unigrams(train: Codes, codes: Codes, size: int) -> NDArray[np.float64]:
+    """Returns (n - 1,): what the shares of training, one added to each count, give a character.
+
+    Args:
+        train: As for `ngrams`.
+        codes: As for `ngrams`.
+        size: V.
+    """
+    counts = np.append(np.bincount(train, minlength=size), 0) + 1
+    given: NDArray[np.float64] = (counts / (len(train) + size))[codes[1:]]
+    return given
 
 
 def _interpolated(

@@ -115,6 +115,7 @@ class Splits(ABC):
         fingerprint: Hash of the values and of every option that shaped them.
         notes: One line each, things a person should know (unknown characters, dropped rows...).
         constant_loss: Loss on the training part of the best prediction that ignores the inputs.
+        constant_valid_loss: Loss of this prediction on the validation part.
     """
 
     task: str
@@ -126,6 +127,7 @@ class Splits(ABC):
     fingerprint: str
     notes: tuple[str, ...]
     constant_loss: float
+    constant_valid_loss: float
 
     @property
     @abstractmethod
