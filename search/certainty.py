@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from search.display import figure
+from search.display import best_of, figure, trusting
 from search.entries import Entry
 from search.evaluation import LOOKS, mean_and_std
 from search.report import Summary
@@ -65,7 +65,8 @@ def read_certainty(stored: StoredStudy, summary: Summary, entries: Sequence[Entr
         return Certainty(retrained, looks, [])
     if looks:
         return Certainty(retrained, looks, _by_seeds(summary, retrained, looks))
-    return Certainty(retrained, looks, _by_gap(summary, entries))
+    evaluate = f"rnn-search evaluate {summary.name}{trusting(stored.config)}"
+    return Certainty(retrained, looks, _by_gap(summary, entries, evaluate))
 
 
 def _read_retrained(stored: StoredStudy) -> list[Retrained]:
@@ -99,10 +100,12 @@ def _by_seeds(
     if best is not None and summary.best is not None and name in summary.best.figures:
         mean, _ = best.spread(name)
         if not math.isnan(mean):
+            promised = summary.best.figures[name]
+            worse = mean != promised == best_of(name, mean, promised)
+            judged = "The search was optimistic" if worse else "The search was not optimistic"
             said.append(
-                f"The search was optimistic: its best trial, #{best.trial}, had a validation "
-                f"{words} of {figure(name, summary.best.figures[name])}; trained again it has "
-                f"{figure(name, mean)} on average."
+                f"{judged}: its best trial, #{best.trial}, had a validation {words} of "
+                f"{figure(name, promised)}; trained again it has {figure(name, mean)} on average."
             )
     if len(looks) > 1:
         said.append(
@@ -112,10 +115,10 @@ def _by_seeds(
     return said
 
 
-def _by_gap(summary: Summary, entries: Sequence[Entry]) -> list[str]:
+def _by_gap(summary: Summary, entries: Sequence[Entry], evaluate: str) -> list[str]:
     best = summary.best
     assert best is not None
-    how = f"How much: rnn-search evaluate {summary.name}"
+    how = f"How much: {evaluate}"
     said = [f"One training with one seed; another seed gives another value. {how}"]
     if len(summary.ranking) > 1:
         worse = "expect it to do somewhat worse when it is trained again"

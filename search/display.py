@@ -9,10 +9,12 @@ from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.config import StudyConfig
 from search.diagnosis import ADVICE, Finding
 from search.dimensions import HYPERPARAMETERS
 from search.observing import Observer
@@ -29,14 +31,24 @@ REFRESH = 0.25
 """Seconds between two drawings of the bars, which take 3.5 ms of what trains."""
 NARROW = 80
 """Columns below which a bar leaves out what it can do without."""
+SHARES = ("accuracy", "macro_f1")
+"""Figures from 0 to 1, written in percent, of which a large one is good; of all others a small."""
 UNITS = {"rmse": ", in the target's units", "mae": ", in the target's units"}
 
 
 def figure(name: str, value: float) -> str:
     """Writes a figure as people read it: accuracies in percent, the rest with four digits."""
-    if name in ("accuracy", "macro_f1"):
-        return f"{100 * value:.1f} %"
-    return f"{value:.4g}"
+    return f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}"
+
+
+def best_of(name: str, *values: float) -> float:
+    """Returns the best of some values of a figure."""
+    return max(values) if name in SHARES else min(values)
+
+
+def trusting(config: StudyConfig) -> str:
+    """Returns what a command that needs the study's network ends with, if that is the user's."""
+    return "" if config.model is None else " --trust-code"
 
 
 def short(params: Mapping[str, Any]) -> str:
@@ -243,7 +255,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     """Prints the tables that end a run, and that ``show`` prints."""
     counts = summary.counts
     console.print()
-    console.print(f"Study [bold]{summary.name}[/]  ({summary.task}, {summary.storage})")
+    place = escape(summary.storage)
+    console.print(f"Study [bold]{summary.name}[/]  ({summary.task}, {place})")
     plainly = counts["pruned"] - counts["diverged"] - counts["out_of_memory"]
     parts = [
         f"{counts['complete']} complete",
@@ -271,11 +284,12 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(ranking_table(summary, console.width))
     else:
         console.print("No trial has completed, so there is no best one yet.")
-    console.print(_beside_baselines(summary), highlight=False, soft_wrap=True)
+    console.print(_beside_baselines(summary), markup=False, highlight=False, soft_wrap=True)
     if len(summary.progress) > 1:
         bars = sparkline(summary.progress, console.encoding)
         first, last = (f"{summary.metric} {summary.progress[i]:.4g}" for i in (0, -1))
-        console.print(f"Best so far: {first}  {bars}  {last}", highlight=False, soft_wrap=True)
+        said = f"Best so far: {first}  {bars}  {last}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def _beside_baselines(summary: Summary) -> str:
@@ -335,9 +349,9 @@ def ranking_table(summary: Summary, width: int) -> Table:
     fit = sum(total <= width + 1 for total in itertools.accumulate(widths))
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for title in rows[0][:fit]:
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(Text(title), justify="right", no_wrap=True)
     for row in rows[1:]:
-        table.add_row(*row[:fit])
+        table.add_row(*map(Text, row[:fit]))
     return table
 
 

@@ -79,8 +79,8 @@ def _figures(figures: Mapping[str, float]) -> str:
 
 
 def _name(key: str) -> str:
-    return key.replace("_", " ")
+    return plain(key.replace("_", " "))
 
 
 def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else plain(str(value))

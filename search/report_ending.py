@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from search.display import duration
+from search.display import duration, trusting
 from search.documents import Block, Bullets, Code, Paragraph, Section, Table
 from search.entries import Entry
 from search.report_sections import Material
@@ -118,10 +118,10 @@ def again(material: Material, stored: StoredStudy) -> Section:
 
 def _commands(material: Material, stored: StoredStudy, file: str) -> list[str]:
     """Returns what to type: from nothing, and with the study as it is."""
-    name, line = stored.config.name, material.answer
+    name, line, trust = stored.config.name, material.answer, trusting(stored.config)
     commands = [
         "# from nothing, in an empty folder",
-        f"rnn-search run {file} --workers 1",
+        f"rnn-search run {file} --workers 1{trust}",
         "",
         "# with this study",
         f"export RNN_SEARCH_STORAGE={shlex.quote(str(stored.database))}",
@@ -130,9 +130,9 @@ def _commands(material: Material, stored: StoredStudy, file: str) -> list[str]:
         return [*commands, f"rnn-search show {name}"]
     return [
         *commands,
-        f"rnn-search evaluate {name}",
-        f"rnn-search replay {name} {line.number}",
-        f"rnn-search export {name} model --trial {line.number}",
+        f"rnn-search evaluate {name}{trust}",
+        f"rnn-search replay {name} {line.number}{trust}",
+        f"rnn-search export {name} model --trial {line.number}{trust}",
     ]
 
 

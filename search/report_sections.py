@@ -10,7 +10,7 @@ from typing import Any
 from search.certainty import Certainty
 from search.diagnosis import ADVICE
 from search.dimensions import HYPERPARAMETERS, Choices, Dimension, Fixed, Range
-from search.display import COLUMNS, SHOWN, UNITS, figure
+from search.display import COLUMNS, SHOWN, UNITS, best_of, cell, figure, own_names
 from search.documents import Block, Bullets, Paragraph, Picture, Section, Table
 from search.entries import Clock, Entry
 from search.importance import FEWEST, RESAMPLES, Importance
@@ -138,16 +138,12 @@ def _beside(name: str, mine: float, naive: Mapping[str, float]) -> str:
     """Says what the best naive method has, and plainly if that is better."""
     if not naive:
         return ""
-    choose = min if _small_is_good(name) else max
-    best = choose(naive, key=lambda key: naive[key])
-    words, value = best.replace("_", " "), figure(name, naive[best])
-    if mine == choose(mine, naive[best]):
-        return f" The best naive method, {words}, has {value}."
-    return f" The network is of no use yet: the naive method {words} is better, with {value}."
-
-
-def _small_is_good(name: str) -> bool:
-    return name not in ("accuracy", "macro_f1")
+    value = best_of(name, *naive.values())
+    words = next(key for key in naive if naive[key] == value).replace("_", " ")
+    if mine == best_of(name, mine, value):
+        return f" The best naive method, {words}, has {figure(name, value)}."
+    better = f"the naive method {words} is better, with {figure(name, value)}"
+    return f" The network is of no use yet: {better}."
 
 
 def _unit(summary: Summary) -> str:
@@ -165,7 +161,7 @@ def _hyperparameters(line: TrialLine, space: Mapping[str, Dimension]) -> Table:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else cell(value)
 
 
 def _searched(dimension: Dimension) -> str:
@@ -193,19 +189,19 @@ def _hints(line: TrialLine, space: Mapping[str, Dimension]) -> list[str]:
 
 
 def _at_edge(name: str, value: Any, dimension: Dimension) -> bool:
-    known = HYPERPARAMETERS[name]
+    """Whether a value is at an end of what was searched beyond which there may be more."""
+    minimum = HYPERPARAMETERS[name].minimum if name in HYPERPARAMETERS else -math.inf
     if isinstance(dimension, Range):
         low, high, here = dimension.low, dimension.high, float(value)
         if dimension.log:
             low, high, here = math.log(low), math.log(high), math.log(here)
         near = EDGE * (high - low)
-        # An end that is the end of what makes sense is no reason to look further.
-        return (here <= low + near and dimension.low > max(known.minimum, 0.0)) or (
-            here >= high - near
-        )
-    if isinstance(dimension, Choices) and known.kind is not str:
+        # An end that is the end of what makes sense is no reason to look further, nor is zero.
+        sensible = dimension.low > minimum and dimension.low != 0
+        return (here <= low + near and sensible) or here >= high - near
+    if isinstance(dimension, Choices) and not isinstance(value, (str, bool)):
         ends = min(dimension.values), max(dimension.values)
-        return bool(value == ends[1] or (value == ends[0] and value > known.minimum))
+        return bool(value == ends[1] or (value == ends[0] and value > minimum))
     return False
 
 
@@ -236,13 +232,16 @@ def _spreads(again: Any, names: Iterable[str]) -> list[str]:
 def _ranking(summary: Summary) -> Table:
     name = summary.headline
     names = [summary.metric] if name == summary.metric else [summary.metric, name]
-    headings = ["trial", *(one.replace("_", " ") for one in names), "epoch", *COLUMNS, "finding"]
+    own = own_names(summary.ranking[0].params)
+    titles = [one.replace("_", " ") for one in names]
+    headings = ["trial", *titles, "epoch", *COLUMNS, *own, "finding"]
     rows = [
         [
             f"#{line.number}",
             *(figure(one, line.figures[one]) if one in line.figures else "" for one in names),
             f"{line.epoch}/{line.epochs}",
             *(write(line.params) for write in COLUMNS.values()),
+            *(cell(line.params[one]) for one in own),
             line.finding.name if line.finding else "",
         ]
         for line in summary.ranking[:SHOWN]
@@ -376,6 +375,9 @@ def coordinates(material: Material) -> Section:
     title = "Where the best trials lie"
     if len(material.ranked) < 2:
         said = "Fewer than two trials have a result, so there is nothing to compare."
+        return Section(title, [Paragraph(said)])
+    if all(isinstance(dimension, Fixed) for dimension in material.space.values()):
+        said = "Every hyperparameter is fixed, so there is nothing to compare."
         return Section(title, [Paragraph(said)])
     png = coordinates_picture(material.ranked, material.space)
     about = "Each trial as a line across its hyperparameters, the best ones dark."

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.dimensions import HYPERPARAMETERS, Choices, Dimension, Fixed, Range, Value
+from search.dimensions import Choices, Dimension, Fixed, Range, Value, kind_of
+from search.display import cell
 from search.entries import Clock, Entry, time_unit
 from search.importance import Importance
 from search.pictures import (
@@ -77,7 +78,7 @@ def coordinates_picture(
 
     Args:
         ranked: Trials and what they are ranked by, small is good; at least one.
-        space: Of the study.
+        space: Of the study; something in it is searched.
     """
     from matplotlib.collections import LineCollection
 
@@ -128,7 +129,7 @@ def _axis(axes: Axes, place: int, name: str, dimension: Dimension, upper: bool) 
     axes.plot([place, place], [0, 1], color=PALE, linewidth=0.8, zorder=3)
     words: dict[str, Any] = {"fontsize": 8, "color": INK, "va": "center", "zorder": 4}
     words["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.75}
-    for height, label in _marks(dimension, HYPERPARAMETERS[name].kind):
+    for height, label in _marks(name, dimension):
         axes.text(place + 0.04, height, label, **words)
     axes.text(
         place,
@@ -141,17 +142,15 @@ def _axis(axes: Axes, place: int, name: str, dimension: Dimension, upper: bool) 
     )
 
 
-def _marks(dimension: Dimension, kind: type) -> list[tuple[float, str]]:
+def _marks(name: str, dimension: Dimension) -> list[tuple[float, str]]:
     """Returns the values to write along an axis, with their heights."""
     if isinstance(dimension, Choices):
         step = 1 / len(dimension.values)
-        return [
-            ((i + 0.5) * step, value if isinstance(value, str) else f"{value:g}")
-            for i, value in enumerate(dimension.values)
-        ]
+        return [((i + 0.5) * step, cell(value)) for i, value in enumerate(dimension.values)]
     if isinstance(dimension, Range):
         ticks = (log_ticks if dimension.log else linear_ticks)(dimension.low, dimension.high)
-        inside = [tick for tick in ticks if kind is not int or tick == int(tick)]
+        whole = kind_of(name, dimension) is int
+        inside = [tick for tick in ticks if not whole or tick == int(tick)]
         ends = [dimension.low, dimension.high]
         marks = sorted({*ends, *inside[:: max(1, len(inside) // 5)]})
         heights = [_place(mark, dimension, 0) for mark in marks]
@@ -241,5 +240,6 @@ def assign_lanes(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
             copy += 1
             lane = f"{worker}, {copy}"
         free[lane] = entry.ended or 0.0
-        found.append((entry, lane))
-    return sorted(found, key=lambda pair: pair[1])
+        place = math.inf if entry.worker is None else entry.worker
+        found.append(((place, copy), entry, lane))
+    return [(entry, lane) for _, entry, lane in sorted(found, key=lambda row: row[0])]

@@ -81,10 +81,12 @@ def print_next_commands(
         ending: How the run ended.
         found: Whether there is a best trial, to be evaluated and exported.
     """
+    from search.display import trusting
+
     name, where, first = stored.config.name, "", ""
     if storage != (os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE):
         where, first = naming(str(stored.database), secret=stored.database.has_password)
-    trust = "" if stored.config.model is None else " --trust-code"
+    trust = trusting(stored.config)
     go_on = f" --trials {2 * stored.config.budget.trials}" if ending == "done" else ""
     if ending == "enough":
         go_on = " --target none --stagnation none"

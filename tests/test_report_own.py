@@ -1,0 +1,113 @@
+"""`rnn-search report` of studies with the user's own network, entries and columns, or none."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import made_study, made_trial
+from rich.console import Console
+from test_entries import entry
+from test_report import check_page
+from tiny import tiny_config
+
+from search.certainty import read_certainty
+from search.dimensions import Dimension, Fixed
+from search.display import print_summary
+from search.entries import read_entries
+from search.evaluation import LOOKS
+from search.notes import study_note, trial_note
+from search.report import summarize
+from search.reporting import report
+from search.space_pictures import assign_lanes
+from search.trial_files import RESULT
+
+OWN: dict[str, Any] = {
+    "model": {"factory": "package.module:build"},
+    "space": {
+        "kernel_size": {"low": 2, "high": 5},
+        "attention": [True, False],
+        "gain": {"low": -1.0, "high": 0.0},
+        "padding": ["same", "causal"],
+        "heads": 4,
+    },
+}
+
+
+def test_own_network_and_entries(tmp_path: Path) -> None:
+    """Own entries have their column, axis and ends; commands say that the code is trusted."""
+    config = tiny_config(tmp_path, **OWN)
+    params = [
+        {"kernel_size": 5, "attention": True, "gain": -1.0, "padding": "same"},
+        {"kernel_size": 3, "attention": False, "gain": -0.5, "padding": "causal"},
+    ]
+    trials = [
+        made_trial(config, number, valid=[0.5 + number / 10], params=one)
+        for number, one in enumerate(params)
+    ]
+    report(made_study(tmp_path, trials, **OWN), tmp_path / "out")
+    _, written = check_page(tmp_path / "out")
+    text = written.replace("\\", "")
+    assert "| attention | gain | heads | kernel_size | padding | finding |" in text
+    assert "| yes | -1 | 4 | 5 | same | " in text
+    assert "better may lie beyond: gain -1, kernel size 5." in text
+    for command in ("run tiny.toml --workers 1", "evaluate tiny", "replay tiny 0"):
+        assert f"rnn-search {command} --trust-code\n" in text
+    assert "rnn-search export tiny model --trial 0 --trust-code\n" in text
+    assert "How much: rnn-search evaluate tiny --trust-code" in text
+
+
+def test_nothing_is_searched(tmp_path: Path) -> None:
+    """A study whose every hyperparameter is fixed has its report, which says so."""
+    given = tiny_config(tmp_path).space
+    space: dict[str, object] = {name: _one_of(dimension) for name, dimension in given.items()}
+    config = tiny_config(tmp_path, space=space)
+    assert all(isinstance(dimension, Fixed) for dimension in config.space.values())
+    trials = [made_trial(config, number, valid=[0.5 + number / 10]) for number in range(3)]
+    report(made_study(tmp_path, trials, space=space), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert "Every hyperparameter is fixed, so there is nothing to compare." in text
+
+
+def _one_of(dimension: Dimension) -> object:
+    return {"fixed": dimension.clip(8)} if not hasattr(dimension, "values") else dimension.values[0]
+
+
+@pytest.mark.parametrize(
+    ("again", "says"), [(0.9, "The search was optimistic"), (0.1, "The search was not optimistic")]
+)
+def test_optimism_has_a_direction(again: float, says: str, tmp_path: Path) -> None:
+    """A search was optimistic if its best trial, trained again, is worse, and not if better."""
+    config = tiny_config(tmp_path)
+    stored = made_study(tmp_path, [made_trial(config, n, valid=[0.25]) for n in range(2)])
+    look = {"time": "then", "trial": 0, "seeds": [5], "metric": "rmse"}
+    stored.study.set_user_attr(LOOKS, [{**look, "mean": 0.5, "std": 0.1, "ensemble": 0.4}])
+    folder = stored.folder / "evaluation" / "0-5"
+    folder.mkdir(parents=True)
+    figures = f'{{"rmse": {again}}}'
+    (folder / RESULT).write_text(f'{{"trial": 0, "outcome": "complete", "figures": {figures}}}')
+    sentences = read_certainty(stored, summarize(stored), read_entries(stored)).sentences
+    assert f"{says}: its best trial, #0, had a validation rmse of 0.5;" in sentences[1]
+
+
+def test_columns_in_notes_and_tables_are_plain(tmp_path: Path) -> None:
+    """What a file's columns and a storage's folders are called is neither Markdown nor markup."""
+    folder = tmp_path / "[old]"
+    folder.mkdir()
+    figures = {"loss": 0.5, "rmse": 0.5, "rmse_![x](http://there)": 0.5}
+    trial = made_trial(tiny_config(folder), 0, valid=[0.5], figures=figures)
+    stored = made_study(folder, [trial])
+    summary = summarize(stored)
+    for note in (study_note(summary), trial_note(summary.ranking[0], "loss", None)):
+        assert r"\!\[x\]\(http://there\)" in note
+    screen = io.StringIO()
+    print_summary(Console(file=screen, width=500), summary)
+    assert "/[old]/studies/studies.db)" in screen.getvalue()
+
+
+def test_workers_are_drawn_in_their_order() -> None:
+    """Worker 10 comes after worker 2, and whoever is not known comes last."""
+    rows = assign_lanes([entry(n, 0, 9, worker) for n, worker in enumerate([10, None, 2, 0])])
+    assert [lane for _, lane in rows] == ["worker 0", "worker 2", "worker 10", "unknown"]
