@@ -100,7 +100,7 @@ class Coordinator:
         self._failures: Counter[int] = Counter()
         self._reached: str | None = None
         self._stagnated: str | None = None
-        self._told = True
+        self._over = -1
         self._best: list[FrozenTrial] = []
         self._tidied = 0
         self._later: list[Callable[[], object]] = []
@@ -157,8 +157,12 @@ class Coordinator:
         What is in training when a study has stagnated goes on to its end, because it may be
         better: then the study goes on. A target once reached needs nothing more.
         """
-        if self._told:
-            self._told = False
+        budget = self._stored.config.budget
+        if budget.target is None and budget.stagnation is None:
+            return None
+        over = len(self._stored.recent().values)  # Other runs' trials count as well.
+        if over != self._over:
+            self._over = over
             self._reached, self._stagnated = self._stored.reached(), self._stored.stagnated()
         return self._reached or (None if self._active else self._stagnated)
 
@@ -311,7 +315,6 @@ class Coordinator:
             self._attacher.attach(active.taken, decision, active.curve, finding),
             before,
         )
-        self._told = True
         # It may have been the last of the study: nothing is left behind then.
         self._idle_until = 0.0
         if told:

@@ -102,11 +102,9 @@ def diagnose(
         valid_losses: The validation loss of every epoch.
         batches_per_epoch: How many of ``train_losses`` make an epoch; None: as many as there are
             for each of ``valid_losses``.
-        constant_loss: The validation loss of the best prediction that ignores the inputs; without
-            it there is no ``stuck``, and the training loss at the start stands for it elsewhere.
-        constant_train_loss: The training loss of such a prediction. A network begins with about
-            this; without it the larger of ``constant_loss`` and the loss of the first batch, which
-            one batch may have by chance, stands for it.
+        constant_loss: The validation loss of the best prediction that ignores the inputs.
+        constant_train_loss: The training loss of such a prediction; without it the first batch's
+            stands for it, which may be luck, or ``constant_loss``, if that is larger.
 
     Returns:
         The finding; NaN and infinity are ``diverging``.
@@ -123,9 +121,8 @@ def diagnose(
     broken = _first_not_finite(train) or _first_not_finite(valid)
     if broken:
         return _finding("diverging", not_finite_at=broken)
-    known = (_finite(constant_loss), _finite(constant_train_loss))
-    per_epoch = batches_per_epoch or len(train) // max(1, len(valid))
-    return _judge(train, valid, max(1, per_epoch), *known)
+    per_epoch = batches_per_epoch or max(1, len(train) // max(1, len(valid)))
+    return _judge(train, valid, per_epoch, _finite(constant_loss), _finite(constant_train_loss))
 
 
 def diagnose_trial(

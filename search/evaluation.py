@@ -269,8 +269,10 @@ def record_look(stored: StoredStudy, winner: Contest, look: Look) -> list[dict[s
 
     def add() -> list[dict[str, Any]]:
         with stored.database.exclusive():
-            looks = [*stored.study.user_attrs.get(LOOKS, []), new]
-            stored.study.set_user_attr(LOOKS, looks)
+            looks: list[dict[str, Any]] = stored.study.user_attrs.get(LOOKS, [])
+            if new not in looks:  # Where the server's answer was lost, it is there already.
+                looks = [*looks, new]
+                stored.study.set_user_attr(LOOKS, looks)
         return looks
 
     return stored.database.patiently(add)

@@ -3,7 +3,8 @@
 Every lane keeps its `Run`, which at the end of an epoch holds all that was trained: its state is
 its checkpoint, and it can go on in any other company, or leave. On one thread of a CPU a lane's
 numbers are the same to the last bit whatever lanes there are beside it, and equal up to rounding
-those that its run comes to alone by `Run.advance`. On a GPU they are equal up to rounding.
+those that its run comes to alone by `Run.advance`. On a GPU they are equal up to rounding beside
+whatever lanes; alone, cuDNN draws another dropout.
 
 Shapes: K lanes, B rows of a minibatch, H hidden, L layers, P numbers in a row.
 """

@@ -211,7 +211,13 @@ class StoredStudy:
         """
         told = Told.of(decision, curve, self.goal, extra, attached or Attached())
         self._read = -math.inf
-        return self.database.patiently(lambda: self._finish(taken.trial_id, told, before))
+        finished = self.database.patiently(lambda: self._finish(taken.trial_id, told, before))
+        if finished:
+            # Not above: were it repeated because the server's answer was lost, it would find no
+            # lease, and take its own trial for another's.
+            self.database.patiently(lambda: self._leases.drop(taken.trial_id))
+            self._held.pop(taken.trial_id, None)
+        return finished
 
     def count_trainer_death(self, taken: Taken) -> Taken:
         """Stores that the trial has taken a trainer down once more."""
@@ -240,7 +246,8 @@ class StoredStudy:
         Returns:
             Trials that were lost to another coordinator because this one slept too long.
         """
-        due = bool(self._held) and time.time() - self._renewed >= LEASE_SECONDS / 4
+        # By the clock on the wall, which goes on while this computer sleeps; it may be set back.
+        due = bool(self._held) and abs(time.time() - self._renewed) >= LEASE_SECONDS / 4
         lost = self._renew_leases() if due else []
         self._write_if_due()
         return lost
@@ -352,8 +359,6 @@ class StoredStudy:
             self._unwritten.clear()
             self._written = time.monotonic()
             self.database.flush()
-            self._leases.drop(trial_id)
-            self._held.pop(trial_id, None)
             return True
 
 

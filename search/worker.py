@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -127,7 +128,8 @@ class TrialWorker:
         job = self.job
         run = Run(job.params, self._splits, job.seed, self._rules.goal, self._device, self._factory)
         saved = load_checkpoint(job.folder)
-        if saved is not None:
+        # Where a copy of the database was put back, another trial may have had this number.
+        if saved is not None and saved.get("job", self._identity) == self._identity:
             run.load_state_dict(saved["run"])
             self.decision = _read_decision(saved)
             self._devices |= set(saved.get("devices", []))
@@ -192,6 +194,11 @@ class TrialWorker:
         if self._run is not None and len(self._run.curve) > 0:
             self._save(self._run)
 
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must be of, to be gone on from."""
+        return {"params": self.job.params.to_dict(), "seed": self.job.seed}
+
     def _epochs(self) -> Iterator[Epoch]:
         run = self.begin()
         yield from run.curve.epochs
@@ -213,7 +220,12 @@ class TrialWorker:
         over = decision is not None and decision.outcome is not Outcome.INTERRUPTED
         ended = [str(decision.outcome), decision.reason] if decision and over else None
         devices = sorted(self._devices)
-        state = {"run": run.state_dict(), "ended": ended, "devices": devices}
+        state = {
+            "job": self._identity,
+            "run": run.state_dict(),
+            "ended": ended,
+            "devices": devices,
+        }
         save_checkpoint(self.job.folder, state)
         self._saved = time.monotonic()
 

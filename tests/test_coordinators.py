@@ -133,6 +133,32 @@ def test_waits_for_what_others_train(stored: StoredStudy, monkeypatch: pytest.Mo
     assert states(stored) == [TrialState.COMPLETE] * 2
 
 
+def test_a_target_that_another_run_reaches_ends_this_one(
+    stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run in the middle of a trial notices that the study has what it wants, and lets it go."""
+    monkeypatch.setattr("search.stored_study.RECENT_SECONDS", 0.0)
+    budget = stored.config.budget.model_copy(update={"target": 0.5})
+    stored.config = stored.config.model_copy(update={"budget": budget})
+    other = open_study(stored.database, "tiny")
+
+    def script(job: Job) -> Iterator[Any]:
+        yield 2.0
+        found = other.take(4)
+        assert found is not None
+        other.finish(found, COMPLETE, Curve((Epoch(1, 0.4, {"loss": 0.4}, 0.1, 0.1),)), {})
+        while True:
+            yield 2.0
+
+    ending, observer = run(stored, ScriptedTrainers(script), 4)
+    assert ending is Ending.ENOUGH
+    assert "has reached the target 0.5" in observer.lines[0]
+    assert states(stored) == [TrialState.RUNNING, TrialState.COMPLETE]
+    again = other.take(4)
+    assert again is not None
+    assert again.number == 0
+
+
 def test_nothing_is_waited_for_after_the_last(
     stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +95,16 @@ def test_optimism_has_a_direction(again: float, says: str, tmp_path: Path) -> No
 
 def test_columns_in_notes_and_tables_are_plain(tmp_path: Path) -> None:
     """What a file's columns and a storage's folders are called is neither Markdown nor markup."""
-    folder = tmp_path / "[old]"
-    folder.mkdir()
     figures = {"loss": 0.5, "rmse": 0.5, "rmse_![x](http://there)": 0.5}
-    trial = made_trial(tiny_config(folder), 0, valid=[0.5], figures=figures)
-    stored = made_study(folder, [trial])
+    trial = made_trial(tiny_config(tmp_path), 0, valid=[0.5], figures=figures)
+    stored = made_study(tmp_path, [trial])
     summary = summarize(stored)
     for note in (study_note(summary), trial_note(summary.ranking[0], "loss", None)):
         assert r"\!\[x\]\(http://there\)" in note
     screen = io.StringIO()
-    print_summary(Console(file=screen, width=500), summary)
-    assert "/[old]/studies/studies.db)" in screen.getvalue()
+    place = "postgresql://me@there/[old]"
+    print_summary(Console(file=screen, width=500), replace(summary, storage=place))
+    assert f"forecast, {place})" in screen.getvalue()
 
 
 def test_workers_are_drawn_in_their_order() -> None:

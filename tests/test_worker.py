@@ -99,6 +99,19 @@ def test_an_interruption_within_an_epoch_leaves_the_checkpoint(tmp_path: Path) -
     assert again._run.batch_losses == whole._run.batch_losses
 
 
+@pytest.mark.parametrize("other", [{"learning_rate": 0.5}, {"hidden_units": 3}, {"seed": 2}])
+def test_the_checkpoint_of_another_trial_is_not_gone_on_from(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """Where a database was put back, the number's old files may be of another configuration."""
+    seed = other.pop("seed", 1)
+    old = TrialWorker(Job(7, hyper(**other), seed, tmp_path), sine(), RULES, CPU)
+    next(old.epochs())
+    assert (tmp_path / CHECKPOINT).exists()
+    expected = figures(list(work(tmp_path / "fresh").epochs()))
+    assert figures(list(work(tmp_path).epochs())) == expected
+
+
 def test_the_end_survives_a_kill(tmp_path: Path) -> None:
     """A trial whose end was saved but not told has, started again, the same end at once."""
     for changes, outcome in (({}, Outcome.COMPLETE), (DIVERGING, Outcome.DIVERGED)):

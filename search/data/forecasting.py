@@ -63,7 +63,7 @@ def cut_table(frame: pd.DataFrame, data: ForecastData, path: Path) -> ForecastSp
     """
     columns = _choose_columns(frame, data, path)
     rows = arrange(frame, columns.used, data, path)
-    return _assemble(rows, _windows(rows, data), columns, data)
+    return _build(rows, _windows(rows, data), columns, data)
 
 
 def _choose_columns(frame: pd.DataFrame, data: ForecastData, path: Path) -> Columns:
@@ -175,9 +175,13 @@ def _part(values: Tensor, observed: Floats, starts: Ints, aim: Aim, window: int)
     return ForecastPart(values, torch.from_numpy(starts), targets, window)
 
 
-def _assemble(
-    rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData
-) -> ForecastSplits:
+def _constant_losses(train: ForecastPart, valid: ForecastPart) -> list[float]:
+    """Returns the losses of training's mean target on both parts."""
+    parts = [part.targets.double() for part in (train, valid)]
+    return [float((targets - parts[0].mean(0)).square().mean()) for targets in parts]
+
+
+def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData) -> ForecastSplits:
     """Standardises the rows and puts everything into one object."""
     mean, std, notes = _statistics(rows, columns, data.path or Path())
     seen, aimed = columns.places(columns.features), columns.places(columns.targets)
@@ -188,7 +192,7 @@ def _assemble(
     values = standardised(rows.values[:, seen], mean[seen], std[seen])
     train, valid, test = (_part(values, observed, first, aim, data.window) for first in starts)
     options = (data.window, data.horizon, columns.targets, columns.features, aim.anchored)
-    targets, unseen = train.targets.double(), valid.targets.double()
+    constants = _constant_losses(train, valid)
     return ForecastSplits(
         task="forecast",
         train=train,
@@ -198,8 +202,8 @@ def _assemble(
         output_size=aim.scale.size,
         fingerprint=fingerprint(rows.values, *starts, *options),
         notes=(*rows.notes, *notes, *_season_notes(rows, data)),
-        constant_loss=float(targets.var(0, correction=0).mean()),
-        constant_valid_loss=float((unseen - targets.mean(0)).square().mean()),
+        constant_loss=constants[0],
+        constant_valid_loss=constants[1],
         targets=columns.targets,
         features=columns.features,
         window=data.window,
