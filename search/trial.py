@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+GAP = "the epochs of a curve are numbered 1, 2, 3 without a gap"
 INFEASIBLE = (Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
 """Ends that the sampler must learn to keep away from, by a constraint on the trial: it ranks a
 merely pruned trial by how far it got."""
@@ -93,14 +94,19 @@ class Curve:
 
     def __post_init__(self) -> None:
         if [epoch.index for epoch in self.epochs] != list(range(1, len(self.epochs) + 1)):
-            raise ValueError("the epochs of a curve are numbered 1, 2, 3 without a gap")
+            raise ValueError(GAP)
 
     def __len__(self) -> int:
         return len(self.epochs)
 
     def then(self, epoch: Epoch) -> Curve:
         """Returns the curve with one epoch more."""
-        return Curve((*self.epochs, epoch))
+        if epoch.index != len(self) + 1:
+            raise ValueError(GAP)
+        longer = Curve()
+        # Past the check of all epochs: it would make each of 10 000 dearer than the one before.
+        object.__setattr__(longer, "epochs", (*self.epochs, epoch))
+        return longer
 
     def until(self, index: int) -> Curve:
         """Returns the curve up to and with epoch ``index``."""
