@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
+CHUNK = 2**22
+"""Numbers that are looked at together, so that doubles of all windows' targets need no room."""
 
 
 def load_forecast(data: ForecastData) -> ForecastSplits:
@@ -177,8 +179,13 @@ def _part(values: Tensor, observed: Floats, starts: Ints, aim: Aim, window: int)
 
 def _constant_losses(train: ForecastPart, valid: ForecastPart) -> list[float]:
     """Returns the losses of training's mean target on both parts."""
-    parts = [part.targets.double() for part in (train, valid)]
-    return [float((targets - parts[0].mean(0)).square().mean()) for targets in parts]
+    mean = train.targets.mean(0, dtype=torch.float64)
+    rows = max(1, CHUNK // mean.numel())
+    sums = [
+        sum(float((some - mean).square().sum()) for some in torch.split(part.targets, rows))
+        for part in (train, valid)
+    ]
+    return [total / part.targets.numel() for total, part in zip(sums, (train, valid), strict=True)]
 
 
 def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData) -> ForecastSplits:
