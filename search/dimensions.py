@@ -228,11 +228,21 @@ def _checked(name: str, value: object) -> Value:
 
 def _finite(value: object) -> int | float:
     """Returns a finite number, or raises ValueError saying what is wrong."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{shown(value)} is not a number")
-    if not math.isfinite(value):
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{shown(value)} is not a number")
+    if not _is_finite(value):
         raise ValueError("must be finite")
     return value
+
+
+def _is_finite(value: int | float) -> bool:
+    """Whether it is a float other than infinity, as whole numbers beyond 1e308 are not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _checked_own(value: object) -> Value:
@@ -241,7 +251,7 @@ def _checked_own(value: object) -> Value:
         return value
     if not isinstance(value, (int, float)):
         raise ValueError(f"{shown(value)} is no number, no word, and neither true nor false")
-    if not math.isfinite(value) or (isinstance(value, int) and abs(value) > LARGEST):
+    if not _is_finite(value) or (isinstance(value, int) and abs(value) > LARGEST):
         raise ValueError("must be finite, and a whole number at most 2^53")
     return value
 

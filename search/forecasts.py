@@ -54,8 +54,10 @@ def forecast(
 ) -> Forecasts:
     """Forecasts what follows every stretch of T rows of a table, its last rows among them.
 
-    Missing values are treated as in the study, but for the borders of its three parts, which
-    other data has not: what the study interpolated beside one may differ.
+    None follows a row with a value that is interpolated from a later one, which looks ahead; the
+    last rows of a series look back. Missing values are treated as in the study, but for the
+    borders of its three parts, which other data has not: what the study interpolated beside one
+    may differ.
 
     Raises:
         DataError: The table cannot be used; one line with the remedy.
@@ -109,9 +111,15 @@ def _in_units(outputs: Tensor, card: ForecastCard, rows: Rows, last: Ints) -> Te
 
 
 def _starts(rows: Rows, window: int, path: Path) -> Ints:
-    """Returns (N,) the first rows of all windows, none of which reaches over a gap."""
+    """Returns (N,) the first rows of all windows.
+
+    None of them reaches over a gap or ends with a value from after it; the last before a gap, or
+    of the file, never does.
+    """
     starts = np.arange(len(rows.values) - window + 1)
-    chosen: Ints = starts[rows.segments[starts] == rows.segments[starts + window - 1]]
+    ends = starts + window - 1
+    whole = rows.segments[starts] == rows.segments[ends]
+    chosen: Ints = starts[whole & ~rows.foreseen[ends]]
     if not len(chosen):
         longest = int(np.unique(rows.segments, return_counts=True)[1].max())
         raise DataError(
@@ -125,9 +133,9 @@ def table_of(forecasts: Forecasts, card: ForecastCard) -> pd.DataFrame:
     """Returns one row for each window and step ahead.
 
     Columns: the series, if there are several; ``made_from``, the time (or, without times, the row,
-    counted from 1 in each series) of the last row that was seen; ``ahead``, steps from there; the
-    time or ``row`` that is forecast; each target; and ``NAME_low`` and ``NAME_high``, if there are
-    intervals.
+    counted from 1 in each series, those that are dropped too) of the last row that was seen;
+    ``ahead``, steps from there; the time or ``row`` that is forecast; each target; and
+    ``NAME_low`` and ``NAME_high``, if there are intervals.
 
     Args:
         forecasts: What to show.
@@ -165,11 +173,8 @@ def _times(forecasts: Forecasts, card: ForecastCard) -> tuple[pd.Index[Any], pd.
     rows, last, horizon = forecasts.rows, forecasts.last, card.horizon
     runs = list(runs_of(rows.segments, rows.series))
     if rows.stamps is None:
-        within = np.concatenate(
-            [np.arange(1, run.stop - run.start + 1) for run in runs_of(rows.series)]
-        )
-        ahead = within[last][:, None] + np.arange(1, horizon + 1)
-        return pd.Index(within[last]), pd.Index(ahead.reshape(-1))
+        ahead = rows.places[last][:, None] + np.arange(1, horizon + 1)
+        return pd.Index(rows.places[last]), pd.Index(ahead.reshape(-1))
     instants = rows.stamps.instants
     zoned = not instants.equals(rows.stamps.clock)
     following = instants[:0]

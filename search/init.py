@@ -92,8 +92,7 @@ def initiate(
         RunError: The file cannot be written.
     """
     name = name.removesuffix(".toml") if name is not None else name_for(path)
-    if not NAME.fullmatch(name):
-        raise RequestError(f"--name {name!r}: use letters, digits, '-', '_' and '.', up to 100")
+    _require_name(name)
     study = FOLDER / f"{name}.toml"
     _require_free(study, force)
     proposal = propose(path, task, targets)
@@ -115,7 +114,8 @@ def name_for(path: Path) -> str:
         stem = path.stem
     stem = re.sub(r"_(TRAIN|TEST)$", "", stem).replace("ß", "ss")
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "study"
+    plain = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", plain))
+    return plain.strip("-._")[:100] or "study"
 
 
 def say(done: Initiated, program: str) -> list[str]:
@@ -171,6 +171,14 @@ def _written(path: Path, study: Path) -> str:
         # What starts with ~ would be read as somebody's home.
         return str(whole) if relative.startswith("~") else relative
     return str(whole)
+
+
+def _require_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"--name {name!r}: use up to 100 letters, digits, '-', '_' and '.', beginning with a "
+            "letter or digit and without '..'"
+        )
 
 
 def _require_free(study: Path, force: bool) -> None:

@@ -19,7 +19,13 @@ from search.data.delimited import decode, read_csv
 from search.data.labelled import Labelled, read_labelled
 from search.data.language import TextPart, load_language, read_text
 from search.data.roles import Roles, find_roles, is_label
-from search.data.tables import describe_form, numeric_columns, read_table, require_columns
+from search.data.tables import (
+    describe_form,
+    numbers,
+    numeric_columns,
+    read_table,
+    require_columns,
+)
 from search.errors import DataError, RequestError
 from search.forecast_choices import forecast_choices, left_out_notes
 
@@ -156,6 +162,7 @@ def _classify_choices(
 ) -> tuple[list[Choice], list[str]]:
     label, series = columns
     values = tuple(name for name in roles.values if name != label)
+    _require_channel(frame, path, columns, values)
     data = ClassifyData(
         task="classify", path=path, series=series, label=label, time=roles.time, features=values
     )
@@ -179,6 +186,23 @@ def _classify_choices(
     ]
     left_out = {name: why for name, why in roles.left_out.items() if name != label}
     return choices, left_out_notes(replace(roles, left_out=left_out))
+
+
+def _require_channel(
+    frame: pd.DataFrame, path: Path, columns: tuple[str, str], names: tuple[str, ...]
+) -> None:
+    """Refuses a table without a column of numbers, or with none that does more than count."""
+    label, series = columns
+    for name in names:
+        values = pd.Series(numbers(frame, name, path), frame.index)
+        steps = values.groupby(frame[series]).diff().dropna().round(9)
+        if steps.nunique() != 1 or steps.iloc[0] <= 0:
+            return
+    counted = f", only {', '.join(map(repr, names))}, which counts the steps" if names else ""
+    raise DataError(
+        f"{path} has no column of numbers by which to tell '{label}'{counted}; give it one, or "
+        "learn the file as text: --task language"
+    )
 
 
 def _classes(labels: list[str]) -> str:

@@ -294,3 +294,27 @@ def test_comments_are_short() -> None:
     lines = comment("word " * 100).splitlines()
     assert max(map(len, lines)) <= 100
     assert all(line.startswith("# ") for line in lines)
+
+
+@pytest.mark.parametrize("sign", [",", "."])
+def test_months_with_a_point(here: Path, sign: str) -> None:
+    """Months such as 01.2020 are the time, and the study reads them in their order."""
+    months = pd.date_range("2001-01-01", periods=96, freq="MS").strftime("%m.%Y")
+    values = [f"{math.sin(at):.2f}".replace(".", sign) for at in range(len(months))]
+    lines = [f"{month};{value}" for month, value in zip(months, values, strict=True)]
+    (here / "sales.csv").write_text("\n".join(["Monat;Umsatz", *lines]) + "\n")
+    done = initiate(Path("sales.csv"))
+    assert data_of(done.study)["time"] == "Monat"
+    assert "2001-01-01 to 2008-12-01, step regular (MS), gaps: 0" in done.lines[1]
+
+
+@pytest.mark.parametrize("name", ["extra", "label", "day", "site"])
+def test_lists_in_parquet(here: Path, name: str) -> None:
+    """Lists and records in a Parquet file are left out, with a note."""
+    frame = pd.read_csv(here / "sales.csv")
+    for kind in ([1, 2], {"a": 1}):
+        frame[name] = [kind] * len(frame)
+        frame.to_parquet(here / "sales.parquet")
+        done = initiate(Path("sales.parquet"), force=True)
+        assert data_of(done.study)["time"] == "date"
+        assert any(f"'{name}' is left out: lists or records" in note for note in done.notes)

@@ -16,7 +16,7 @@ from test_init import DAYS, data_of, gestures, here, table
 
 from search.choices import Choice, study_text
 from search.cli import main
-from search.config import load_config
+from search.config import NAME, load_config
 from search.data import load_splits
 from search.init import name_for
 
@@ -46,11 +46,15 @@ def test_series_are_names(refuse: Refuse) -> None:
         ("maunaloa_c.dat", "maunaloa_c"),
         ("v1.2", "v1.2"),
         ("x" * 200 + ".csv", "x" * 100),
+        ("a..b...c.csv", "a.b.c"),
+        ("2020.é.sales.csv", "2020.e.sales"),
+        ("2020.数.sales.csv", "2020.sales"),
     ],
 )
 def test_names(file: str, name: str) -> None:
     """A study is called after its file, in letters that a study's name may have."""
     assert name_for(Path(file)) == name
+    assert NAME.fullmatch(name)
 
 
 REFUSED = [
@@ -79,7 +83,8 @@ REFUSED = [
     ("classes", {"a.csv": table()}, "cannot be classified", "a.csv", "--task", "classify"),
     ("target", {"a.txt": "So! " * 900}, "is read as none", "a.txt", "--target", "y"),
     ("series", {"a.ts": "@data\n"}, "labelled series", "a.ts", "--task", "forecast"),
-    ("name", {"a.csv": table()}, "--name 'a/b': use letters", "a.csv", "--name", "a/b"),
+    ("name", {"a.csv": table()}, "--name 'a/b': use up to 100", "a.csv", "--name", "a/b"),
+    ("dots", {"a.csv": table()}, "and without '..'", "a.csv", "--name", "a..b"),
     ("there", {"a.csv": table(), "studies/a.toml": "x"}, "--force", "a.csv"),
     ("there as", {"a.csv": table(), "studies/a.toml": None}, "is a folder", "a.csv", "--force"),
     ("no folder", {"a.csv": table(), "studies": ""}, "studies is no folder", "a.csv"),
@@ -94,6 +99,18 @@ REFUSED = [
 def test_refusals(refuse: Refuse, files: Files, says: Said, arguments: list[str]) -> None:
     """What cannot become a study that runs is refused in one line, and nothing is written."""
     refuse(files, says, "init", *arguments)
+
+
+@pytest.mark.parametrize("steps", [(), ("t",), ("t", "tick")], ids=["none", "one", "two"])
+def test_classes_need_a_channel(refuse: Refuse, steps: tuple[str, ...]) -> None:
+    """Labelled recordings without numbers, or with numbers that only count, are refused."""
+    rows = [
+        ",".join([f"r{one}", "up" if one % 2 else "down", *[str(step)] * len(steps)])
+        for one in range(12)
+        for step in range(10)
+    ]
+    text = "\n".join([",".join(["recording", "gesture", *steps]), *rows]) + "\n"
+    refuse({"a.csv": text}, "a.csv has no column of numbers by which to tell", "init", "a.csv")
 
 
 def test_a_name_that_is_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,6 +170,17 @@ def test_left_out() -> None:
     }
 
 
+def test_lists_and_records_are_left_out() -> None:
+    """Columns of lists or records are left out with why, whatever they are called."""
+    nested = {"label": [np.array([1, 2])] * 30, "site": [{"a": 1}] * 30}
+    found = roles(date=DAYS, y=WAVE, **nested)
+    assert (found.time, found.series, found.label, found.values) == ("date", None, None, ("y",))
+    assert found.left_out == {
+        "label": "lists or records, such as '[1 2]'",
+        "site": "lists or records, such as \"{'a': 1}\"",
+    }
+
+
 def test_a_table_on_its_side() -> None:
     """A table with a column for each year is refused with the way to turn it."""
     years = {str(year): WAVE for year in range(1990, 2000)}

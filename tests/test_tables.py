@@ -20,6 +20,7 @@ from search.data.tables import (
     numeric_columns,
     read_table,
     require_columns,
+    take_table,
     treat_missing,
 )
 from search.errors import DataError
@@ -223,6 +224,34 @@ def test_unfindable_delimiter(tmp_path: Path) -> None:
     path = write(tmp_path, "date~sales\n1~2\n")
     with pytest.raises(DataError, match=r"it has 'date~sales' \(columns must be delimited by"):
         require_columns(read_table(path), ["sales"], path)
+
+
+def test_an_index_becomes_columns_once() -> None:
+    """An index that is a column as well is left out; one that differs from its column is not."""
+    frame = pd.DataFrame({"date": ["a", "b"], "y": [1.5, 2.5]})
+    taken = take_table(frame.set_index("date", drop=False), Path("the frame"))
+    assert taken.to_dict("list") == frame.to_dict("list")
+    for index in (["b", "a"], [1, 2]):
+        other = frame.set_axis(pd.Index(index, name="date"))
+        with pytest.raises(
+            DataError, match=r"the frame: the index and a column.*both named 'date'"
+        ):
+            take_table(other, Path("the frame"))
+
+
+@pytest.mark.parametrize(
+    ("index", "kept"),
+    [
+        (pd.RangeIndex(1950, 1953, name="year"), [1950, 1951, 1952]),
+        (pd.RangeIndex(0, 6, 2, name="year"), [0, 2, 4]),
+        (pd.RangeIndex(1, 4, name="year"), None),
+        (pd.RangeIndex(7, 10), None),
+    ],
+)
+def test_a_range_may_be_more_than_a_count(index: pd.Index, kept: list[int] | None) -> None:
+    """An index with a name that does not just count the rows is a column of this name."""
+    taken = take_table(pd.DataFrame({"y": [1, 2, 3]}, index=index), Path("the frame"))
+    assert (taken["year"].tolist() if "year" in taken else None) == kept
 
 
 def gappy() -> pd.DataFrame:

@@ -217,6 +217,66 @@ def test_epochs_are_no_compact_stamps(start: int) -> None:
     assert not parse_times(pd.Series([start, start + 3600], name="when"), PATH).dates
 
 
+@pytest.mark.parametrize("start", ["2019-05-01", "2020-01-01", "1899-11-01"])
+def test_months_with_a_point_are_no_numbers(start: str) -> None:
+    """Months such as 10.2020, read as the number 10.202, are months all the same."""
+    months = dates(start, 30 if start < "2020" else 12, "MS")
+    written = months.strftime("%m.%Y").astype(float)
+    stamps = parse_times(pd.Series(written, name="when"), PATH)
+    assert stamps.instants.equals(months)
+    assert stamps.form == "%m.%Y"
+    assert not parse_times(pd.Series(written, name="when"), PATH, NUMBERS).dates
+    assert parse_times(pd.Series(written[:1], name="when"), PATH, "%m.%Y").dates
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1.15 + 0.0001 * np.arange(600)).round(4),
+        [1.19, 2.19, 3.19, 1.19],
+        (0.01 * np.arange(400)).round(2),
+        [1.1871, 1.1902, 1.1795],
+        np.arange(1, 13) + 0.25,
+    ],
+)
+def test_other_numbers_are_no_months(values: Any) -> None:
+    """Prices, rates and counters with a point stay the numbers that they are."""
+    stamps = parse_times(pd.Series(values, name="when"), PATH)
+    assert stamps.instants.tolist() == list(values)
+
+
+YEARS = {
+    "behind": dates("1960-01-01", 480, "MS"),
+    "across": dates("1965-03-01", 660, "MS"),
+    "before": dates("1931-01-01", 240, "MS"),
+    "short": dates("1945-06-01", 18, "MS"),
+    "new": dates("2001-01-01", 290, "MS"),
+    "leap": pd.DatetimeIndex(["1968-02-29", "1999-12-31", "2000-02-29", "2024-02-29"]),
+}
+
+
+@pytest.mark.parametrize("form", ["%b-%y", "%d.%m.%y"])
+@pytest.mark.parametrize("step", [1, -1])
+@pytest.mark.parametrize("name", YEARS)
+def test_two_digits_are_a_year_in_order(name: str, step: int, form: str) -> None:
+    """Years of two digits are of the century that puts the rows in order, and not far ahead."""
+    days = YEARS[name][::step]
+    column = pd.Series(days.strftime(form), name="when")
+    expected = days if "%d" in form else pd.to_datetime(days.strftime("%Y-%m"), format="%Y-%m")
+    for known in (None, form):
+        assert parse_times(column, PATH, known).instants.tolist() == expected.tolist()
+
+
+def test_two_digits_in_no_order() -> None:
+    """Stacked series keep years of two digits that lie together; others need four digits."""
+    series = dates("1970-01-01", 600, "MS")
+    column = pd.Series([*series.strftime("%b-%y")] * 2, name="when")
+    assert parse_times(column, PATH).instants.tolist() == [*series, *series]
+    column = pd.Series([*dates("1940-01-01", 120, "MS").strftime("%b-%y")] * 2, name="when")
+    with pytest.raises(DataError, match=r"'Jan-40' in row 0.*write years with four digits"):
+        parse_times(column, PATH)
+
+
 def test_offsets_order_the_hour_that_comes_twice() -> None:
     """When the clocks go back, stamps with offsets stay distinct and in order."""
     words = ["2020-10-25T02:30:00+02:00", "2020-10-25T02:30:00+01:00"]
@@ -224,18 +284,28 @@ def test_offsets_order_the_hour_that_comes_twice() -> None:
     assert (instants[1] - instants[0]) == pd.Timedelta("1h")
 
 
-@pytest.mark.parametrize("written", ["+01", "+0100", "+01:00", " +01:00"])
-def test_offsets_of_two_digits(written: str) -> None:
-    """An offset may be given in hours alone, as PostgreSQL writes it."""
+@pytest.mark.parametrize("written", ["+01", "+0100", "+01:00", " +01:00", "+1:00", "+1"])
+def test_forms_of_offsets(written: str) -> None:
+    """An offset may be given in hours alone, as PostgreSQL writes it, or with one digit."""
     words = [f"2020-01-{day} 00:30:00{written}" for day in (30, 31)]
     stamps = parse_times(pd.Series(words, name="when"), PATH)
     assert stamps.instants[1] == pd.Timestamp("2020-01-30 23:30")
     assert stamps.clock[1] == pd.Timestamp("2020-01-31 00:30")
 
 
+def test_offsets_in_several_forms() -> None:
+    """Each offset is understood as it is written, and taken off the clock on the wall."""
+    words = ["2020-01-30 00:30+1:00", "2020-01-31T00:30+01:00", "2020-02-01 00:30Z"]
+    stamps = parse_times(pd.Series(words, name="when"), PATH)
+    assert [f"{time:%d %H}" for time in stamps.instants] == ["29 23", "30 23", "01 00"]
+    assert [f"{time:%d %H}" for time in stamps.clock] == ["30 00", "31 00", "01 00"]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (["2020-01-01T00+01:00", "2020-01-01T01", "2020-01-01"], "in row 3 without an offset"),
+        ([1.2020, 2.2021, 13.2021], "'13.2021' in row 4, which is no time"),
         (["2020-01-01", "2020-02-30", "2020-03-01"], "'2020-02-30' in row 3, which is no time"),
         (["01.02.2020", "soon", "03.02.2020"], "'soon' in row 3, which is no time"),
         (["2020-01-01", None, "2020-03-01"], "has no time in row 3"),

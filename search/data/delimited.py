@@ -29,6 +29,10 @@ TOLD = re.compile(rf'"?sep=([{DELIMITERS}])"?\n', re.IGNORECASE)
 NUMBER = r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?"
 GROUPED = r"[-+]?[1-9]\d{0,2}(?:[.,' ]\d{3})+"
 """A number that may be written with thousands separators: 1.000 or 12,345."""
+SIGNED = r"[-+]?\d*{sign}\d+(?:[eE][-+]?\d+)?"
+"""A number with a decimal sign."""
+MONTH = r"(?:0?[1-9]|1[0-2])\.(?:1[5-9]|2[01])\d\d"
+"""A month such as 01.2020, whose point says nothing of the decimal sign."""
 
 
 def decode(content: bytes, path: Path) -> str:
@@ -39,7 +43,7 @@ def decode(content: bytes, path: Path) -> str:
     """
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path} is UTF-16 text; save it as UTF-8: iconv -f UTF-16 -t UTF-8")
-    if b"\x00" in content or content[:2] == b"PK":
+    if b"\x00" in content or content[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         raise DataError(f"{path} is binary, not CSV; export it as CSV or Parquet")
     try:
         text = content.decode("utf-8-sig")
@@ -93,7 +97,7 @@ def read_csv(text: str, path: Path, as_text: Collection[str] = ()) -> pd.DataFra
         frame.index = pd.Index(_rows(text, delimiter, len(frame), len(names) > 1)) + above
         if _may_group(text, delimiter):
             written = _parse(text, form, str).set_axis(frame.index)
-            _refuse_thousands(written.drop(columns=list(kinds)), path)
+            _refuse_thousands(written.drop(columns=list(kinds)), path, delimiter)
     except (pd.errors.ParserError, csv.Error) as error:
         raise DataError(f"{path}: {_tokenizing(error, names, above)}") from None
     return _named(frame, path)
@@ -220,38 +224,63 @@ def _may_group(text: str, delimiter: str) -> bool:
     return found is not None
 
 
-def _refuse_thousands(written: pd.DataFrame, path: Path) -> None:
+def _refuse_thousands(written: pd.DataFrame, path: Path, delimiter: str) -> None:
     """Refuses a column in which 998 is followed by 1.000: thousands, read as decimals.
 
     The sign is taken for a separator of thousands where all numbers that have it have three digits
-    behind it, and a number without it has three digits, too.
+    behind it, and a number without it has three digits, too; or where it is a point, and all
+    decimals are written with a comma.
 
     Args:
         written: (L, columns) text, indexed by the line of the file.
         path: The file, for messages.
+        delimiter: Between its fields.
     """
+    commas = delimiter != "," and _decimals_have_commas(written)
     for name in written.columns:
         values = written[name].dropna().str.strip()
-        grouped = values.str.fullmatch(GROUPED)
-        plain = values[~grouped]
-        if not grouped.any() or not plain.str.fullmatch(r"[-+]?\d+").all():
-            continue
-        if plain.str.fullmatch(r"[-+]?[1-9]\d\d").any():
-            at = values.index[grouped][0]
+        thousands = _thousands(values, commas)
+        if thousands.any():
+            at = values.index[thousands][0]
             raise DataError(
                 f"{path}: column '{name}' has '{values[at]}' in row {at}, which "
                 "looks like thousands; write numbers without thousands separators"
             )
 
 
+def _thousands(values: pd.Series[Any], commas: bool) -> pd.Series[bool]:
+    points = values.str.fullmatch(r"[-+]?[1-9]\d{0,2}\.\d{3}")
+    if commas and points.any():
+        return points
+    grouped = values.str.fullmatch(GROUPED)
+    plain = values[~grouped]
+    whole = plain.str.fullmatch(r"[-+]?\d+").all()
+    return grouped & bool(whole and plain.str.fullmatch(r"[-+]?[1-9]\d\d").any())
+
+
+def _decimals_have_commas(written: pd.DataFrame) -> bool:
+    """Whether some number must have a decimal comma, and no number a decimal point."""
+    found = {",": False, ".": False}
+    for name in written.columns:
+        values = written[name].dropna().str.strip()
+        others = values[~values.str.fullmatch(f"(?:{GROUPED}|{MONTH})")]
+        for sign in found:
+            number = SIGNED.format(sign=re.escape(sign))
+            found[sign] |= bool(others.str.fullmatch(number).any())
+    return found[","] and not found["."]
+
+
 def _decimal_sign(text: str, delimiter: str) -> str:
     if delimiter == ",":
         return "."
     ends = re.escape(delimiter)
-    number = rf'(?:^|{ends})[ "]*[-+]?\d*{{sign}}\d+(?:[eE][-+]?\d+)?[ "]*(?={ends}|$)'
-    with_comma = re.search(number.format(sign=","), text, re.MULTILINE)
-    with_point = re.search(number.format(sign=r"\."), text, re.MULTILINE)
-    return "," if with_comma is not None and with_point is None else "."
+
+    def occurs(number: str) -> bool:
+        field = rf'(?:^|{ends})[ "]*{number}[ "]*(?={ends}|$)'
+        return re.search(field, text, re.MULTILINE) is not None
+
+    with_point = rf'(?!{MONTH}[ "]*(?:{ends}|$)){SIGNED.format(sign=re.escape("."))}'
+    return "," if occurs(SIGNED.format(sign=",")) and not occurs(with_point) else "."
 
 
 def _tokenizing(error: Exception, names: list[str], above: int) -> str:

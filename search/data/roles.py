@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.data.rows import CALENDAR, joining
-from search.data.tables import numbers, numeric_columns
+from search.data.tables import is_nested, numbers, numeric_columns
 from search.data.timeline import CLOCK, HEAD, parse_times
 from search.errors import DataError
 
@@ -114,7 +114,8 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
         DataError: The table lies on its side, or the times of several series are mixed.
     """
     _refuse_wide(frame, path)
-    names = [str(name) for name in frame.columns]
+    nested = [str(name) for name in frame.columns if is_nested(frame[name])]
+    whole, frame = frame, frame.drop(columns=nested)
     clocks = sorted(_clocks(frame, path, wanted), key=lambda clock: not clock.dated)
     spread = _spread(frame, clocks)
     clocks = [clock for clock in clocks if clock.name not in spread]
@@ -122,18 +123,17 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     if clock is not None and clock.repeats and series is None:
         spread = _with_time_of_day(frame, clock, wanted, path) or spread
         clock = None if clock.name in spread else clock
-    others = [name for name in names if name not in (clock and clock.name, series, *spread)]
+    others = [str(one) for one in frame if one not in (clock and clock.name, series, *spread)]
     label, told_by = _label(frame, clock, others, series, {*wanted, *spread})
     series = series or told_by
     counters = {one.name for one in clocks if not one.repeats}
     special = {clock.name if clock else None, series, *spread, *counters}
-    left_out = _unusable(frame, [name for name in others if name not in special], path)
-    values = [name for name in numeric_columns(frame) if name not in {*special, *left_out}]
+    left_out = _unusable(whole, [*nested, *(one for one in others if one not in special)], path)
     return Roles(
         time=clock.name if clock else None,
         series=series,
         label=label,
-        values=tuple(values),
+        values=tuple(one for one in numeric_columns(frame) if one not in {*special, *left_out}),
         calendar=spread,
         left_out=left_out,
     )
@@ -330,6 +330,8 @@ def _label(
 
 def is_label(frame: pd.DataFrame, series: str, label: str) -> bool:
     """Whether a column could be the class of the series, see `_label`."""
+    if is_nested(frame[label]):
+        return False
     pairs = frame[[series, label]].drop_duplicates()
     if pairs.isna().any(axis=None) or pairs[series].duplicated().any():
         return False
@@ -349,7 +351,8 @@ def _unusable(frame: pd.DataFrame, names: list[str], path: Path) -> dict[str, st
             elif np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)).any():
                 reasons[name] = "infinite values"
         except DataError:
-            reasons[name] = f"text, such as {str(column.dropna().iloc[0])[:30]!r}"
+            kind = "lists or records" if is_nested(column) else "text"
+            reasons[name] = f"{kind}, such as {str(column.dropna().iloc[0])[:30]!r}"
         if name in numeric and words_of(name) & ID_WORDS:
             reasons[name] = "an identifier, by its name"
         if name in numeric and column.nunique() < 2:

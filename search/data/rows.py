@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.config import ForecastData
-from search.data.tables import missing_notes, numbers, treat_missing
+from search.data.tables import is_nested, missing_notes, numbers, treat_missing
 from search.data.timeline import Stamps, find_gaps, parse_times
 from search.errors import DataError
 
@@ -67,11 +67,13 @@ class Rows:
     Attributes:
         values: (L, C) float64.
         rows: (L,) row numbers in the file.
+        places: (L,) position in the series, from 1, rows that are dropped included.
         series: (L,) number of the series.
         names: The series' names; [""] if there is only one.
         segments: (L,) number of the stretch without a gap; no stretch spans two series.
         parts: (L,) 0 train, 1 valid, 2 test.
         filled: (L,) whether a value was missing and is interpolated.
+        foreseen: (L,) whether it is so from a later row, not only from one before.
         timing: For people: the span and the step of the time stamps.
         stamps: The L times; None if there is no time column.
         notes: What a person should know.
@@ -79,11 +81,13 @@ class Rows:
 
     values: Floats
     rows: Ints
+    places: Ints
     series: Ints
     names: list[str]
     segments: Ints
     parts: Ints
     filled: NDArray[np.bool_]
+    foreseen: NDArray[np.bool_]
     timing: str
     stamps: Stamps | None
     notes: list[str]
@@ -111,23 +115,38 @@ def arrange(
     values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
     table = pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
     gaps[1:] |= np.diff(codes) != 0
-    runs = runs_of(np.cumsum(gaps), _parts(codes, data.split))
+    runs = list(runs_of(np.cumsum(gaps), _parts(codes, data.split)))
     values, keep = treat_missing(table, data.missing, runs, path)
     # A dropped row raises the count, so that no stretch holds rows from both of its sides.
     stretches = np.cumsum(gaps) + np.cumsum(np.logical_not(keep))
-    codes = codes[keep]
     return Rows(
         values=values[keep],
         rows=table.index.to_numpy(dtype=np.int64)[keep],
-        series=codes,
+        places=_places(codes)[keep],
+        series=codes[keep],
         names=names,
         segments=stretches[keep].astype(np.int64),
-        parts=_parts(codes, data.split),
+        parts=_parts(codes[keep], data.split),
         filled=table.isna().any(axis=1).to_numpy()[keep],
+        foreseen=_foreseen(table.isna().to_numpy(), runs)[keep],
         timing=timing,
         stamps=stamps and stamps.take(np.flatnonzero(keep)),
         notes=_no_time_notes(frame, data) + missing_notes(table, data.missing),
     )
+
+
+def _places(codes: Ints) -> Ints:
+    """Returns (L,) the position of each row in its series, from 1."""
+    return np.concatenate([np.arange(1, 1 + run.stop - run.start) for run in runs_of(codes)])
+
+
+def _foreseen(absent: NDArray[np.bool_], runs: list[slice]) -> NDArray[np.bool_]:
+    """Returns (L,) where a value is absent, (L, C), that is known later in the same run."""
+    later = np.zeros_like(absent)
+    for run in runs:
+        later[run] = np.logical_or.accumulate(~absent[run][::-1])[::-1]
+    found: NDArray[np.bool_] = np.logical_or.reduce(absent & later, axis=1)
+    return found
 
 
 def _in_time(
@@ -151,6 +170,7 @@ def _in_time(
 
 def _no_time_notes(frame: pd.DataFrame, data: ForecastData) -> list[str]:
     names = [name for name in frame.columns if name.strip().casefold() in TIME_NAMES]
+    names = [name for name in names if not is_nested(frame[name])]
     if data.time is not None or not names:
         return []
     series = [] if data.series is None else [data.series]

@@ -26,6 +26,7 @@ from search.errors import DataError, listed, nearest
 Floats = NDArray[np.float64]
 
 NESTED = (list, tuple, dict, set, np.ndarray)
+"""What a cell of Parquet may hold beside a value: lists and records."""
 
 MISSING = frozenset(
     (
@@ -80,10 +81,10 @@ def describe_form(path: Path) -> str:
 def take_table(frame: pd.DataFrame, name: Path, names: Collection[str | None] = ()) -> pd.DataFrame:
     """Returns a frame from memory as `read_table` returns one from a file, rows counted from 1.
 
-    An index that is more than a count of the rows becomes columns.
+    An index that is more than a count of the rows becomes columns, unless it is one already.
 
     Raises:
-        DataError: It has no rows, or two columns of one name.
+        DataError: It has no rows, or two columns of one name; the index counts as one.
     """
     return _with_kinds(_counted(frame, name), name, [one for one in names if one is not None])
 
@@ -126,6 +127,11 @@ def require_columns(frame: pd.DataFrame, names: Iterable[str], path: Path) -> No
 def numeric_columns(frame: pd.DataFrame) -> list[str]:
     """Returns the names of the columns that hold numbers (or true and false), in order."""
     return [str(name) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+
+
+def is_nested(column: pd.Series[Any]) -> bool:
+    """Whether a column holds lists or records, which cannot be counted as values can."""
+    return column.dtype == np.dtype(object) and any(isinstance(one, NESTED) for one in column)
 
 
 def refuse_stray_text(frame: pd.DataFrame, special: Iterable[str], path: Path) -> None:
@@ -291,15 +297,28 @@ def _read_parquet(content: bytes, path: Path) -> pd.DataFrame:
 
 
 def _counted(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    index = frame.index
     # A frame that was filtered or sorted keeps an index of numbers without a name: no data.
-    nameless = pd.api.types.is_integer_dtype(frame.index) and frame.index.name is None
-    frame = frame.reset_index(drop=isinstance(frame.index, pd.RangeIndex) or nameless)
+    nameless = pd.api.types.is_integer_dtype(index) and index.name is None
+    counting = isinstance(index, pd.RangeIndex) and index.start in (0, 1) and index.step == 1
+    drop = nameless or counting
+    twins = [] if drop else [name for at, name in enumerate(index.names) if _twin(frame, at, name)]
+    frame = frame.drop(columns=twins).reset_index(drop=drop, allow_duplicates=True)
     frame.columns = pd.Index([str(name) for name in frame.columns])
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
-        raise DataError(f"{path}: two columns are named '{twice}'; rename one")
+        which = f"the index and a column, which differs, are both named '{twice}'"
+        which = which if twice in map(str, index.names) else f"two columns are named '{twice}'"
+        raise DataError(f"{path}: {which}; rename one")
     frame.index = pd.RangeIndex(1, len(frame) + 1)
     return frame
+
+
+def _twin(frame: pd.DataFrame, level: int, name: Any) -> bool:
+    """Whether a level of the index is a column as well, as ``set_index(drop=False)`` leaves it."""
+    if list(frame.columns).count(name) != 1:
+        return False
+    return bool(frame.index.get_level_values(level).equals(pd.Index(frame[name])))
 
 
 def _names(column: pd.Series[Any], path: Path) -> pd.Series[Any]:

@@ -51,8 +51,12 @@ NUMBERS = "numbers"
 """The form of times that are plain numbers."""
 CLOCK = r"([01]?\d|2[0-4]):[0-5]\d(:[0-5]\d([.,]\d+)?)?( ?[AaPp][Mm])?"
 """A time of day, which is no time without its date."""
-OFFSET = r"(\d[T ]\d[\d:.,]*)\s*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+OFFSET = r"(\d[T ]\d[\d:.,]*)\s*(?:Z|[+-]\d{1,2}(?::?\d{1,2})?)$"
 """Behind a clock, so that the -31 of 2020-01-31 is none."""
+MONTHS = "%m.%Y"
+"""The one of `DATES` that is a number, too: 10.2020, which a table has read as 10.202."""
+LATEST = 2045
+"""A year of two digits is none after this."""
 QUARTER = r"(\d{4})[- ]?[Qq]([1-4])"
 
 SATURDAY = 5  # days after Monday
@@ -98,8 +102,9 @@ def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> 
 
     Dates may be ISO 8601, with or without an offset, quarters such as 2020Q1, or in one of
     `DATES`; if both day and month may come first, the reading wins that leaves the rows in order
-    and evenly spaced. Whole numbers such as 20200131, 202001 and 202001311200 are dates if all of
-    them can be; other numbers (years, epochs, counters) stay as they are.
+    and evenly spaced. Years of two digits are of the century that leaves the rows in order. Whole
+    numbers such as 20200131, 202001 and 202001311200 are dates if all of them can be, and numbers
+    such as 10.202 months, see `_are_months`; others (years, epochs, counters) stay as they are.
 
     Args:
         column: (L,), indexed by row number.
@@ -108,7 +113,8 @@ def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> 
             be; if not, day and month still come in that order, if they can.
 
     Raises:
-        DataError: A stamp is missing or no time; the message names its row.
+        DataError: A stamp is missing or no time, lacks the offset that others have, or is of
+            either century; the message names its row.
     """
     absent = column.isna().to_numpy()
     if absent.any():
@@ -123,7 +129,10 @@ def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> 
     if pd.api.types.is_datetime64_any_dtype(column):
         index: pd.Index[Any] = pd.DatetimeIndex(column)
     elif pd.api.types.is_numeric_dtype(column):
-        index = _from_numbers(column.to_numpy(dtype=np.float64), column, path, form)
+        values = column.to_numpy(dtype=np.float64)
+        if form != NUMBERS and _are_months(values, form):
+            return _from_words(column.map("{:.4f}".format), path, form)
+        index = _from_numbers(values, column, path, form)
         return Stamps(index, index, None if isinstance(index, pd.DatetimeIndex) else NUMBERS)
     else:
         return _from_words(column, path, form)
@@ -247,15 +256,27 @@ def _from_numbers(
     return pd.Index(values.astype(np.int64) if whole else values)
 
 
+@np.errstate(over="ignore", invalid="ignore")
+def _are_months(values: NDArray[np.float64], form: str | None) -> bool:
+    """Whether numbers are `MONTHS`, most of them at least.
+
+    If nothing is known of them, several months and a year that is no multiple of 100 must be
+    there, which neither prices such as 1.19 and 2.19 have nor counters such as 1.15 and 1.16.
+    """
+    scaled = np.round(values * 1e4)
+    months, years = np.divmod(scaled, 1e4)
+    fit = (np.abs(values * 1e4 - scaled) < 1e-6) & (months >= 1) & (months <= 12)
+    fit &= (years >= 1500) & (years < 2200)
+    if 2 * int(fit.sum()) <= len(values):
+        return False
+    return form == MONTHS or bool(np.ptp(months[fit]) > 0 and (years[fit] % 100 > 0).any())
+
+
 def _from_words(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
     words = column.astype(str).str.strip()
     instants = pd.to_datetime(words, format="ISO8601", errors="coerce", utc=True)
     if instants.notna().all():
-        index = pd.DatetimeIndex(instants).tz_localize(None)
-        clock = words.str.replace(OFFSET, r"\1", regex=True)
-        if clock.equals(words):
-            return Stamps(index, index)
-        return Stamps(index, pd.DatetimeIndex(pd.to_datetime(clock, format="ISO8601")))
+        return _from_iso(words, pd.DatetimeIndex(instants).tz_localize(None), path)
     if words.str.fullmatch(QUARTER).all():
         parts = words.str.extract(QUARTER).astype(int)
         months = parts[0].astype(str) + "-" + (3 * parts[1] - 2).astype(str)
@@ -264,9 +285,10 @@ def _from_words(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
     readings = dict(_readings(words, form))
     complete = {one: pd.DatetimeIndex(read) for one, read in readings.items() if read.notna().all()}
     if not complete:
+        tried = [instants.dt.tz_localize(None), *readings.values()]
         # Numbers are no reading of words, but the one word among them is at fault, not they.
         numbers = pd.to_numeric(words, errors="coerce")
-        tried = [instants.dt.tz_localize(None), *readings.values(), numbers]
+        tried += [numbers] if numbers.isna().any() else []
         best = min(tried, key=lambda reading: int(reading.isna().sum()))
         at = int(np.argmax(best.isna().to_numpy()))
         raise DataError(
@@ -274,8 +296,52 @@ def _from_words(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
             "which is no time; write all times in one form, such as 2020-01-31 or "
             "2020-01-31T12:00"
         )
-    read = form if form in complete else min(complete, key=lambda one: _doubt(one, complete, form))
-    return Stamps(complete[read], complete[read], read)
+    placed = {one: _in_century(one, index) for one, index in complete.items()}
+    possible = {one: index for one, index in placed.items() if index is not None}
+    if not possible:
+        raise DataError(
+            f"{path}: column '{column.name}' has years of two digits, {words.iloc[0]!r} in row "
+            f"{column.index[0]} the first, and the rows are in order in no century; write years "
+            "with four digits, or sort the rows by time"
+        )
+    read = form if form in possible else min(possible, key=lambda one: _doubt(one, possible, form))
+    return Stamps(possible[read], possible[read], read)
+
+
+def _from_iso(words: pd.Series[Any], instants: pd.DatetimeIndex, path: Path) -> Stamps:
+    """Returns the stamps of ISO 8601, of which all or none have an offset from UTC."""
+    clock = words.str.replace(OFFSET, r"\1", regex=True)
+    offset = (clock != words).to_numpy()
+    if not offset.any():
+        return Stamps(instants, instants)
+    if not offset.all():
+        at = int(np.argmin(offset))
+        raise DataError(
+            f"{path}: column '{words.name}' has {words.iloc[at]!r} in row {words.index[at]} "
+            "without an offset from UTC, which other rows have; write it in all rows or in none"
+        )
+    return Stamps(instants, pd.DatetimeIndex(pd.to_datetime(clock, format="ISO8601")))
+
+
+def _in_century(form: str, index: pd.DatetimeIndex) -> pd.DatetimeIndex | None:
+    """Returns dates with years of two digits in the century that puts them in order.
+
+    A century may begin with any year, and no year is after `LATEST`. Of several the one with the
+    shortest span is meant, of these the latest. Rows in no order, as those of several series may
+    be, are in the latest century, if no other has a shorter span; if one has, None is returned.
+    """
+    if "%y" not in form:
+        return index
+    short, century = index.year.to_numpy() % 100, pd.DateOffset(years=100)
+    old = index.where(index.year < 2000, index - century)
+    new = index.where(index.year >= 2000, index + century)
+    starts = sorted({0, 100, *short.tolist()}, reverse=True)
+    read = [old.where(short >= start, new) for start in starts]
+    read = [one for one in read if one.max().year <= LATEST]
+    latest = read[0]
+    read.sort(key=lambda one: one.max().year - one.min().year)  # Else the latest come first.
+    ordered = (one for one in read if one.is_monotonic_increasing or one.is_monotonic_decreasing)
+    return next(ordered, read[0] if read[0].equals(latest) else None)
 
 
 def _readings(words: pd.Series[Any], form: str | None) -> Iterator[tuple[str, pd.Series[Any]]]:
