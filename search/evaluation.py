@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import math
 import statistics
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -256,6 +257,7 @@ def record_look(stored: StoredStudy, winner: Contest, look: Look) -> list[dict[s
     metric = headline(stored)
     mean, std = mean_and_std([figures[metric] for figures in look.each])
     new = {
+        "id": uuid.uuid4().hex,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "trial": winner.candidate.trial,
         "seeds": [result.retraining.seed for result in winner.complete],
@@ -270,7 +272,8 @@ def record_look(stored: StoredStudy, winner: Contest, look: Look) -> list[dict[s
     def add() -> list[dict[str, Any]]:
         with stored.database.exclusive():
             looks: list[dict[str, Any]] = stored.study.user_attrs.get(LOOKS, [])
-            if new not in looks:  # Where the server's answer was lost, it is there already.
+            # Where the server's answer was lost, it is there already.
+            if new["id"] not in [one.get("id") for one in looks]:
                 looks = [*looks, new]
                 stored.study.set_user_attr(LOOKS, looks)
         return looks

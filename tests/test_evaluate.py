@@ -101,7 +101,9 @@ def test_a_second_look_is_said_aloud(copy: Path, capsys: pytest.CaptureFixture[s
     looks = opened().study.user_attrs[LOOKS]
     assert len(looks) == 2
     assert looks[0] == first["looks"][0]
-    assert {**looks[1], "time": ""} == {**looks[0], "time": ""}
+    own = {"time": "", "id": ""}
+    assert {**looks[1], **own} == {**looks[0], **own}
+    assert looks[1]["id"] != looks[0]["id"]
     assert (looks[0]["trial"], looks[0]["mean"]) == (first["winner"], first["test"]["mean"])
     assert looks[0]["ensemble"] == first["test"]["ensemble"]
     assert looks[0]["time"] in printed
