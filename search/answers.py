@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -97,8 +98,18 @@ def _table_answer(
         _write(out, lambda part: _save(table, part, out.suffix.lower()))
         return ""
     if as_json:
-        return table.to_json(orient="records", date_format="iso", double_precision=15) + "\n"
+        return _as_json(table) + "\n"
     return table.to_csv(index=False, lineterminator="\n")
+
+
+def _as_json(table: pd.DataFrame) -> str:
+    """Returns one object a row, whose numbers read back as the same bits, and NaN as null."""
+    records = json.loads(table.to_json(orient="records", date_format="iso"))
+    # pandas itself rounds to 15 decimals at most.
+    for name in table.select_dtypes("float"):
+        for record, value in zip(records, table[name].tolist(), strict=True):
+            record[name] = value if math.isfinite(value) else None
+    return json.dumps(records, separators=(",", ":"))
 
 
 def _text_answer(

@@ -22,11 +22,12 @@ from search.processes import SIGNALS, prepare
 from search.terminal import (
     INTERRUPTED,
     as_typed,
+    complain,
     leave,
     make_console,
-    mute,
     naming,
     print_next_commands,
+    settle,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from search.stored_study import StoredStudy
 
 DONE, FAILED = 0, 1
-SAFE = "rnn-search: every finished trial is safe; run it again to go on\n"
+SAFE = "every finished trial is safe; run it again to go on"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,34 +51,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="rnn-search")
-    arguments = make_parser().parse_args(argv)
     before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:
-        return COMMANDS[arguments.command](arguments)
+        return _obey(make_parser().parse_args(argv))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        settle()
+
+
+def _obey(arguments: argparse.Namespace) -> int:
+    """Does what was asked for, or says in one line why not; returns the exit code."""
+    try:
+        code = COMMANDS[arguments.command](arguments)
+        # What Python itself writes at its end has nobody to answer for it.
+        print(end="", flush=True)
+        return code
     except RequestError as error:
         # A column's or a file's name may hold a line break; the message stays one line.
-        print("rnn-search:", " ".join(str(error).splitlines()), file=sys.stderr)
+        complain(" ".join(str(error).splitlines()))
         return NONSENSE
     except RunError as error:
-        print(f"rnn-search: {error}", file=sys.stderr)
-        safe = "" if isinstance(error, LostError) else SAFE
-        print(safe, end="", file=sys.stderr)
+        complain(str(error))
+        if not isinstance(error, LostError):
+            complain(SAFE)
         return FAILED
     except KeyboardInterrupt:
-        print("rnn-search: interrupted; run it again to go on", file=sys.stderr)
+        complain("interrupted; run it again to go on")
         return INTERRUPTED
-    except BrokenPipeError:
-        mute()
+    except BrokenPipeError:  # The reader (head, less) has seen enough.
         return DONE
     except Exception as error:
         fault = _fault(error)
         if fault is None:
             raise
-        print(f"rnn-search: {fault}", file=sys.stderr)
+        complain(fault)
         return FAILED
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
@@ -86,7 +95,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.
 def _fault(error: Exception) -> str | None:
     """Returns what a disk or a database says that has failed; None: the program has failed."""
     if isinstance(error, OSError) and error.errno in DISK:
-        place = error.filename or "the output cannot be written"
+        # Of two, the second is what was to be written.
+        place = error.filename2 or error.filename or "the output cannot be written"
         return f"{place}: {(error.strerror or '').lower().removesuffix(' on device')}"
     if "sqlalchemy" not in sys.modules:
         return None
@@ -117,11 +127,13 @@ def _train(arguments: argparse.Namespace, *, from_storage: bool) -> int:
     from search.display import print_summary
     from search.report import summarize
     from search.running import make_plan, run_study
+    from search.storage import deletion_told
 
     request = _request(arguments)
     plan = make_plan(request, from_storage=from_storage)
-    stored, ending = run_study(request, plan, console)
-    summary = summarize(stored)
+    with deletion_told(request.storage, request.fork or plan.config.name):
+        stored, ending = run_study(request, plan, console)
+        summary = summarize(stored)
     if as_json:
         print(json.dumps(summary.to_json(), indent=2))
     else:
@@ -244,12 +256,14 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     prepare()
     from search.evaluating import evaluate_study, print_evaluation, print_warnings
+    from search.storage import deletion_told
 
     console = make_console(to_stderr=arguments.json)
     options = (_request(arguments), arguments.top, arguments.seeds, console)
-    evaluation, _ = evaluate_study(_open(arguments), *options)
+    with deletion_told(arguments.storage, arguments.study):
+        evaluation, _ = evaluate_study(_open(arguments), *options)
     if evaluation is None:
-        print("rnn-search: interrupted; evaluate again to go on", file=sys.stderr)
+        complain("interrupted; evaluate again to go on")
         return INTERRUPTED
     if arguments.json:
         print(json.dumps(evaluation.to_json(), indent=2))

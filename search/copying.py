@@ -15,7 +15,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from search.database import Database, first_line
 from search.errors import StorageError, StudyError
 from search.storage import list_studies
 from search.stored_study import MARK, StoredStudy
-from search.whole_files import written_whole
+from search.trial_files import copy_file
 
 OF_STUDY = (
     models.StudyDirectionModel,
@@ -331,7 +331,7 @@ def _copy_folder(source: Path, home: Path) -> None:
     part.mkdir(parents=True)
     for file in sorted(source.rglob("*")):
         if file.is_file() and not file.name.endswith(".part") and file.name != "lock":
-            _copy_file(file, part / file.relative_to(source))
+            copy_file(file, part / file.relative_to(source))
     part.rename(home)
 
 
@@ -346,14 +346,7 @@ def _copy_artifacts(copy: sa.Connection, ids: _Ids, source: Path, target: Path) 
         for key in copy.execute(sa.select(table.c.key).where(of_study)).scalars():
             name = key.removeprefix("artifacts:")
             if Path(name).name == name and not (target / name).exists():
-                _copy_file(source / name, target / name)
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    """Copies a file, whole or not at all, if it is still there: its trial may end meanwhile."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError), written_whole(target) as part:
-        shutil.copyfile(source, part)
+                copy_file(source / name, target / name)
 
 
 def _states(database: Database, ids: _Ids) -> list[TrialState]:

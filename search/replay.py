@@ -86,10 +86,17 @@ class Replay:
 
 @dataclass(frozen=True)
 class _Again:
-    """The trial as it was trained now; ``end`` is None if its end was not replayed."""
+    """The trial as it was trained now.
+
+    Attributes:
+        run: Its training.
+        end: What it came to; None if its end was not replayed.
+        cut: Whether then batches followed the last epoch that are not replayed either.
+    """
 
     run: Run
     end: Decision | None
+    cut: bool = False
 
 
 def replay(
@@ -205,13 +212,13 @@ def _train(
     rule = Divergence() if config.stopping.divergence else None
     judge = batch_judge(rule, splits.constant_loss)
     outcome, reason = (trial.user_attrs.get(name, "") for name in ("outcome", "reason"))
-    wanted, notes = len(trial.intermediate_values), []
+    wanted, notes, cut = len(trial.intermediate_values), [], False
     to_end = outcome in AT_END
     if outcome == Outcome.PRUNED:
         notes.append(f"pruned by its peers ({reason}), which is not replayed; its epochs are")
     elif to_end and (DEATHS in reason or reason.startswith("out of memory")):
-        notes.append(f"it ended because it {reason}; its epochs alone are replayed")
-        to_end = False
+        notes.append(f"its end ({reason}) is not replayed; its epochs are")
+        to_end, cut = False, True
     if beside:
         notes.append("it trained beside others on a GPU, where who they were changes last bits")
     try:
@@ -222,7 +229,7 @@ def _train(
                 return _Again(run, result), notes
     except FAULTS as error:
         return _Again(run, failure(error)), notes
-    return _Again(run, None), notes
+    return _Again(run, None, cut), notes
 
 
 def _in_lanes(run: Run, judge: BatchJudge) -> Callable[[], Epoch | Decision]:
@@ -245,7 +252,7 @@ def _compare(
     stored: StoredStudy, trial: FrozenTrial, again: _Again, goal: Goal
 ) -> tuple[str, int, list[str]]:
     """Returns the first difference or "", how many batch losses were compared, and notes."""
-    batches, at_batch, batch_difference, notes = _compare_losses(stored, trial, again.run)
+    batches, at_batch, batch_difference, notes = _compare_losses(stored, trial, again)
     epochs = again.run.curve.epochs
     ends = [0, *again.run.epoch_ends]
     steps = sorted(trial.intermediate_values.items())
@@ -266,7 +273,7 @@ def _compare(
 
 
 def _compare_losses(
-    stored: StoredStudy, trial: FrozenTrial, run: Run
+    stored: StoredStudy, trial: FrozenTrial, again: _Again
 ) -> tuple[int, int, str, list[str]]:
     """Compares the loss of every batch, as the float32 that the file holds.
 
@@ -277,13 +284,14 @@ def _compare_losses(
     kept = load_losses(folder)
     if kept is None:
         return 0, 0, "", [f"{folder / LOSSES} is not there or damaged: batches are not compared"]
-    now = torch.tensor(run.batch_losses, dtype=torch.float32)
+    now = torch.tensor(again.run.batch_losses, dtype=torch.float32)
+    kept = kept[: len(now)] if again.cut else kept
     count = min(len(kept), len(now))
     # As bits, because a diverged trial's last loss may be NaN, which equals nothing.
     apart = kept[:count].view(torch.int32) != now[:count].view(torch.int32)
     if apart.any():
         at = int(apart.int().argmax())
-        epoch = 1 + sum(end <= at for end in run.epoch_ends)
+        epoch = 1 + sum(end <= at for end in again.run.epoch_ends)
         values = f"was {kept[at].item()!r}, is {now[at].item()!r}"
         return count, at, f"epoch {epoch}, batch {at + 1}: the training loss {values}", []
     if len(kept) != len(now):

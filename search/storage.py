@@ -9,15 +9,17 @@ import datetime
 import functools
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.study import StudySummary
+from sqlalchemy.exc import NoResultFound
 
 from search.config import StudyConfig, make_config
 from search.database import Database
-from search.errors import StudyError, nearest
+from search.errors import LostError, StudyError, nearest
 from search.forks import copy_trial_files, copy_trials
 from search.sampling import StudySampler
 from search.stored_study import MARK, StoredStudy, home_of
@@ -122,6 +124,25 @@ def open_study(database: Database, name: str) -> StoredStudy:
         pruner=optuna.pruners.NopPruner(),
     )
     return StoredStudy(database, study, config)
+
+
+@contextmanager
+def deletion_told(url: str, name: str) -> Iterator[None]:
+    """Says in one line that a study was deleted while a block used it, in optuna-dashboard for one.
+
+    Raises:
+        LostError: It was.
+    """
+    try:
+        yield
+    except (KeyError, NoResultFound) as error:  # What Optuna and SQLAlchemy make of missing rows.
+        database = Database(url, create=False)
+        if name in {study.study_name for study in list_studies(database)}:
+            raise
+        raise LostError(
+            f"the study '{name}' is not in {database} any more: it was deleted while it was in "
+            "use; run its study file again to begin anew, or rnn-search copy it from a backup"
+        ) from error
 
 
 def list_studies(database: Database) -> list[StudySummary]:

@@ -6,13 +6,15 @@ Nothing heavy is imported before it is needed, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from search.arguments import DEFAULT_STORAGE
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """The exit code."""
+HUNG_UP = (errno.EIO, errno.ENXIO, errno.EBADF)
+"""What writing to a terminal ends in once its window or its line is closed; of a file these are
+faults."""
 PLAIN_WORDS = {"→": "->", "←": "<-", "·": "|", "…": "...", "±": "+-", "÷": "/"}
 """What is written where the encoding of the output has no such sign; "?" for all others."""
 
@@ -44,25 +49,53 @@ def leave(_number: int, _frame: FrameType | None) -> NoReturn:
 
     A KeyboardInterrupt would not do: packages that are just being imported swallow it.
     """
-    os.write(2, b"rnn-search: interrupted; run it again to go on\n")
+    with suppress(OSError):
+        os.write(2, b"rnn-search: interrupted; run it again to go on\n")
     os._exit(INTERRUPTED)
 
 
-def mute() -> None:
-    """The reader (head, less) has seen enough; what more is written goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def complain(line: str) -> None:
+    """Writes a line of rnn-search's own to standard error, if anybody is there to read it."""
+    with suppress(OSError):
+        print("rnn-search:", line, file=sys.stderr)
+
+
+def settle() -> None:
+    """Leaves nothing for Python to write at its end, which would make a failure of any run."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            mute(stream)
+
+
+def mute(stream: IO[str]) -> None:
+    """Sends nowhere what is yet to be written to a stream that nobody reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def make_console(*, to_stderr: bool) -> Console:
     """Returns a console that outlives its reader."""
     from rich.console import Console
 
+    stream = sys.stderr if to_stderr else sys.stdout
+    gone = HUNG_UP if stream is not None and stream.isatty() else ()
+
     class Patient(Console):
-        """A console that outlives its reader: a search goes on when `less` is closed."""
+        """A search goes on when `less` is closed, and ends well when its terminal is."""
+
+        def _check_buffer(self) -> None:
+            try:
+                super()._check_buffer()
+            except OSError as error:
+                if error.errno not in gone:
+                    raise
+                self.on_broken_pipe()
 
         def on_broken_pipe(self) -> None:
             self.quiet = True
-            mute()
+            mute(self.file)
 
     console = Patient(stderr=to_stderr)
     # A file or a pipe has no width; tables must not be cut to the 80 columns rich then assumes.

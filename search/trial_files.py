@@ -82,10 +82,20 @@ def store_file(folder: Path, name: str, content: bytes | None) -> None:
 
 def copy_files(source: Path, target: Path) -> None:
     """Copies the files of a finished trial, if there are any, to another study."""
-    if source.is_dir():
-        shutil.copytree(
-            source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CHECKPOINT, "*.part")
-        )
+    for name in (LOSSES, WEIGHTS):
+        if (source / name).exists():
+            copy_file(source / name, target / name)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file, whole or not at all, if it is still there: its study may be running.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError), written_whole(target) as part:
+        shutil.copyfile(source, part)
 
 
 def remove_checkpoint(folder: Path) -> None:

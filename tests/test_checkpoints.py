@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -284,6 +285,19 @@ def test_files_are_copied_without_the_unfinished(tmp_path: Path) -> None:
     assert names(tmp_path / "copy") == {LOSSES, WEIGHTS}
     copy_files(tmp_path / "nowhere", tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_copy_leaves_out_what_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are tidied away while a trial's files are copied are not copied; that is all."""
+    place, copyfile = finished(tmp_path, 3), shutil.copyfile
+
+    def tidy_and_copy(source: Path, target: Path, **options: bool) -> object:
+        (place / WEIGHTS).unlink(missing_ok=True)
+        return copyfile(source, target, **options)
+
+    monkeypatch.setattr(shutil, "copyfile", tidy_and_copy)
+    copy_files(place, tmp_path / "copy")
+    assert names(tmp_path / "copy") == {LOSSES}
 
 
 def test_stored_files_are_those_of_a_trial(tmp_path: Path) -> None:

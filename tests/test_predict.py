@@ -19,6 +19,7 @@ from test_imports import modules_after
 from tiny import SPACE
 
 import search
+from search.answers import _as_json
 from search.cli import main
 from search.config import load_config
 from search.data import load_splits
@@ -317,6 +318,22 @@ def test_the_command_prints(gesture: Made, book: Made, capsys: pytest.CaptureFix
     arguments = ["--length", "12", "--temperature", "0.5", "--seed", "3"]
     assert main(["predict", str(book.model), str(book.file), *arguments]) == 0
     assert len(capsys.readouterr().out) == 13
+
+
+def test_json_holds_the_same_bits(shop: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--json`` prints the frame that `predict` returns, however small its numbers are."""
+    capsys.readouterr()
+    assert main(["predict", str(shop.model), str(shop.file), "--json"]) == 0
+    read = pd.DataFrame(json.loads(capsys.readouterr().out))
+    read[["made_from", "month"]] = read[["made_from", "month"]].apply(pd.to_datetime)
+    wanted = search.load(shop.model).predict(shop.file)
+    pd.testing.assert_frame_equal(read, wanted, check_exact=True, check_dtype=False)
+    small = pd.DataFrame({"y": [4.712345678901e-12, 1e-16, math.nan], "at": [1, 2, 3]})
+    assert json.loads(_as_json(small)) == [
+        {"y": 4.712345678901e-12, "at": 1},
+        {"y": 1e-16, "at": 2},
+        {"y": None, "at": 3},
+    ]
 
 
 def test_predicting_loads_no_study(shop: Made, gesture: Made, book: Made) -> None:

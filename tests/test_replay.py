@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from own import SPACE as OWN_SPACE
+from own import SPEAKER, clean_imports, write_own
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from sqlalchemy import text
 from tiny import write_study
 
+from search.checkpoints import load_losses
 from search.cli import main
 from search.config import Budget
 from search.coordinator import Ending
@@ -26,6 +29,8 @@ from search.running import Request, make_plan, run_study
 from search.storage import open_study
 from search.stored_study import StoredStudy
 from search.trial_files import LOSSES, trial_folder
+
+__all__ = ["clean_imports"]
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 1e4},
@@ -224,3 +229,31 @@ def test_a_trial_that_killed_its_trainers(stored: StoredStudy) -> None:
     assert (result.equal, result.outcome) == (True, "failed")
     assert result.epochs == len(trial.intermediate_values)
     assert any("took 3 trainers down" in note for note in result.notes)
+
+
+GREEDY = SPEAKER.replace(
+    "        steps = inputs.shape[1]\n",
+    "        steps = inputs.shape[1]\n"
+    "        self.batches = getattr(self, 'batches', 0) + self.training\n"
+    "        if self.batches > 12:\n"
+    "            torch.empty(10**14)\n",
+)
+"""Runs out of memory in its second epoch, of which it has trained some batches then."""
+
+
+@pytest.mark.usefixtures("clean_imports")
+def test_a_trial_that_ran_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is replayed up to its last epoch; the batches that came after that are not compared."""
+    monkeypatch.chdir(tmp_path)
+    write_own(tmp_path, GREEDY, OWN_SPACE.replace("[8, 16]", "4"), trials=1)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    request = Request("tiny.toml", url, workers=1, device="cpu", trust_code=True)
+    stored, _ = run_study(request, make_plan(request), Console(quiet=True))
+    (trial,) = stored.trials()
+    kept = load_losses(trial_folder(stored.folder, 0))
+    assert (trial.user_attrs["outcome"], len(trial.intermediate_values)) == ("out-of-memory", 1)
+    assert kept is not None
+    result = replay(stored, 0, trust_code=True)
+    assert (result.equal, result.difference, result.epochs) == (True, "", 1)
+    assert 0 < result.batches < len(kept) == 12
+    assert any("out of memory" in note for note in result.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -20,6 +21,7 @@ from refusing import cases, tree
 from tiny import (
     count,
     epochs_reported,
+    files_in,
     read_json,
     record,
     rnn_search,
@@ -118,6 +120,25 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
         assert "studies.db" in done.stderr
         assert "full" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_fork_on_a_full_disk(trained: Path, tmp_path: Path) -> None:
+    """A fork whose files find no room says so in one line, and is made whole once there is."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    home = tmp_path / "studies" / "studies.trials"
+    files = home.rename(tmp_path / "files")
+    home.mkdir()
+    with small_disk(home, kilobytes=256):
+        shutil.copytree(files, home, dirs_exist_ok=True)
+        ballast = fill_up(home)
+        done = rnn_search(tmp_path, "run", "tiny.toml", "--fork", "forked")
+        assert done.returncode == 1, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("rnn-search: studies/studies.trials/forked-")
+        assert line.endswith("no space left")
+        ballast.unlink()
+        assert rnn_search(tmp_path, "run", "tiny.toml", "--fork", "forked").returncode == 0
+        assert files_in(home, "forked") == files_in(home)
 
 
 def remove(file: Path) -> None:

@@ -5,16 +5,34 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pty
+import select
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from rich.console import Console
-from tiny import COMMAND, environment, read_json, rnn_search, start, trials_of, write_study
+from test_cli import SLOW_SPACE
+from tiny import (
+    COMMAND,
+    children_of,
+    count,
+    environment,
+    epochs_reported,
+    files_of,
+    read_json,
+    rnn_search,
+    start,
+    started,
+    trials_of,
+    wait_for_end,
+    write_study,
+)
 
 from search.database import Database
 from search.display import ranking_table
@@ -80,22 +98,99 @@ def test_an_encoding_that_lacks_the_marks(tmp_path: Path, encoding: str) -> None
         assert b"<- best" in run.stdout or arguments[0] == "show"
 
 
-def test_a_full_disk_behind_the_output(folder: Path) -> None:
-    """Output that cannot be written is told in one line."""
+def written_to(file: int, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command with an output that Python writes when there is enough, or at its end."""
+    env = environment()
+    env.pop("PYTHONUNBUFFERED", None)
+    return subprocess.run(
+        [str(COMMAND), *arguments],
+        cwd=folder,
+        env=env,
+        stdout=file,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+LITTLE = ("list", "--json")
+"""Less than Python writes before its end."""
+
+
+@pytest.mark.parametrize("arguments", [("show", "tiny"), LITTLE])
+def test_a_full_disk_behind_the_output(folder: Path, arguments: tuple[str, ...]) -> None:
+    """Output that cannot be written is told in one line, and the command has failed."""
     with Path("/dev/full").open("w") as full:
-        run = subprocess.run(
-            [str(COMMAND), "show", "tiny"],
-            cwd=folder,
-            env=environment(),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert run.returncode != 0
-    assert "the output cannot be written" in run.stderr
-    assert "Traceback" not in run.stderr
+        run = written_to(full.fileno(), folder, *arguments)
+    said = "rnn-search: the output cannot be written: no space left\n"
+    assert (run.returncode, run.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("arguments", [("show", "tiny"), LITTLE, ("--help",)])
+def test_a_reader_that_reads_nothing(folder: Path, arguments: tuple[str, ...]) -> None:
+    """A reader that has left before anything was written is no failure."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = written_to(writer, folder, *arguments)
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_json_outlives_who_reads_the_progress(tmp_path: Path) -> None:
+    """If nobody reads the progress any more, the summary is written all the same."""
+    write_study(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        [str(COMMAND), "run", "tiny.toml", "--trials", "1", "--workers", "1", "--json"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    os.close(writer)
+    assert run.returncode == 0
+    assert read_json(run.stdout)["trials"]["complete"] == 1
+
+
+def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
+    """A run whose terminal is closed stops at the next epoch, saves its trial and gives it back."""
+    write_study(tmp_path, space=SLOW_SPACE, stopping={"patience": 0})
+    window, terminal = pty.openpty()
+    run = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", str(COMMAND), "run", "tiny.toml", "--workers", "1"],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        text=True,
+    )
+    started.append(run)
+    os.close(terminal)
+    children = []
+    try:
+        read_until(window, lambda: epochs_reported(tmp_path) >= 5)
+        children = children_of(run.pid)
+    finally:
+        os.close(window)
+    wait_for_end(children)
+    assert run.wait(60) == 130
+    assert count(tmp_path, "rnn_search_leases") == 0
+    assert set(files_of(tmp_path)) == {"00000/checkpoint.pt"}
+
+
+def read_until(window: int, condition: Callable[[], bool]) -> None:
+    """Shows what a terminal is to show, which is read and forgotten, until something is so."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        if select.select([window], [], [], 0.01)[0]:
+            os.read(window, 4096)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
