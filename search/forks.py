@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config import StudyConfig
 from search.dimensions import Dimension
@@ -18,7 +17,7 @@ from search.trial_files import copy_files, trial_folder
 def copy_trials(
     trials: Sequence[FrozenTrial],
     old: StudyConfig,
-    study: optuna.Study,
+    add: Callable[[FrozenTrial], None],
     space: Mapping[str, Dimension],
 ) -> dict[str, Any]:
     """Copies every complete or pruned trial that fits the new space.
@@ -26,7 +25,7 @@ def copy_trials(
     Args:
         trials: Of the old study.
         old: Its configuration.
-        study: The new study, which gains them.
+        add: Adds a trial to the new study.
         space: Of the new study.
 
     Returns:
@@ -41,8 +40,8 @@ def copy_trials(
         params = ordered(trial.params, old.space)
         if not fits(params, space):
             continue
-        study.add_trial(
-            optuna.trial.create_trial(
+        add(
+            create_trial(
                 state=trial.state,
                 value=trial.value,
                 params={name: params[name] for name in searched},

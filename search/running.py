@@ -379,10 +379,11 @@ class Signals:
     def __init__(self) -> None:
         self.count = 0
 
-    def handle(self, _number: int, _frame: FrameType | None) -> None:
+    def handle(self, number: int, _frame: FrameType | None) -> None:
         """Is called by Python between two instructions of the main thread."""
         self.count += 1
-        if self.count > 1:
+        # Of a terminal that closes the shell may tell its jobs once more than the system.
+        if self.count > 1 and number != signal.SIGHUP:
             raise KeyboardInterrupt
 
 

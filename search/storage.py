@@ -17,6 +17,7 @@ import optuna
 from optuna.study import StudySummary
 from sqlalchemy.exc import NoResultFound
 
+from search import trial_rows
 from search.config import StudyConfig, make_config
 from search.database import Database
 from search.errors import LostError, StudyError, nearest
@@ -68,7 +69,11 @@ def _create(
         birth, fork = _birth(config), {}
         study.set_user_attr(MAKING, birth["id"])
         if fork_of is not None:
-            fork["fork"] = copy_trials(fork_of.trials(), fork_of.config, study, config.space)
+            old = fork_of.trials(), fork_of.config
+            # One transaction for all: Optuna's own, one each, would keep other runs waiting.
+            with database.engine.begin() as connection:
+                add = functools.partial(trial_rows.add, connection, study._study_id)
+                fork["fork"] = copy_trials(*old, add, config.space)
             home = home_of(database, config.name, birth["id"])
             copy_trial_files(study.get_trials(deepcopy=False), fork_of.folder, home)
         # The mark comes last: a study without it is one whose making was cut off.

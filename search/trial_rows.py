@@ -41,6 +41,7 @@ _CREATE = sa.insert(_trials)
 _EARLIER = sa.select(sa.func.count()).where(
     _trials.c.study_id == sa.bindparam("study"), _trials.c.trial_id < sa.bindparam("trial")
 )
+_COUNT = sa.select(sa.func.count()).where(_trials.c.study_id == sa.bindparam("study"))
 _DRAWN = sa.insert(_params)
 _STATE = (
     sa.select(_trials.c.state).where(_trials.c.trial_id == sa.bindparam("trial")).with_for_update()
@@ -175,6 +176,23 @@ def end(
         connection.execute(_valuing(connection.dialect.name), row)
     now = _stored(datetime.datetime.now())
     connection.execute(_END, {"trial": trial_id, "state": state, "datetime_complete": now})
+
+
+def add(connection: sa.Connection, study_id: int, trial: FrozenTrial) -> None:
+    """Adds a finished trial to a study that nobody else adds trials to.
+
+    Args:
+        connection: In a transaction, in which there may be many.
+        study_id: Optuna's id of the study.
+        trial: Complete or pruned; its times and its number are its own in the new study.
+    """
+    number = connection.execute(_COUNT, {"study": study_id}).scalar_one()
+    drawn = trial.params, trial.distributions
+    begun = begin(connection, study_id, number, *drawn, trial.user_attrs)
+    assert begun is not None
+    steps = trial.intermediate_values.items()
+    report(connection, [(begun._trial_id, step, value) for step, value in steps])
+    end(connection, begun._trial_id, trial.state, trial.value, {}, trial.system_attrs)
 
 
 def write_study_attributes(

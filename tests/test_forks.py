@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 from test_storage import (
     ATTRIBUTES,
@@ -59,6 +60,21 @@ def test_fork_takes_all_that_fits(stored: StoredStudy) -> None:
     assert new.trials()[1].constraints == {"diverged": 1.0}
     assert [trial.params for trial in new.trials()] == [trial.params for trial in old_trials]
     assert new.trials()[2].user_attrs["forked_from"] == ["tiny", 3]
+
+
+def test_a_fork_is_a_matter_of_few_transactions(stored: StoredStudy) -> None:
+    """More trials take no more transactions, for each of which other runs would wait."""
+    commits: list[object] = []
+    sa.event.listen(stored.database.engine, "commit", commits.append)
+    needed = []
+    for name in ("few", "many"):
+        fill(stored, *[COMPLETE] * 4)
+        commits.clear()
+        config = changed(stored.config, {"name": name})
+        new = create_study(stored.database, config, ATTRIBUTES, fork_of=stored)
+        needed.append((len(commits), len(new.trials())))
+    assert [trials for _, trials in needed] == [4, 8]
+    assert needed[1][0] <= needed[0][0]
 
 
 def test_fork_leaves_what_does_not_fit(stored: StoredStudy) -> None:

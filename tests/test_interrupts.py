@@ -82,6 +82,22 @@ def test_interrupted_twice(tmp_path: Path) -> None:
     assert epochs_reported(tmp_path) == 0
 
 
+def test_hung_up_twice(tmp_path: Path) -> None:
+    """A shell and the system may both say that the terminal is closed: the run still ends well."""
+    space = {**SPACE, "epochs": 1000, "batch_size": [1]}
+    write_study(tmp_path, rows=2_000, space=space, stopping={"patience": 0, "pruner": "none"})
+    run = start(tmp_path, "run", "tiny.toml", "--workers", 1)
+    children = interrupt_when(run, lambda: epochs_reported(tmp_path) > 0, signal.SIGHUP)
+    output = tmp_path / "output.txt"
+    wait_until(lambda: "stopping at the next epoch" in output.read_text(), "the first")
+    run.send_signal(signal.SIGHUP)
+    assert run.wait(60) == 130
+    wait_for_end(children)
+    assert "1 interrupted" in output.read_text()
+    assert count(tmp_path, "rnn_search_leases") == 0
+    assert set(files_of(tmp_path)) == {"00000/checkpoint.pt"}
+
+
 def has_params(folder: Path) -> bool:
     """Returns whether the first trial has all of its parameters."""
     return count(folder, "trial_params") >= 7
