@@ -48,7 +48,7 @@ def answer(
     Raises:
         SearchError: Something does not fit together, or a file cannot be used; one line.
     """
-    _require_place(out, as_json)
+    _require_place(out, source, as_json)
     model = _load(folder, trust_code)
     drawn = {temperature, seed} != {None}
     if isinstance(model, LanguageModel):
@@ -76,7 +76,7 @@ def _noting() -> Iterator[None]:
         print(f"note: {warning.message}", file=sys.stderr)
 
 
-def _require_place(out: Path | None, as_json: bool) -> None:
+def _require_place(out: Path | None, source: Path, as_json: bool) -> None:
     if out is None:
         return
     if as_json:
@@ -85,6 +85,8 @@ def _require_place(out: Path | None, as_json: bool) -> None:
         raise RequestError(f"--out {out}: there is no folder {out.parent}; make it first")
     if out.is_dir():
         raise RequestError(f"--out {out} is a folder; give a file")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise RequestError(f"--out {out} is what is to be read; give another file")
 
 
 def _table_answer(

@@ -26,7 +26,7 @@ from search.ensembles import Networks
 from search.errors import RunError, StudyError
 from search.factories import Factory
 from search.models import Network, build
-from search.report import HEADLINES
+from search.report import headline_of
 from search.retraining import Result, Retraining, shown
 from search.space import HyperParams, ordered
 from search.stored_study import StoredStudy
@@ -171,7 +171,7 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 def headline(stored: StoredStudy) -> str:
     """Returns the figure that a person looks at, in the data's own units."""
     metric = stored.config.metric
-    return HEADLINES[stored.config.data.task] if metric == "loss" else metric
+    return headline_of(stored.config.data.task, metric, stored.attributes["baselines"])
 
 
 @torch.no_grad()

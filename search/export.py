@@ -38,6 +38,7 @@ from search.onnx_check import make_onnx, require_onnx
 from search.selection import Selection, select
 from search.stored_study import StoredStudy
 from search.training import one_thread
+from search.whole_files import written_whole
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,15 @@ def _data(stored: StoredStudy) -> tuple[Splits | None, str]:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes a folder whole or not at all."""
+    """Writes a folder whole or not at all, or what a link leads to.
+
+    Where something is mounted, or somebody is inside, only the files can be replaced: each is
+    whole then, and the card, without which it is no model, comes last.
+    """
+    folder = Path(os.path.realpath(folder))
+    if os.path.ismount(folder) or folder in (Path.cwd(), *Path.cwd().parents):
+        _write_inside(folder, files)
+        return
     with _beside(folder, "part") as part, _beside(folder, "old") as old:
         try:
             part.mkdir(parents=True)
@@ -232,6 +241,17 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
                 raise
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def _write_inside(folder: Path, files: dict[str, bytes]) -> None:
+    try:
+        for path in sorted(folder.iterdir(), key=lambda path: path.name != CARD):
+            path.unlink()
+        for name in sorted(files, key=lambda name: name == CARD):
+            with written_whole(folder / name) as part:
+                part.write_bytes(files[name])
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}") from None
 
 
 @contextmanager

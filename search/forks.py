@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.config import StudyConfig
 from search.dimensions import Dimension
 from search.space import distributions, fits, ordered
+from search.trial import derive_seed
 from search.trial_files import copy_files, trial_folder
 
 
@@ -30,7 +31,8 @@ def copy_trials(
 
     Returns:
         What the new study is to remember: ``study``, how many were ``taken``, and ``of`` how many;
-        each trial says in its attribute ``forked_from`` where it comes from.
+        each trial says in its attribute ``forked_from`` where it comes from, and in ``trained``
+        what `replay` needs of there.
     """
     taken = 0
     searched = distributions(space)
@@ -46,13 +48,21 @@ def copy_trials(
                 value=trial.value,
                 params={name: params[name] for name in searched},
                 distributions=searched,
-                user_attrs={**trial.user_attrs, "forked_from": [old.name, trial.number]},
+                user_attrs=_attributes(trial, old),
                 system_attrs=dict(trial.system_attrs),
                 intermediate_values=trial.intermediate_values,
             )
         )
         taken += 1
     return {"study": old.name, "taken": taken, "of": len(trials)}
+
+
+def _attributes(trial: FrozenTrial, old: StudyConfig) -> dict[str, Any]:
+    """Returns a trial's attributes, and what else of its study its training depended on."""
+    seed = derive_seed(old.seed, "training", trial.number)
+    trained = {"seed": seed, "divergence": old.stopping.divergence}
+    # One that was forked before keeps what it was trained with.
+    return {"trained": trained, **trial.user_attrs, "forked_from": [old.name, trial.number]}
 
 
 def copy_trial_files(trials: Sequence[FrozenTrial], old: Path, new: Path) -> None:

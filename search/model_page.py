@@ -20,7 +20,7 @@ def page(card: ModelCard) -> str:
     parts = [
         f"# {card.study}, trial {card.trial}{form}",
         f"For the task {card.data.task}: {NETWORKS[card.source]}.\nIt needs no study and no "
-        "database: `pip install rnn-search`, then",
+        "database: with rnn-search installed",
         _trusting(_example(card)) if card.factory else _example(card),
         "`model.safetensors` holds the weights, `model.json` all else: how data is read and "
         "standardised,\nthe hyperparameters, versions, figures, and a fingerprint of the data "

@@ -116,13 +116,12 @@ def replay(
         FactoryError: The network is the user's own, and cannot be had.
     """
     trial = _finished(stored, number)
-    origin, own_number = _origin(stored, trial)
+    origin, trained = _origin(stored, trial)
     then = trial.user_attrs.get("surroundings") or stored.attributes["versions"]
     plan = _plan(origin, device, then, trust_code)
     params = _whole(trial, origin.config.space)
-    seed = derive_seed(origin.config.seed, "training", own_number)
     with one_thread():
-        again, notes = _train(trial, params, seed, plan, beside="lanes" in then)
+        again, notes = _train(trial, params, trained, plan, beside="lanes" in then)
     found, batches, more = _compare(stored, trial, again, origin.goal)
     now = {**surroundings(plan.device, plan.factory), "lanes": then.get("lanes", "")}
     return Replay(
@@ -154,12 +153,17 @@ def _finished(stored: StoredStudy, number: int) -> FrozenTrial:
     return trial
 
 
-def _origin(stored: StoredStudy, trial: FrozenTrial) -> tuple[StoredStudy, int]:
-    """Follows a forked trial to the study that trained it, whose seed it has.
+def _origin(stored: StoredStudy, trial: FrozenTrial) -> tuple[StoredStudy, dict[str, Any]]:
+    """Returns the study to replay a trial in, and the seed and rule that it was trained with.
+
+    A forked trial has them from the study that trained it, if it was forked by this version; else
+    that study is looked up.
 
     Raises:
         StudyError: That study is gone.
     """
+    if "trained" in trial.user_attrs:
+        return stored, trial.user_attrs["trained"]
     number = trial.number
     while "forked_from" in trial.user_attrs:
         name, number = trial.user_attrs["forked_from"]
@@ -171,7 +175,8 @@ def _origin(stored: StoredStudy, trial: FrozenTrial) -> tuple[StoredStudy, int]:
                 f"the trial was forked from trial {number} of '{name}', which is not in "
                 f"{stored.database} any more; replay a trial that this study has trained itself"
             ) from None
-    return stored, number
+    seed = derive_seed(stored.config.seed, "training", number)
+    return stored, {"seed": seed, "divergence": stored.config.stopping.divergence}
 
 
 def _plan(stored: StoredStudy, device: str, then: Mapping[str, str], trust_code: bool) -> Plan:
@@ -199,7 +204,7 @@ def _whole(trial: FrozenTrial, space: Mapping[str, Dimension]) -> HyperParams:
 
 
 def _train(
-    trial: FrozenTrial, params: HyperParams, seed: int, plan: Plan, *, beside: bool
+    trial: FrozenTrial, params: HyperParams, trained: dict[str, Any], plan: Plan, *, beside: bool
 ) -> tuple[_Again, list[str]]:
     """Trains the epochs that the trial had, and its end if that was its own.
 
@@ -208,8 +213,8 @@ def _train(
     config, device = plan.config, torch.device(plan.device)
     splits: Splits = plan.splits.to(device)
     goal = Goal(config.metric, config.direction == "minimize")
-    run = Run(params, splits, seed, goal, device, plan.factory)
-    rule = Divergence() if config.stopping.divergence else None
+    run = Run(params, splits, trained["seed"], goal, device, plan.factory)
+    rule = Divergence() if trained["divergence"] else None
     judge = batch_judge(rule, splits.constant_loss)
     outcome, reason = (trial.user_attrs.get(name, "") for name in ("outcome", "reason"))
     wanted, notes, cut = len(trial.intermediate_values), [], False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,15 @@ from search.trial import INFEASIBLE, Outcome
 
 HEADLINES = {"forecast": "rmse", "classify": "accuracy", "language": "nats_per_char"}
 """The figure of each task that a person looks at first."""
+
+
+def headline_of(task: str, metric: str, baselines: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns the figure to look at first: the searched one or, if that is the loss, the task's.
+
+    Of several targets it stays the loss, which is of standardised ones: their units differ.
+    """
+    several = any(name.startswith("rmse_") for figures in baselines.values() for name in figures)
+    return metric if metric != "loss" or several else HEADLINES[task]
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class Summary:
     @property
     def headline(self) -> str:
         """The figure that a person looks at first."""
-        return HEADLINES[self.task] if self.metric == "loss" else self.metric
+        return headline_of(self.task, self.metric, self.baselines)
 
     def to_json(self) -> dict[str, Any]:
         """Returns what ``--json`` prints."""

@@ -100,15 +100,19 @@ def again(material: Material, stored: StoredStudy) -> Section:
         ["created", str(attributes.get("created", "not recorded"))],
         *_surroundings(stored),
     ]
+    fork = attributes.get("fork")
     said = (
         f"Save this as {file}, with the same data at the same place. With one worker, on a CPU of "
         "the same kind and with the same versions, it gives the same trials bit for bit; with "
         "several, proposals depend on which trial ends first."
     )
+    if fork:
+        taken = f"{fork['taken']} trials of '{fork['study']}'"
+        said = f"It began with {taken} (--fork), which this file alone does not give again."
     return Section(
         "Do it again",
         [
-            Code("\n".join(_commands(material, stored, file)), "sh"),
+            Code("\n".join(_commands(material, stored, "" if fork else file)), "sh"),
             Paragraph(said),
             Code(tomli_w.dumps(config.resolved()), "toml"),
             Table(["what", "value"], facts),
@@ -117,22 +121,24 @@ def again(material: Material, stored: StoredStudy) -> Section:
 
 
 def _commands(material: Material, stored: StoredStudy, file: str) -> list[str]:
-    """Returns what to type: from nothing, and with the study as it is."""
+    """Returns what to type: from nothing, if there is a file, and with the study as it is."""
     name, line, trust = stored.config.name, material.answer, trusting(stored.config)
+    anew = ["# from nothing, in an empty folder", f"rnn-search run {file} --workers 1{trust}", ""]
     commands = [
-        "# from nothing, in an empty folder",
-        f"rnn-search run {file} --workers 1{trust}",
-        "",
+        *(anew if file else []),
         "# with this study",
         f"export RNN_SEARCH_STORAGE={shlex.quote(str(stored.database))}",
     ]
     if line is None:  # `evaluate` refuses a study without a complete trial
         return [*commands, f"rnn-search show {name}"]
+    # The winner of an evaluation has networks of its own, the others those that `keep` allows.
+    which = "--ensemble" if material.certainty.looks else f"--trial {line.number}"
+    kept = material.certainty.looks or stored.config.keep > 0
     return [
         *commands,
         f"rnn-search evaluate {name}{trust}",
         f"rnn-search replay {name} {line.number}{trust}",
-        f"rnn-search export {name} model --trial {line.number}{trust}",
+        *([f"rnn-search export {name} model {which}{trust}"] if kept else []),
     ]
 
 

@@ -132,8 +132,10 @@ def print_next_commands(
         commands += [
             (f"report {name}{where}", "one page on all of it"),
             (f"evaluate {name}{where}{trust}", "the best on several seeds, then the test part"),
-            (f"export {name} DIR{where}{trust}", "the best network as files, to predict with"),
         ]
+    if found and stored.config.keep > 0:
+        why = "the best network as files, to predict with"
+        commands.append((f"export {name} DIR{where}{trust}", why))
     lines = [(f"  {as_typed('rnn-search')} {arguments}", why) for arguments, why in commands]
     width = max(len(line) for line, _ in lines)
     console.print(f"\nNext{first}:", style="bold", markup=False, highlight=False)

@@ -60,6 +60,31 @@ def test_an_export_is_the_same_each_time(here: Path, tmp_path: Path) -> None:
     assert list(one.values()) == list(other.values())
 
 
+def test_an_export_through_a_link(here: Path, tmp_path: Path) -> None:
+    """A link to a folder stays one, and the folder has the model; nothing is left beside either."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for option in ([], ["--force"]):
+        assert main(["export", "tiny", str(tmp_path / "link"), *option]) == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+        assert (tmp_path / "link").is_symlink()
+        assert {path.name for path in (tmp_path / "real").iterdir()} == {CARD, WEIGHTS, README}
+
+
+def test_an_export_into_the_folder_where_one_is(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a shell, or of a volume, is not replaced: its files are, and all of them."""
+    storage = f"sqlite:///{here / 'studies' / 'studies.db'}"
+    monkeypatch.chdir(tmp_path)
+    inode = tmp_path.stat().st_ino
+    for option in ([], ["--force"]):
+        (tmp_path / README).unlink(missing_ok=True)
+        assert main(["export", "tiny", ".", "--storage", storage, *option]) == 0
+        assert {path.name for path in tmp_path.iterdir()} == {CARD, WEIGHTS, README}
+    assert tmp_path.stat().st_ino == inode
+
+
 def test_an_export_needs_no_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,10 @@ def fork(old: StoredStudy, space: dict[str, Any]) -> tuple[StoredStudy, list[tup
     return new, [(trial.user_attrs["forked_from"][1], trial.number) for trial in new.trials()]
 
 
+OF_FORKS = ("forked_from", "trained")
+"""Attributes that only a forked trial has."""
+
+
 def told(trials: list[optuna.trial.FrozenTrial]) -> list[tuple[Any, ...]]:
     """Returns what a fork has to keep of trials."""
     return [
@@ -43,7 +47,7 @@ def told(trials: list[optuna.trial.FrozenTrial]) -> list[tuple[Any, ...]]:
             trial.value,
             trial.intermediate_values,
             trial.constraints,
-            {key: value for key, value in trial.user_attrs.items() if key != "forked_from"},
+            {key: value for key, value in trial.user_attrs.items() if key not in OF_FORKS},
         )
         for trial in trials
     ]

@@ -92,6 +92,7 @@ def put_model(folder: Path, data: Card) -> Path:
         (FORECAST, {"i.csv": TABLE}, ["--length", "3"], ("continue a text",)),
         (FORECAST, {"i.csv": TABLE}, ["--out", "o.xls"], ("must end in .csv",)),
         (FORECAST, {"i.csv": TABLE}, ["--out", "no/o.csv"], ("no folder no",)),
+        (FORECAST, {"i.csv": TABLE}, ["--out", "./i.csv"], ("what is to be read",)),
         (FORECAST, {"i.csv": TABLE}, ["--out", "o.csv", "--json"], ("one of them",)),
         (CLASSIFY, {"i.csv": "s,b\n1,1\n"}, [], ("no column 'a'",)),
         (CLASSIFY, {"i.csv": "s,a,way\n1,1,upp\n"}, [], ("'upp' is no class", "mean 'up'")),

@@ -21,12 +21,13 @@ from search.checkpoints import load_losses
 from search.cli import main
 from search.config import Budget
 from search.coordinator import Ending
+from search.copying import copy_study
 from search.crews import Crew
 from search.database import Database
 from search.lane_trainers import LaneTrainers
 from search.replay import replay
 from search.running import Request, make_plan, run_study
-from search.storage import open_study
+from search.storage import create_study, open_study
 from search.stored_study import StoredStudy
 from search.trial_files import LOSSES, trial_folder
 
@@ -87,6 +88,17 @@ def test_a_forked_trial_replays_with_its_first_seed(stored: StoredStudy) -> None
     forked = open_study(stored.database, "forked")
     trial = next(t for t in forked.trials() if t.user_attrs["forked_from"][1] > 0)
     assert replay(forked, trial.number).equal
+
+
+def test_a_forked_trial_needs_its_first_study_no_more(stored: StoredStudy, tmp_path: Path) -> None:
+    """Copied to where another study has its first one's name, it is still replayed as it was."""
+    forked = open_study(stored.database, "forked")
+    trial = next(t for t in forked.trials() if t.user_attrs["forked_from"][1] > 0)
+    target = Database(f"sqlite:///{tmp_path / 'other.db'}", create=True)
+    other = stored.config.model_copy(update={"seed": stored.config.seed + 1})
+    create_study(target, other, {"data": "f00d", "baselines": {}, "notes": []})
+    copy_study(forked, target)
+    assert replay(open_study(target, "forked"), trial.number).equal
 
 
 def change(stored: StoredStudy, statement: str, **values: object) -> None:

@@ -20,7 +20,7 @@ from search.display import print_summary
 from search.entries import read_entries
 from search.evaluation import LOOKS
 from search.notes import study_note, trial_note
-from search.report import summarize
+from search.report import headline_of, summarize
 from search.reporting import report
 from search.space_pictures import assign_lanes
 from search.trial_files import RESULT
@@ -105,6 +105,43 @@ def test_columns_in_notes_and_tables_are_plain(tmp_path: Path) -> None:
     place = "postgresql://me@there/[old]"
     print_summary(Console(file=screen, width=500), replace(summary, storage=place))
     assert f"forecast, {place})" in screen.getvalue()
+
+
+def test_a_fork_is_not_made_again_by_its_file(tmp_path: Path) -> None:
+    """The report of a fork says whose trials it has, and not that it can be had from nothing."""
+    stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0)])
+    stored.remember(fork={"study": "first", "taken": 1, "of": 3})
+    report(stored, tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert "It began with 1 trials of 'first'" in text.replace("\\", "")
+    assert "from nothing" not in text
+
+
+@pytest.mark.parametrize(
+    ("keep", "looked", "option"),
+    [(5, False, "--trial 0"), (5, True, "--ensemble"), (0, True, "--ensemble"), (0, False, "")],
+)
+def test_the_export_that_is_offered_is_possible(
+    keep: int, looked: bool, option: str, tmp_path: Path
+) -> None:
+    """It is the winner's networks after an evaluation, else the trial's, if they are kept."""
+    stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0)], keep=keep)
+    look = {"time": "then", "trial": 0, "seeds": [5], "metric": "rmse"}
+    if looked:
+        stored.study.set_user_attr(LOOKS, [{**look, "mean": 0.5, "std": 0.1, "ensemble": 0.4}])
+    report(stored, tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert (f"rnn-search export tiny model {option}\n" in text) is bool(option)
+    assert ("rnn-search export" in text) is bool(option)
+
+
+def test_the_headline_of_several_targets_has_one_unit() -> None:
+    """Errors of targets with units of their own are not pooled: the standardised loss is shown."""
+    one, two = {"loss": 1.0, "rmse": 2.0}, {"loss": 1.0, "rmse": 2.0, "rmse_a": 1.0, "rmse_b": 3.0}
+    assert headline_of("forecast", "loss", {"ridge": one}) == "rmse"
+    assert headline_of("forecast", "loss", {"ridge": two}) == "loss"
+    assert headline_of("forecast", "mae", {"ridge": two}) == "mae"
+    assert headline_of("classify", "loss", {"majority": {"loss": 1.0}}) == "accuracy"
 
 
 def test_workers_are_drawn_in_their_order() -> None:
