@@ -203,10 +203,11 @@ def _after(stamps: Stamps, step: Step, count: int) -> list[Any]:
 def _steps(rows: Rows, stamps: Stamps, runs: list[slice], card: ForecastCard) -> list[Step]:
     """Returns the step of each run: its series' own, where that cannot be told the study's."""
     wanted = None if stamps.dates and card.time_format == NUMBERS else card.step
-    own = [
-        own_step(stamps.take(np.arange(run.start, run.stop)), wanted)
+    # By number: a series may have been dropped whole.
+    own = {
+        rows.series[run.start]: own_step(stamps.take(np.arange(run.start, run.stop)), wanted)
         for run in runs_of(rows.series)
-    ]
+    }
     return [own[rows.series[run.start]] for run in runs]
 
 

@@ -112,7 +112,8 @@ def _interval(card: ModelCard) -> str:
         return ""
     wider = " They are\nwider where the networks disagree." if card.band.residual else ""
     return (
-        f" `NAME_low` and `NAME_high`\nenclose nine in ten of the validation part's values.{wider}"
+        " `NAME_low` and `NAME_high`\nenclose nine in ten new values, if they are like the "
+        f"validation part's.{wider}"
     )
 
 

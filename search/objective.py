@@ -94,7 +94,8 @@ class Objective:
             if not isinstance(result, Epoch):
                 return result
             trial.report(result.figures[self._goal.metric], result.index)
-            if trial.should_prune():
+            # After its last epoch it has all that it asked for.
+            if result.index < run.params.epochs and trial.should_prune():
                 return Decision(Outcome.PRUNED, f"the pruner stopped it at epoch {result.index}")
             values = run.curve.values(self._goal)
             enough = out_of_patience(values, self._goal, self.config.stopping.patience)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,7 +42,11 @@ class RangeTest:
 
     def to_json(self) -> dict[str, Any]:
         """Returns what ``--json`` prints."""
-        return {**asdict(self), "picture": str(self.picture)}
+        sweeps = [asdict(sweep) for sweep in self.sweeps]
+        for sweep in sweeps:  # JSON has neither infinity nor NaN.
+            for name in ("losses", "smoothed"):
+                sweep[name] = [one if math.isfinite(one) else None for one in sweep[name]]
+        return {**asdict(self), "sweeps": sweeps, "picture": str(self.picture)}
 
 
 def measure_range(

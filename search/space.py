@@ -166,7 +166,10 @@ def ordered(params: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[s
 
 def is_inside(value: Value, dimension: Dimension) -> bool:
     """True if a trial with this value could have been proposed from ``dimension``."""
-    return _equal(value, dimension.clip(value)) if _like(value, dimension) else False
+    if not _like(value, dimension):
+        return False
+    whole = isinstance(dimension, Range) and isinstance(dimension.low, int)
+    return _equal(value, dimension.clip(value)) and (not whole or float(value).is_integer())
 
 
 def fits(params: Mapping[str, Value], space: Mapping[str, Dimension]) -> bool:

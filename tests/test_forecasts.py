@@ -62,6 +62,16 @@ def test_rows_are_counted_in_each_series(tmp_path: Path) -> None:
     ]
 
 
+def test_a_series_that_is_dropped_whole(tmp_path: Path) -> None:
+    """Where every row of a series lacks its value, the others are forecast as without it."""
+    days = pd.date_range("2026-01-01", periods=5, freq="D").astype(str)
+    table = {"k": [*"aaaaabbbbb"], "t": [*days, *days], "y": [NAN] * 5 + [1.0, 2.0, 3.0, 4.0, 5.0]}
+    said = predict(tmp_path, table, missing="drop", series="k", time="t", step="D")
+    assert set(said["k"]) == {"b"}
+    last = said[said["made_from"] == pd.Timestamp("2026-01-05")]
+    assert last["t"].tolist() == [*pd.date_range("2026-01-06", periods=2, freq="D")]
+
+
 def test_no_forecast_is_made_from_what_came_after(tmp_path: Path) -> None:
     """No window ends with a value interpolated from a later one; at the end nothing is later."""
     values = [NAN, NAN, NAN, 3.0, NAN, 5.0, 6.0, NAN, NAN]

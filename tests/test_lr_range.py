@@ -34,6 +34,7 @@ from search.lr_range import (
     sweeps,
 )
 from search.range_picture import range_picture
+from search.range_testing import RangeTest
 
 CPU = torch.device("cpu")
 RATES = schedule(200)
@@ -191,6 +192,16 @@ def test_the_picture_is_legible(cells: int, optimizers: int, name: str) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_no_number_is_null_in_json() -> None:
+    """The last loss of a sweep that has blown up is null, which every reader of JSON knows."""
+    losses, smoothed = (1.0, math.inf), (1.0, math.nan)
+    blown = Sweep("rnn", "sgd", (0.1, 1.0), losses, smoothed, 1.0, None, None, None, 1.0)
+    told = RangeTest("tiny", (blown,), None, "", 1.0, Path("x.png")).to_json()
+    written = json.dumps(told, allow_nan=False)
+    assert json.loads(written)["sweeps"][0]["losses"] == [1.0, None]
+    assert json.loads(written)["sweeps"][0]["smoothed"] == [1.0, None]
+
+
 def test_on_the_command_line(tmp_path: Path) -> None:
     """It prints one line a test and what to write, draws a picture, and makes no database."""
     write_study(tmp_path)
@@ -201,7 +212,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.db"))
     as_json = rnn_search(tmp_path, "lr-range", "tiny.toml", "--json", "--out", "x.png")
     assert as_json.returncode == 0, as_json.stderr
-    told = json.loads(as_json.stdout)
+    # As strict readers do: a sweep that blows up has a loss that is no number.
+    told = json.loads(as_json.stdout, parse_constant=pytest.fail)
     assert len(told["sweeps"]) == 12
     assert told["picture"] == "x.png"
     line = next(line for line in run.stdout.splitlines() if "learning_rate" in line)

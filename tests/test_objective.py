@@ -76,12 +76,23 @@ def test_the_same_script_gives_the_same_study(objective: Objective, tmp_path: Pa
 
 def test_the_studys_pruner_is_asked(objective: Objective) -> None:
     """A trial that the pruner stops ends pruned at that epoch, with its reason, and feasible."""
-    for trial in study_of(objective, pruner=PruneAt(2)).trials:
+    for trial in study_of(objective, pruner=PruneAt(1)).trials:
         assert trial.state is TrialState.PRUNED
-        assert list(trial.intermediate_values) == [1, 2]
+        assert list(trial.intermediate_values) == [1]
         assert trial.user_attrs["outcome"] == "pruned"
-        assert trial.user_attrs["reason"] == "the pruner stopped it at epoch 2"
+        assert trial.user_attrs["reason"] == "the pruner stopped it at epoch 1"
         assert not trial.constraints
+
+
+def test_the_last_epoch_is_not_pruned(objective: Objective) -> None:
+    """A trial that has trained all that it asked for is complete, whatever a pruner says then."""
+
+    class PruneLast(BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return trial.last_step == trial.params["epochs"]
+
+    states = {trial.state for trial in study_of(objective, 3, PruneLast()).trials}
+    assert states == {TrialState.COMPLETE}
 
 
 def test_the_median_pruner_works(objective: Objective) -> None:
