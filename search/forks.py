@@ -59,10 +59,12 @@ def copy_trials(
 
 def _attributes(trial: FrozenTrial, old: StudyConfig) -> dict[str, Any]:
     """Returns a trial's attributes, and what else of its study its training depended on."""
-    seed = derive_seed(old.seed, "training", trial.number)
-    trained = {"seed": seed, "divergence": old.stopping.divergence}
-    # One that was forked before keeps what it was trained with.
-    return {"trained": trained, **trial.user_attrs, "forked_from": [old.name, trial.number]}
+    found = {**trial.user_attrs, "forked_from": [old.name, trial.number]}
+    # One that was forked before was trained elsewhere, and has that with it, or leads there.
+    if "forked_from" not in trial.user_attrs:
+        seed = derive_seed(old.seed, "training", trial.number)
+        found["trained"] = {"seed": seed, "divergence": old.stopping.divergence}
+    return found
 
 
 def copy_trial_files(trials: Sequence[FrozenTrial], old: Path, new: Path) -> None:

@@ -23,7 +23,7 @@ from test_storage import (
 
 from search.storage import create_study, is_made, list_studies
 from search.stored_study import StoredStudy
-from search.trial import Decision, Outcome
+from search.trial import Decision, Outcome, derive_seed
 
 __all__ = ["config", "database", "stored"]
 
@@ -64,6 +64,19 @@ def test_fork_takes_all_that_fits(stored: StoredStudy) -> None:
     assert new.trials()[1].constraints == {"diverged": 1.0}
     assert [trial.params for trial in new.trials()] == [trial.params for trial in old_trials]
     assert new.trials()[2].user_attrs["forked_from"] == ["tiny", 3]
+
+
+def test_a_fork_of_a_fork_has_what_its_trials_were_trained_with(stored: StoredStudy) -> None:
+    """A study between, with a seed of its own, changes nothing of what `replay` needs."""
+    fill(stored, COMPLETE)
+    first, seeds = derive_seed(stored.config.seed, "training", 0), []
+    for name, seed in (("second", 7), ("third", 8)):
+        config = changed(stored.config, {"name": name, "seed": seed})
+        stored = create_study(stored.database, config, ATTRIBUTES, fork_of=stored)
+        (trial,) = stored.trials()
+        seeds.append(trial.user_attrs["trained"]["seed"])
+    assert seeds == [first, first]
+    assert first != derive_seed(7, "training", 0)
 
 
 def test_a_fork_is_a_matter_of_few_transactions(stored: StoredStudy) -> None:
