@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -106,7 +107,10 @@ def _table_answer(
 
 def _as_json(table: pd.DataFrame) -> str:
     """Returns one object a row, whose numbers read back as the same bits, and NaN as null."""
-    records = json.loads(table.to_json(orient="records", date_format="iso"))
+    times = table.select_dtypes(["datetime", "datetimetz"])
+    fine = any((times[name].dt.microsecond % 1000 != 0).any() for name in times)
+    unit: Literal["us", "ms"] = "us" if fine else "ms"
+    records = json.loads(table.to_json(orient="records", date_format="iso", date_unit=unit))
     # pandas itself rounds to 15 decimals at most.
     for name in table.select_dtypes("float"):
         for record, value in zip(records, table[name].tolist(), strict=True):

@@ -19,7 +19,7 @@ from search.data.forecasting import cut_table
 from search.data.roles import Roles, words_of
 from search.data.rows import joining, runs_of
 from search.data.season import Season, autocorrelation, find_season, likely_seasons
-from search.data.tables import numbers, refuse_stray_text, require_columns
+from search.data.tables import is_stray, numbers, refuse_stray_text, require_columns
 from search.data.timeline import parse_times
 from search.data.windows import ForecastPart, ForecastSplits
 from search.errors import DataError
@@ -84,18 +84,18 @@ def forecast_choices(
     if gaps:
         roles = replace(roles, time=None, left_out={**roles.left_out, str(roles.time): gaps})
         chosen, splits, season, neighbours = _settle(frame, path, roles, targets)
-    timing = splits.describe()[1].removeprefix("time: ")
     choices = [
         Choice("task", "forecast", WHY),
         _target_choice(targets, roles, wanted),
         _features_choice(chosen, targets, roles),
-        _time_choice(roles, timing),
+        _time_choice(roles, splits.describe()[1].removeprefix("time: ")),
         _series_choice(roles, frame),
         *_window_choices(chosen, splits, season),
         _missing_choice(frame, path, chosen),
         Choice("split", list(chosen.split), "Shares of training, validation and test, in time."),
     ]
     notes = [*left_out_notes(roles), *_notes(splits, targets[0], neighbours)]
+    notes += _short_series_notes(frame, path, roles, chosen, season)
     return choices, [joining(roles.calendar), *notes] if roles.calendar else notes
 
 
@@ -137,6 +137,30 @@ def _notes(splits: ForecastSplits, target: str, neighbours: float | None) -> lis
     return notes
 
 
+def _short_series_notes(
+    frame: pd.DataFrame, path: Path, roles: Roles, data: ForecastData, season: Season | None
+) -> list[str]:
+    """Says which series allow no longer window, if they are few."""
+    window, horizon, _ = next(_rungs(season))
+    if roles.series is None or data.window >= window:
+        return []
+    sizes = frame[roles.series].value_counts()
+    short = sizes[sizes < window + horizon]
+    if not len(short) or 2 * len(short) > len(sizes):
+        return []
+    rest, longer = frame[~frame[roles.series].isin(short.index)], {"window": window, "horizon": 1}
+    try:
+        if not _leaves(cut_table(rest, data.model_copy(update=longer), path), ENOUGH):
+            return []
+    except DataError:
+        return []
+    which = f"series '{short.index[-1]}' has only {short.iloc[-1]} rows"
+    if len(short) > 1:
+        which = f"{len(short)} of {len(sizes)} series are short, '{short.index[-1]}' has only "
+        which += f"{short.iloc[-1]} rows"
+    return [f"{which}: without {'it' if len(short) == 1 else 'them'} the window could be {window}"]
+
+
 def _likely_target(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
     if not roles.values:
         special = [name for name in (roles.time, roles.series) if name is not None]
@@ -148,8 +172,11 @@ def _likely_target(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
             f"{path} has no column of numbers to forecast, only {found}{alone}; give it one, or "
             "learn the file as text: --task language"
         )
-    by_name = {name.casefold(): name for name in roles.values}
+    strays = [n for n in roles.left_out if n.casefold() in TARGETS and is_stray(frame[n])]
+    by_name = {name.casefold(): name for name in (*roles.values, *strays)}
     named = next((by_name[name] for name in TARGETS if name in by_name), None)
+    if named in strays:  # Surely meant, and a word among its numbers to be mended.
+        numbers(frame, str(named), path)
     plain = [name for name in roles.values if not words_of(name) & NO_TARGETS]
     return named or (plain or roles.values)[0]
 

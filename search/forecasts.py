@@ -24,7 +24,7 @@ from search.data.tables import read_table, require_columns, take_table
 from search.data.timeline import NUMBERS, Stamps, day_first, on_the_wall, own_step
 from search.data.windows import ForecastPart, in_units, standardised
 from search.ensembles import Networks
-from search.errors import DataError
+from search.errors import DataError, listed
 from search.intervals import edges
 from search.model_files import Band
 
@@ -63,7 +63,7 @@ def forecast(
         DataError: The table cannot be used; one line with the remedy.
 
     Warns:
-        UserWarning: The time stamps are not like those of the study.
+        UserWarning: Time stamps are not as in the study, or a series or last rows give no forecast.
     """
     path = source if isinstance(source, Path) else Path("the frame")
     if isinstance(source, Path):
@@ -75,12 +75,13 @@ def forecast(
     with np.errstate(over="ignore", invalid="ignore"):
         refuse_extremes(rows, list(card.features), (rows.values - mean) / std, path)
     starts = _starts(rows, card.window, path)
+    last, shape = starts + card.window - 1, (len(starts), card.horizon, len(card.targets))
     _warn_of_times(rows, card, path)
+    _warn_of_unseen(rows, last, card.window, path)
     nothing = torch.zeros(len(starts), 0)
     values = standardised(rows.values, mean, std)
     part = ForecastPart(values, torch.from_numpy(starts), nothing, card.window)
     outputs = torch.cat([outputs for outputs, _ in networks.outputs_of(part)], dim=1)
-    last, shape = starts + card.window - 1, (len(starts), card.horizon, len(card.targets))
     centre = _in_units(networks.join(outputs), card, rows, last)
     interval = None
     if band is not None:
@@ -177,13 +178,14 @@ def _times(forecasts: Forecasts, card: ForecastCard) -> tuple[pd.Index[Any], pd.
         return pd.Index(rows.places[last]), pd.Index(ahead.reshape(-1))
     instants = rows.stamps.instants
     zoned = not instants.equals(rows.stamps.clock)
-    following = instants[:0]
+    pieces = []
     for run, step in zip(runs, _steps(rows, rows.stamps, runs, card), strict=True):
         stretch = rows.stamps.take(np.arange(run.start, run.stop))
         line = stretch.instants.append(pd.Index(_after(stretch, step, horizon)))
         ends = last[(last >= run.start) & (last < run.stop)] - run.start
         at = ends[:, None] + np.arange(1, horizon + 1)
-        following = following.append(line[at.reshape(-1)])
+        pieces.append(line[at.reshape(-1)])
+    following = instants[:0].append(pieces)
     # A file with offsets from UTC is answered in UTC, which has no hour twice.
     if zoned:
         instants, following = (
@@ -235,3 +237,36 @@ def _warn_of_times(rows: Rows, card: ForecastCard, path: Path) -> None:
             stacklevel=4,
         )
         return
+
+
+def _warn_of_unseen(rows: Rows, last: Ints, window: int, path: Path) -> None:
+    """Says what no forecast is made for or from, though there are rows of it.
+
+    Args:
+        rows: The table.
+        last: (N,) the last row that each window sees.
+        window: How many rows it sees.
+        path: Of the table, for messages.
+    """
+    ends = {int(rows.series[run.start]): run.stop - 1 for run in runs_of(rows.series)}
+    seen = {int(one) for one in np.unique(rows.series[last])}
+    newest = set(last.tolist())
+    without = [name for one, name in enumerate(rows.names) if one not in seen]
+    behind = [one for one, end in ends.items() if one in seen and end not in newest]
+    if without:
+        warnings.warn(
+            f"{path}: nothing is forecast for {_series(without)}, which never "
+            f"{'has' if len(without) == 1 else 'have'} {window} rows without a gap",
+            stacklevel=4,
+        )
+    if behind:
+        of = "" if len(ends) == 1 else f" of {_series([rows.names[one] for one in behind])}"
+        warnings.warn(
+            f"{path}: from the last rows{of} nothing is forecast, because they are fewer than "
+            f"{window} since a gap; the newest forecasts are of before it",
+            stacklevel=4,
+        )
+
+
+def _series(names: list[str]) -> str:
+    return f"{'series' if len(names) == 1 else f'{len(names)} series:'} {listed(map(repr, names))}"

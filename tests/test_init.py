@@ -102,6 +102,31 @@ def test_forecast_choices(here: Path) -> None:
     }
 
 
+def test_a_target_with_a_stray_word_is_not_replaced(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is surely to be forecast is to be mended, not left out for another column."""
+    text = table("date,x,sales").replace(f"{DAYS[9]},", f"{DAYS[9]},1,x12\n{DAYS[9]},", 1)
+    lines = text.splitlines()
+    del lines[11]
+    (here / "sales.csv").write_text("\n".join(lines) + "\n")
+    assert main(["init", "sales.csv"]) == 2
+    assert "column 'sales' has 'x12' in row 11 where a number should be" in capsys.readouterr().err
+
+
+def test_a_series_that_is_short_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One series that leaves no room for a longer window is named, with what it would be."""
+    rows = [
+        f"{day},s{shop},{math.sin(at / 7 * 2 * math.pi) + shop:.4f}"
+        for shop in range(6)
+        for at, day in enumerate(DAYS[: 10 if shop == 3 else ROWS])
+    ]
+    (here / "shops.csv").write_text("\n".join(["date,shop,y", *rows]) + "\n")
+    assert main(["init", "shops.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "series 's3' has only 10 rows: without it the window could be 14" in said
+
+
 def test_more_rows_are_forecast_further(here: Path) -> None:
     """Where rows abound, the horizon is a season."""
     wave = "\n".join(f"{math.sin(at / 12 * 2 * math.pi):.4f}" for at in range(600))

@@ -23,6 +23,7 @@ from search.answers import _as_json
 from search.cli import main
 from search.config import load_config
 from search.data import load_splits
+from search.data.series import SeriesPart
 from search.data.splits import Splits
 from search.data.windows import ForecastPart, ForecastSplits
 from search.models import SequenceModel, build
@@ -208,14 +209,17 @@ def test_the_interval_is_that_of_the_validation_residuals(shop: Made) -> None:
 def test_classes_equal_the_study_to_the_last_bit(gesture: Made) -> None:
     """The logits of validation series give the same probabilities when they come in a file."""
     splits, network = gesture.splits(), gesture.network()
+    assert isinstance(splits.valid, SeriesPart)
     outputs = torch.cat([outputs for outputs, _ in outputs_of(network, splits.valid)])
     wanted = torch.softmax(outputs.double(), dim=1).tolist()
     said = search.load(gesture.model).predict(gesture.file)
     assert isinstance(said, pd.DataFrame)
     assert list(said.columns) == ["series", "label", "class", "p_x", "p_y"]
     assert len(said) == 40
-    found = said[["p_x", "p_y"]].to_numpy().tolist()
-    assert all(one in found for one in wanted)
+    places = [said[["p_x", "p_y"]].to_numpy().tolist().index(one) for one in wanted]
+    assert said["series"][places].tolist() == [f"t{place}" for place in places]
+    assert splits.valid.lengths.tolist() == [2 + place % 7 for place in places]
+    assert splits.valid.labels.tolist() == [place % 2 for place in places]
     assert (said["class"] == np.where(said["p_x"] >= said["p_y"], "x", "y")).all()
 
 
@@ -335,6 +339,14 @@ def test_json_holds_the_same_bits(shop: Made, capsys: pytest.CaptureFixture[str]
         {"y": 1e-16, "at": 2},
         {"y": None, "at": 3},
     ]
+
+
+@pytest.mark.parametrize(("micro", "written"), [(250, "00.000250"), (2000, "00.002")])
+def test_json_holds_the_times(micro: int, written: str) -> None:
+    """Times have microseconds where they need them, and milliseconds where they do not."""
+    time = pd.Timestamp("2020-01-01") + pd.Timedelta(microseconds=micro)
+    (record,) = json.loads(_as_json(pd.DataFrame({"t": [time], "y": [0.5]})))
+    assert record == {"t": f"2020-01-01T00:00:{written}", "y": 0.5}
 
 
 def test_predicting_loads_no_study(shop: Made, gesture: Made, book: Made) -> None:

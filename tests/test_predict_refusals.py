@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,27 @@ def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@settings(max_examples=40, deadline=None)
+def test_what_is_not_forecast_is_said(tmp_path: Path) -> None:
+    """Series without a window, and last rows too few since a gap, are named; else nothing is."""
+    sizes = {"window": 3, "horizon": 1, "time": "t", "step": 1.0, "series": "s"}
+    card = FORECAST.model_copy(update={**sizes, "shift": (0.0,), "scale": (1.0,)})
+    model = search.load(put_model(tmp_path / "model", card))
+    times = {"a": [*range(9)], "b": [0, 1], "c": [*range(8), 20, 21]}
+    rows = [{"s": name, "t": time, "y": 0.5, "x": time} for name in times for time in times[name]]
+    frame = pd.DataFrame(rows)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.predict(frame)
+    first, second = (str(one.message) for one in caught)
+    assert "nothing is forecast for series 'b', which never has 3 rows without a gap" in first
+    assert "from the last rows of series 'c' nothing is forecast" in second
+    assert "fewer than 3 since a gap" in second
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(frame[frame["s"] == "a"])
+
+
+@settings(max_examples=40)
 @given(
     rows=st.integers(4, 40),
     window=st.integers(1, 8),
@@ -263,7 +284,9 @@ def test_every_window_that_fits_is_forecast_once(
         with pytest.raises(DataError, match="give more rows"):
             model.predict(frame)
         return
-    said = model.predict(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # That of too few rows since the gap.
+        said = model.predict(frame)
     assert isinstance(said, pd.DataFrame)
     assert len(said) == wanted * horizon
     assert (said["t"] == said["made_from"] + said["ahead"]).all()
@@ -276,6 +299,10 @@ def test_every_window_that_fits_is_forecast_once(
         (["2020-01-31", "2020-02-29", "2020-03-31"], ["2020-04-30", "2020-05-31"]),
         (["2020-01-01", "2020-04-01", "2020-07-01"], ["2020-10-01", "2021-01-01"]),
         (["2024-01-03", "2024-01-04", "2024-01-05", "2024-01-09"], ["2024-01-10", "2024-01-11"]),
+        (
+            [f"2024-01-{day:02} 16:00" for day in (4, 5, 9, 10, 11, 12)],
+            ["2024-01-15 16:00", "2024-01-16 16:00"],
+        ),
         (["2020-01-01 10:00", "2020-01-01 10:15"], ["2020-01-01 10:30", "2020-01-01 10:45"]),
         ([2001, 2002, 2003], [2004, 2005]),
         ([0.0, 0.5, 1.0], [1.5, 2.0]),

@@ -44,6 +44,31 @@ def test_time(time: str, stamps: list[Any]) -> None:
     assert (found.time, found.values, found.series) == (time, ("y",), None)
 
 
+def test_year_and_month_beside_a_date() -> None:
+    """A date is the time by itself; what else tells of it is shown to the network."""
+    stamps = pd.date_range("2023-12-15", periods=30)
+    days = stamps.strftime("%Y-%m-%d").tolist()
+    parts = {"year": stamps.year.tolist(), "month": stamps.month.tolist()}
+    found = roles(date=days, **parts, y=WAVE)
+    assert (found.time, found.calendar, found.left_out) == ("date", (), {})
+    assert found.values == ("year", "month", "y")
+    table = pd.DataFrame({"date": days, **parts, "shop": "a", "y": WAVE})
+    both = pd.concat([table, table.assign(shop="b")])
+    panel = find_roles(both, Path("t.csv"))
+    assert (panel.time, panel.series, panel.calendar) == ("date", "shop", ())
+
+
+def test_why_a_column_is_no_use() -> None:
+    """A word among numbers and a missing time are named with their row."""
+    broken = [*map(str, WAVE[:-1]), "x12"]
+    found = roles(when=[None, *DAYS[1:]], y=WAVE, z=broken, word=["a", "b", "c"] * 10)
+    assert found.left_out == {
+        "when": "it has times, but none in row 0",
+        "z": "has 'x12' in row 29 where a number should be",
+        "word": "text, such as 'a'",
+    }
+
+
 def test_dates_come_before_counters() -> None:
     """Where there are several, the dates are the time; a counter is not forecast either."""
     found = roles(n=list(range(30)), y=WAVE, date=DAYS)

@@ -26,9 +26,19 @@ SNIFFED_LINES = 50
 TOLD = re.compile(rf'"?sep=([{DELIMITERS}])"?\n', re.IGNORECASE)
 """The line above the header in which Excel says what the delimiter is."""
 
+MISSING = frozenset(
+    (
+        *("", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan"),
+        *("null", "nil", "none", "missing", "?", "-", "--", "."),
+    )
+)
+"""What stands for a missing value in a column of numbers, in lower case; nothing does too."""
+
 NUMBER = r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?"
 GROUPED = r"[-+]?[1-9]\d{0,2}(?:[.,' ]\d{3})+"
 """A number that may be written with thousands separators: 1.000 or 12,345."""
+YEARS, FIRST_DATE = (1500, 2200), 15_000_101
+"""What may be years; and the least number that may be a date such as 20200131."""
 SIGNED = r"[-+]?\d*{sign}\d+(?:[eE][-+]?\d+)?"
 """A number with a decimal sign."""
 MONTH = r"(?:0?[1-9]|1[0-2])\.(?:1[5-9]|2[01])\d\d"
@@ -98,8 +108,12 @@ def read_csv(text: str, path: Path, as_text: Collection[str] = ()) -> pd.DataFra
         if _may_group(text, delimiter):
             written = _parse(text, form, str).set_axis(frame.index)
             _refuse_thousands(written.drop(columns=list(kinds)), path, delimiter)
+        count = _without_tail(frame)
+        if count < len(frame):  # Empty rows make fractions of whole numbers.
+            frame = _parse(text, {**form, "nrows": count}, kinds).set_axis(frame.index[:count])
     except (pd.errors.ParserError, csv.Error) as error:
         raise DataError(f"{path}: {_tokenizing(error, names, above)}") from None
+    _mend_commas(frame, kinds, everywhere=form["decimal"] == ",")
     return _named(frame, path)
 
 
@@ -130,6 +144,35 @@ def _parse(text: str, form: dict[str, Any], kinds: Any) -> pd.DataFrame:
         skip_blank_lines=len(form["names"]) > 1,
     )
     return frame
+
+
+def _mend_commas(frame: pd.DataFrame, kinds: Collection[str], *, everywhere: bool) -> None:
+    """Writes decimal commas as points in columns that some word kept from being numbers.
+
+    Args:
+        frame: What pandas has made of the file; is changed.
+        kinds: Columns that are text.
+        everywhere: Whether the comma is the file's decimal sign; else it is that of a column in
+            which some number with one cannot be thousands.
+    """
+    for name in frame.columns.difference(pd.Index(list(kinds))):
+        if pd.api.types.infer_dtype(frame[name]) != "string":
+            continue
+        words = frame[name].str.strip()
+        found = words.str.fullmatch(SIGNED.format(sign=",")).fillna(value=False).astype(bool)
+        if everywhere or not words[found].str.fullmatch(GROUPED).all():
+            frame[name] = frame[name].mask(found, words.str.replace(",", ".", n=1))
+
+
+def _without_tail(frame: pd.DataFrame) -> int:
+    """Returns how many rows there are without those of nothing but delimiters at the end.
+
+    Excel likes to add such. With one column they are missing values.
+    """
+    if len(frame.columns) == 1:
+        return len(frame)
+    filled = frame.notna().any(axis=1).to_numpy()
+    return int(np.flatnonzero(filled).max(initial=-1)) + 1
 
 
 def _named(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -238,7 +281,7 @@ def _refuse_thousands(written: pd.DataFrame, path: Path, delimiter: str) -> None
     """
     commas = delimiter != "," and _decimals_have_commas(written)
     for name in written.columns:
-        values = written[name].dropna().str.strip()
+        values = _present(written[name])
         thousands = _thousands(values, commas)
         if thousands.any():
             at = values.index[thousands][0]
@@ -246,6 +289,12 @@ def _refuse_thousands(written: pd.DataFrame, path: Path, delimiter: str) -> None
                 f"{path}: column '{name}' has '{values[at]}' in row {at}, which "
                 "looks like thousands; write numbers without thousands separators"
             )
+
+
+def _present(column: pd.Series[str]) -> pd.Series[str]:
+    """Returns what is no missing value."""
+    words = column.dropna().str.strip()
+    return words[~words.str.lower().isin(MISSING)]
 
 
 def _thousands(values: pd.Series[Any], commas: bool) -> pd.Series[bool]:
@@ -262,7 +311,7 @@ def _decimals_have_commas(written: pd.DataFrame) -> bool:
     """Whether some number must have a decimal comma, and no number a decimal point."""
     found = {",": False, ".": False}
     for name in written.columns:
-        values = written[name].dropna().str.strip()
+        values = _present(written[name])
         others = values[~values.str.fullmatch(f"(?:{GROUPED}|{MONTH})")]
         for sign in found:
             number = SIGNED.format(sign=re.escape(sign))
@@ -309,8 +358,17 @@ def _rows(text: str, delimiter: str, count: int, blanks_skipped: bool) -> list[i
 
 
 def _counts(column: pd.Series[Any]) -> bool:
-    """Whether a column without a name is the index that pandas and R write: 0, 1, 2..."""
+    """Whether a column without a name is the index that pandas and R write: 0, 1, 2...
+
+    Where rows were left out or sorted, or tables put below each other, some numbers are missing,
+    out of order, or begin again. What may be years, dates or seconds is none.
+    """
     if not pd.api.types.is_integer_dtype(column):
         return False
     values = column.to_numpy()
-    return bool(values[0] in (0, 1) and (np.diff(values) == 1).all())
+    steps = np.diff(values)
+    if values[0] in (0, 1) and ((steps == 1) | (values[1:] == values[0])).all():
+        return True
+    times = (values.min() >= YEARS[0] and values.max() <= YEARS[1]) or values.max() >= FIRST_DATE
+    times |= len(steps) > 0 and steps.min() > 1
+    return bool(values.min() >= 0 and len(np.unique(values)) == len(values) and not times)

@@ -101,10 +101,12 @@ def _windows(rows: Rows, data: ForecastData) -> list[Ints]:
     fit = f"the largest window that fits is {largest}" if largest > 0 else "no window fits"
     if sizes.min() < length:
         short = int(np.argmin(sizes))
-        which = f"series '{rows.names[short]}'" if len(rows.names) > 1 else "the table"
+        several = len(rows.names) > 1
+        which = f"series '{rows.names[short]}'" if several else "the table"
         raise DataError(
             f"{data.path}: {which} has {sizes[short]} rows, fewer than window {data.window} + "
-            f"horizon {data.horizon}; {fit}; lower window or horizon, or give more rows"
+            f"horizon {data.horizon}; {fit}; lower window or horizon, or give "
+            + ("it more rows, or leave it out" if several else "more rows")
         )
     starts = np.arange(len(rows.values) - length + 1)
     ends = starts + length - 1

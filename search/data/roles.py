@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.data.rows import CALENDAR, joining
-from search.data.tables import is_nested, numbers, numeric_columns
+from search.data.tables import is_nested, is_stray, numbers, numeric_columns
 from search.data.timeline import CLOCK, HEAD, parse_times
 from search.errors import DataError
 
@@ -117,14 +118,13 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     nested = [str(name) for name in frame.columns if is_nested(frame[name])]
     whole, frame = frame, frame.drop(columns=nested)
     clocks = sorted(_clocks(frame, path, wanted), key=lambda clock: not clock.dated)
-    spread = _spread(frame, clocks)
-    clocks = [clock for clock in clocks if clock.name not in spread]
-    clock, series = _time_and_series(frame, clocks, {*wanted, *spread})
-    if clock is not None and clock.repeats and series is None:
-        spread = _with_time_of_day(frame, clock, wanted, path) or spread
-        clock = None if clock.name in spread else clock
+    parts = _spread(frame, clocks)
+    clocks = [clock for clock in clocks if clock.name not in parts]
+    clock, series = _time_and_series(frame, clocks, {*wanted, *parts})
+    spread = _calendar(frame, path, wanted, clock, series, parts)
+    clock = None if clock and clock.name in spread else clock
     others = [str(one) for one in frame if one not in (clock and clock.name, series, *spread)]
-    label, told_by = _label(frame, clock, others, series, {*wanted, *spread})
+    label, told_by = _label(frame, clock, others, series, {*wanted, *parts, *spread})
     series = series or told_by
     counters = {one.name for one in clocks if not one.repeats}
     special = {clock.name if clock else None, series, *spread, *counters}
@@ -210,6 +210,23 @@ def _spread(frame: pd.DataFrame, clocks: Iterable[_Clock]) -> tuple[str, ...]:
         if words_of(name) and words_of(name) <= CALENDAR and name not in years
     ]
     return (years[0], *parts) if years and parts else ()
+
+
+def _calendar(
+    frame: pd.DataFrame,
+    path: Path,
+    wanted: Collection[str],
+    clock: _Clock | None,
+    series: str | None,
+    parts: tuple[str, ...],
+) -> tuple[str, ...]:
+    """Returns the columns that together are the time, where no column is it alone.
+
+    ``parts`` are those of `_spread`; beside a date they are columns like others.
+    """
+    if clock is not None and clock.repeats and series is None:
+        return _with_time_of_day(frame, clock, wanted, path) or parts
+    return () if clock is not None and clock.dated else parts
 
 
 def _with_time_of_day(
@@ -350,11 +367,30 @@ def _unusable(frame: pd.DataFrame, names: list[str], path: Path) -> dict[str, st
                 numbers(frame, name, path)
             elif np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)).any():
                 reasons[name] = "infinite values"
-        except DataError:
-            kind = "lists or records" if is_nested(column) else "text"
-            reasons[name] = f"{kind}, such as {str(column.dropna().iloc[0])[:30]!r}"
+        except DataError as error:
+            reasons[name] = _what_it_holds(column, str(error))
         if name in numeric and words_of(name) & ID_WORDS:
             reasons[name] = "an identifier, by its name"
         if name in numeric and column.nunique() < 2:
             reasons[name] = "always the same" if column.notna().any() else "empty"
     return reasons
+
+
+def _what_it_holds(column: pd.Series[Any], refusal: str) -> str:
+    """Says why a column is no column of numbers, and none of times: the row, if it nearly is.
+
+    Args:
+        column: What was looked at.
+        refusal: What `numbers` has to say of it.
+    """
+    present, name = column.dropna(), str(column.name)
+    if is_nested(column):
+        return f"lists or records, such as {str(present.iloc[0])[:30]!r}"
+    if is_stray(column):
+        ending = " where a number should be"
+        return refusal.partition(f"column '{name}' ")[2].partition(ending)[0] + ending
+    if len(present) < len(column):
+        with suppress(DataError):
+            parse_times(present.iloc[:HEAD], Path())
+            return f"it has times, but none in row {column.index[column.isna()][0]}"
+    return f"text, such as {str(present.iloc[0])[:30]!r}"

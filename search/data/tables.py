@@ -20,7 +20,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from search.data.delimited import GROUPED, SNIFFED_LINES, decode, find_dialect, read_csv
+from search.data.delimited import (
+    GROUPED,
+    MISSING,
+    SNIFFED_LINES,
+    decode,
+    find_dialect,
+    read_csv,
+)
 from search.errors import DataError, listed, nearest
 
 Floats = NDArray[np.float64]
@@ -28,21 +35,14 @@ Floats = NDArray[np.float64]
 NESTED = (list, tuple, dict, set, np.ndarray)
 """What a cell of Parquet may hold beside a value: lists and records."""
 
-MISSING = frozenset(
-    (
-        *("", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan"),
-        *("null", "nil", "none", "missing", "?", "-", "--", "."),
-    )
-)
-"""What stands for a missing value in a column of numbers, in lower case; nothing does too."""
-
 
 def read_table(path: Path, names: Collection[str | None] = ()) -> pd.DataFrame:
     """Reads a CSV (also .tsv, .csv.gz) or Parquet file.
 
-    The delimiter of a CSV is found among comma, semicolon, tab and bar; where it is no comma, the
-    decimal sign may be one. A text column in which everything is a number or one of `MISSING`
-    becomes a column of numbers. An unnamed column that only counts the rows is left out.
+    The delimiter of a CSV is found among comma, semicolon, tab and bar; the decimal sign may be a
+    comma, in all columns or in one. A text column in which everything is a number or one of
+    `MISSING` becomes a column of numbers, and so does one of true and false. An unnamed column that
+    only counts the rows is left out, and rows of nothing but delimiters at the end.
 
     Args:
         path: The file.
@@ -146,8 +146,13 @@ def refuse_stray_text(frame: pd.DataFrame, special: Iterable[str], path: Path) -
         DataError: More than half of a column's values are numbers, but not all; names the row.
     """
     for name in frame.columns.difference(pd.Index(list(special))):
-        if _is_text(frame[name]) and 0 < _parse(frame[name])[1].mean() < 0.5:
+        if is_stray(frame[name]):
             numbers(frame, name, path)
+
+
+def is_stray(column: pd.Series[Any]) -> bool:
+    """Whether some words, less than half of all, keep a column from being one of numbers."""
+    return _is_text(column) and bool(0 < _parse(column)[1].mean() < 0.5)
 
 
 def numbers(frame: pd.DataFrame, column: str, path: Path) -> Floats:
@@ -353,6 +358,9 @@ def _parse(column: pd.Series[Any]) -> tuple[Floats, NDArray[np.bool_]]:
     if pd.api.types.is_datetime64_any_dtype(column):
         return np.full(len(column), np.nan), column.notna().to_numpy()
     words = column.astype(str).str.strip()
-    absent = (column.isna() | words.str.lower().isin(MISSING)).to_numpy()
+    lower = words.str.lower()
+    absent = (column.isna() | lower.isin(MISSING)).to_numpy()
+    if (absent | lower.isin(("true", "false")).to_numpy()).all():  # As without a missing one.
+        words = lower.map({"true": "1", "false": "0"})
     values = pd.to_numeric(words.mask(absent), errors="coerce").to_numpy(np.float64)
     return values, np.isnan(values) & ~absent

@@ -234,8 +234,8 @@ def on_the_wall(stamps: Stamps, step: Step) -> bool:
 
 
 def _only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
-    midnight = bool((index == index.normalize()).all())
-    return typical == DAY and midnight and bool((index.dayofweek < SATURDAY).all())
+    one_time = len((index - index.normalize()).unique()) == 1
+    return typical == DAY and one_time and bool((index.dayofweek < SATURDAY).all())
 
 
 def _from_numbers(
