@@ -10,7 +10,7 @@ import argparse
 import errno
 import io
 import json
-import signal
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from search.arguments import NONSENSE, make_parser
 from search.errors import LostError, RequestError, RunError
-from search.processes import SIGNALS, prepare
+from search.processes import prepare, signals_answered
 from search.terminal import (
     INTERRUPTED,
     as_typed,
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from search.stored_study import StoredStudy
 
 DONE, FAILED = 0, 1
+GOES_ON = ("run", "resume", "evaluate")
+"""Commands that go on where they stopped."""
 SAFE = "every finished trial is safe; run it again to go on"
 
 
@@ -51,12 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="rnn-search")
-    before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:
-        return _obey(make_parser().parse_args(argv))
+        with signals_answered(leave):
+            return _obey(make_parser().parse_args(argv))
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         settle()
 
 
@@ -73,7 +73,7 @@ def _obey(arguments: argparse.Namespace) -> int:
         return NONSENSE
     except RunError as error:
         complain(str(error))
-        if not isinstance(error, LostError):
+        if arguments.command in GOES_ON and not isinstance(error, LostError):
             complain(SAFE)
         return FAILED
     except KeyboardInterrupt:
@@ -149,7 +149,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
     found = exists(arguments.storage)
     database = Database(arguments.storage, create=False) if found else None
-    summaries = [] if database is None else summarize_all(database)
+    summaries, unread = ([], []) if database is None else summarize_all(database)
+    for line in unread:
+        complain(f"not shown: {line}")
     console = make_console(to_stderr=False)
     if arguments.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=2))
@@ -305,7 +307,7 @@ def _export(arguments: argparse.Namespace) -> int:
     else:
         print(f"{done.what} is in {done.folder}; use it with")
         trust = "" if done.card.factory is None else " --trust-code"
-        print(f"  {as_typed('rnn-search')} predict {done.folder} INPUT{trust}")
+        print(f"  {as_typed('rnn-search')} predict {shlex.quote(str(done.folder))} INPUT{trust}")
     return DONE
 
 

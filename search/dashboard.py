@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import io
 import ipaddress
+import json
 import re
-import signal
 import socket
 import threading
 import time
@@ -31,7 +31,7 @@ from optuna_dashboard import _serializer, wsgi
 
 from search.database import Database, exists
 from search.errors import RequestError, StudyError
-from search.processes import SIGNALS
+from search.processes import signals_answered
 from search.storage import list_studies
 from search.trial_pictures import draw_recorded
 
@@ -43,6 +43,10 @@ PORT = 8080
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ABOUT_A_TRIAL = re.compile(r"dashboard:(?:artifacts:)?(\d+):")
 """How the name of a study's attribute begins that concerns one of its trials."""
+
+
+RENAMING = re.compile("/api/studies/[^/]*/rename/?")
+"""Optuna-dashboard makes another study for it, which is none of ours."""
 
 
 class Dashboard:
@@ -80,11 +84,12 @@ class Dashboard:
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._server.server_port}/"
         self._stopped = False
+        self._answering = signals_answered(self._stop)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
     def __enter__(self) -> Self:
         """Begins to answer, and to heed signals."""
-        self._before = [signal.signal(number, self._stop) for number in SIGNALS]
+        self._answering.__enter__()
         self._thread.start()
         return self
 
@@ -97,8 +102,7 @@ class Dashboard:
         """Stops listening."""
         self._server.shutdown()
         self._server.server_close()
-        for number, handler in zip(SIGNALS, self._before, strict=True):
-            signal.signal(number, handler)
+        self._answering.__exit__(None, None, None)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopped = True
@@ -123,6 +127,9 @@ def guarded(app: WSGIApplication, hosts: Iterable[str] | None) -> WSGIApplicatio
         if stranger or (origin is not None and origin.lower().partition("://")[2] != host):
             start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
             return [b"The dashboard answers to its own pages only, under its own address.\n"]
+        if RENAMING.fullmatch(environ.get("PATH_INFO", "")):
+            start_response("403 Forbidden", [("Content-Type", "application/json")])
+            return [json.dumps({"reason": "A study of rnn-search keeps its name."}).encode()]
         return app(environ, _careful(start_response, environ.get("PATH_INFO", "")))
 
     return answer

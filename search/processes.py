@@ -17,10 +17,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -109,6 +110,43 @@ def context() -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     prepare()
     return multiprocessing.get_context("forkserver")
+
+
+@contextlib.contextmanager
+def signals_answered(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Has `SIGNALS` answered for a while, but those that whoever started us had us ignore.
+
+    That is what nohup does with SIGHUP, and a script's shell with SIGINT in the background.
+    """
+    heeded = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    before = [signal.signal(number, handler) for number in heeded]
+    try:
+        yield
+    finally:
+        for number, former in zip(heeded, before, strict=True):
+            signal.signal(number, former)
+
+
+class Signals:
+    """Counts requests to stop; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """Is called by Python between two instructions of the main thread."""
+        self.count += 1
+        # Of a terminal that closes the shell may tell its jobs once more than the system.
+        if self.count > 1 and number != signal.SIGHUP:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[Signals]:
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a request to stop at the next epoch."""
+    signals = Signals()
+    with signals_answered(signals.handle):
+        yield signals
 
 
 @contextlib.contextmanager

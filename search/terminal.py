@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from search.arguments import DEFAULT_STORAGE
+from search.whole_files import remove_unfinished
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,8 +48,11 @@ codecs.register_error("rnn-search", _plainly)
 def leave(_number: int, _frame: FrameType | None) -> NoReturn:
     """Answers Ctrl-C, SIGTERM and SIGHUP while nothing is in training; nothing is to be saved.
 
+    A file that is being written is removed.
+
     A KeyboardInterrupt would not do: packages that are just being imported swallow it.
     """
+    remove_unfinished()
     with suppress(OSError):
         os.write(2, b"rnn-search: interrupted; run it again to go on\n")
     os._exit(INTERRUPTED)
@@ -97,9 +101,11 @@ def make_console(*, to_stderr: bool) -> Console:
             self.quiet = True
             mute(self.file)
 
-    console = Patient(stderr=to_stderr)
-    # A file or a pipe has no width; tables must not be cut to the 80 columns rich then assumes.
-    return console if console.is_terminal else Patient(stderr=to_stderr, width=120)
+    if stream is not None and stream.isatty():
+        return Patient(stderr=to_stderr, emoji=False)
+    # A file or a pipe has no width, so that tables must not be cut to the 80 columns that rich then
+    # assumes; and it is no terminal, whatever FORCE_COLOR says, which rich takes for one.
+    return Patient(stderr=to_stderr, width=120, force_terminal=False, emoji=False)
 
 
 def print_next_commands(
@@ -114,10 +120,10 @@ def print_next_commands(
         ending: How the run ended.
         found: Whether there is a best trial, to be evaluated and exported.
     """
-    from search.display import trusting
+    from search.wording import trusting
 
     name, where, first = stored.config.name, "", ""
-    if storage != (os.environ.get("RNN_SEARCH_STORAGE") or DEFAULT_STORAGE):
+    if storage != _usual_storage():
         where, first = naming(str(stored.database), secret=stored.database.has_password)
     trust = trusting(stored.config)
     go_on = f" --trials {2 * stored.config.budget.trials}" if ending == "done" else ""
@@ -143,6 +149,12 @@ def print_next_commands(
         console.print(f"{line:<{width}}  {why}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _usual_storage() -> str:
+    """Returns the storage of a command that is typed without any, in the caller's shell."""
+    by_make = "RNN_SEARCH_STORAGE_BY" in os.environ
+    return ("" if by_make else os.environ.get("RNN_SEARCH_STORAGE", "")) or DEFAULT_STORAGE
+
+
 def naming(storage: str, *, secret: bool = False) -> tuple[str, str]:
     """Returns how a command to type is told its storage.
 
@@ -163,4 +175,5 @@ def as_typed(program: str) -> str:
     if shutil.which(program):
         return program
     here = Path(sys.argv[0]).with_name(program)
-    return min(str(here), os.path.relpath(here), key=len) if here.exists() else program
+    found = min(str(here), os.path.relpath(here), key=len) if here.exists() else program
+    return shlex.quote(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,8 +19,20 @@ def written_whole(path: Path) -> Iterator[Path]:
         path: The file; its folder is there.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _unfinished.add(part)
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+        _unfinished.discard(part)
+
+
+_unfinished: set[Path] = set()
+
+
+def remove_unfinished() -> None:
+    """Removes what is being written, for a process that ends here and now."""
+    for part in list(_unfinished):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

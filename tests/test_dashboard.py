@@ -235,13 +235,15 @@ def test_foreign_pages_are_not_heeded(
 
 
 def test_its_own_pages_are_heeded(stored: StoredStudy) -> None:
-    """The dashboard's own page may do what it does: write a note, delete a study."""
+    """The dashboard's own page may write a note and delete a study, but not rename one."""
     ask = Asked(stored.database, OPEN)
     own = {"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:8080"}
     own["sec_fetch_site"] = "same-origin"
     assert ask("/api/studies/1", host="127.0.0.1:8080", **{"sec_fetch_site": "none"})[0] == 200
     note = {"version": 1, "body": "mine"}
     assert ask("/api/studies/1/note", "PUT", note, **own)[0] == 204
+    renamed = ask("/api/studies/1/rename", "POST", {"study_name": "other"}, **own)
+    assert renamed == (403, b'{"reason": "A study of rnn-search keeps its name."}')
     assert ask("/api/studies/1", "DELETE", {"remove_associated_artifacts": False}, **own)[0] == 204
 
 

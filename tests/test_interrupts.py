@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ from tiny import (
 @pytest.mark.slow
 def test_json_and_timeout(tmp_path: Path) -> None:
     """When time is up a run exits with 0 and one JSON object; its trial goes on at resume."""
-    space = {**SPACE, "epochs": 300, "batch_size": [8]}
+    space = {**SPACE, "epochs": 1200, "batch_size": [8]}
     write_study(tmp_path, space=space, stopping={"patience": 0})
     options = ("--timeout", "1s", "--workers", 1, "--json")
     timed = rnn_search(tmp_path, "run", "tiny.toml", *options)
@@ -39,7 +41,7 @@ def test_json_and_timeout(tmp_path: Path) -> None:
     assert read_json(resumed.stdout)["trials"]["complete"] == 1
     (trial,) = trials_of(tmp_path)
     assert trial.params == before
-    assert list(trial.intermediate_values) == list(range(1, 301))
+    assert list(trial.intermediate_values) == list(range(1, 1201))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,44 @@ def test_hung_up_twice(tmp_path: Path) -> None:
     assert "1 interrupted" in output.read_text()
     assert count(tmp_path, "rnn_search_leases") == 0
     assert set(files_of(tmp_path)) == {"00000/checkpoint.pt"}
+
+
+def _more_than(reported: int, folder: Path) -> bool:
+    return epochs_reported(folder) > reported
+
+
+def test_under_nohup(tmp_path: Path) -> None:
+    """A run that was started to ignore SIGHUP goes on after it; SIGTERM still ends it well."""
+    write_study(tmp_path, space=SLOW_SPACE, stopping={"patience": 0})
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = start(tmp_path, "run", "tiny.toml", "--workers", 1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    interrupt_when(run, lambda: epochs_reported(tmp_path) > 0, signal.SIGHUP)
+    for _ in range(2):
+        reported = epochs_reported(tmp_path)
+        wait_until(partial(_more_than, reported, tmp_path), "it goes on")
+    assert "stopping" not in (tmp_path / "output.txt").read_text()
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 130
+    assert "1 interrupted" in (tmp_path / "output.txt").read_text()
+
+
+def test_a_file_that_is_being_written(tmp_path: Path) -> None:
+    """Where nothing trains, Ctrl-C ends a command at once, and half a file of it is removed."""
+    script = (
+        "import signal, sys; from pathlib import Path\n"
+        "from search.processes import signals_answered\n"
+        "from search.terminal import leave; from search.whole_files import written_whole\n"
+        "with signals_answered(leave), written_whole(Path(sys.argv[1])) as part:\n"
+        "    part.write_text('half'); print(part.exists(), flush=True)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "forecasts.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "True\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def has_params(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from tiny import (
     children_of,
     record,
     rnn_search,
+    started,
     trials_at,
     wait_for_end,
     wait_until,
@@ -208,7 +209,9 @@ def test_lock_of_a_sleeping_process_is_lost(postgres: Postgres, name: str) -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+    started.append(holder)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     holder.send_signal(signal.SIGSTOP)
@@ -292,27 +295,6 @@ def test_the_password_is_nowhere(tmp_path: Path, postgres: Postgres, name: str) 
     assert len(typed) == 7
     assert not any("***" in line or "--storage" in line for line in typed)
     assert said.count("RNN_SEARCH_STORAGE set to the storage's URL") == 2
-
-
-@pytest.mark.parametrize("target", ["search", "resume", "show", "report", "evaluate", "dashboard"])
-def test_make_passes_no_password(tmp_path: Path, target: str) -> None:
-    """`make` gives a server's URL to the command by its environment, not by its arguments."""
-    ready, command = tmp_path / "ready", tmp_path / "rnn-search"
-    ready.touch()
-    command.write_text('#!/bin/sh\necho "$@"\necho "$RNN_SEARCH_STORAGE" >&2\n')
-    command.chmod(0o755)
-    url = "postgresql://me:geheim@host/studies"
-    done = subprocess.run(
-        ["make", target, f"READY={ready}", f"BIN={tmp_path}"],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "RNN_SEARCH_STORAGE": url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, f"{url}\n")
-    assert "vowels" in done.stdout or target == "dashboard"
-    assert "geheim" not in done.stdout
 
 
 def test_a_traceback_has_no_password(tmp_path: Path, postgres: Postgres, name: str) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -31,6 +32,7 @@ from tiny import (
     started,
     trials_of,
     wait_for_end,
+    wait_until,
     write_study,
 )
 
@@ -73,11 +75,23 @@ def test_a_search_outlives_its_reader(tmp_path: Path) -> None:
     assert [trial.state.is_finished() for trial in trials_of(tmp_path)] == [True] * 4
 
 
-@pytest.mark.parametrize("arguments", [("show", "tiny"), ("show", "tiny", "0"), ("list",)])
-def test_tables_into_a_short_pipe(folder: Path, arguments: tuple[str, ...]) -> None:
-    """A reader that leaves early is no failure."""
-    run = piped(folder, *arguments, lines=1)
-    assert (run.returncode, run.stderr) == (0, "")
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_file_is_no_terminal(folder: Path, name: str, tmp_path: Path) -> None:
+    """Whatever a build server's environment says, a file gets plain lines of any width."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    done = subprocess.run(
+        [str(COMMAND), "resume", "tiny", "--workers", "1", "--trials", "3"],
+        cwd=tmp_path,
+        env={**environment(), name: "1", "TERM": "xterm-256color", "COLUMNS": "60"},
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "3 of 3 trials" in done.stdout
+    assert " clip" in done.stdout
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", pytest.param("ascii", marks=pytest.mark.slow)])
@@ -207,13 +221,13 @@ def test_a_signal_before_the_training(tmp_path: Path, number: signal.Signals) ->
 
 def wait_for_handler(pid: int) -> None:
     """Waits until the process catches SIGTERM: bit 14 of the mask that the kernel shows."""
-    for _ in range(2000):
+
+    def caught() -> bool:
         status = Path(f"/proc/{pid}/status").read_text()
-        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
-        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
-            return
-        time.sleep(0.002)
-    pytest.fail("the process never caught SIGTERM")
+        mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+        return bool(int(mask.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+    wait_until(caught, "it catches SIGTERM")
 
 
 def test_a_narrow_table_has_fewer_columns(folder: Path) -> None:
