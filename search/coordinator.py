@@ -269,10 +269,7 @@ class Coordinator:
         remove_checkpoint(trial_folder(self._stored.folder, active.taken.number))
         if decision.outcome is Outcome.COMPLETE:
             self._later.append(self._tidy)
-        kind = self._trainers.kind(worker)
-        failed = decision.outcome is Outcome.FAILED
-        self._failures[kind] = self._failures[kind] + 1 if failed else 0
-        if self._failures[kind] == FAILURES:
+        if self._failures[self._trainers.kind(worker)] == FAILURES:
             self._catch_up()
             raise RunError(
                 f"{FAILURES} trials in a row failed, the last with: {decision.reason}; "
@@ -318,11 +315,16 @@ class Coordinator:
         # It may have been the last of the study: nothing is left behind then.
         self._idle_until = 0.0
         if told:
+            self._count(self._trainers.kind(worker), failed=decision.outcome is Outcome.FAILED)
             end = worker, active.taken, decision, active.curve, finding
             self._later.append(partial(self._observer.ended, *end))
         else:
             self._observer.say(f"trial {active.taken.number} was taken over by another run")
         return told
+
+    def _count(self, kind: int, *, failed: bool) -> None:
+        """Counts the trials in a row that have failed on trainers of a kind."""
+        self._failures[kind] = self._failures[kind] + 1 if failed else 0
 
     def _surroundings_of(self, worker: int, active: _Active) -> dict[str, str]:
         found = {**self._surroundings, **self._trainers.surroundings(worker)}
@@ -335,7 +337,7 @@ class Coordinator:
         if active is None or died.number is None:
             # Once told to stop, a trainer leaves as soon as it has nothing to do.
             kind = self._trainers.kind(died.worker)
-            self._orphans[kind] += not self._winding_down
+            self._orphans[kind] += not (self._winding_down or died.loading)
             if self._orphans[kind] > LIVES:
                 raise TrainerError(f"trainers do not start ({died.how})")
             return

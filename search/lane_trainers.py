@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from search.data.splits import Splits
 from search.desk import INTERRUPTED, Order, Stop
 from search.factories import Factory
-from search.trainer_process import Setup, start_process
+from search.trainer_process import READY, Setup, start_process
 from search.trainers import Event, OneKind, TrainerDied, TrialEnded, Worker
 from search.worker import Job, TrialRules
 
@@ -46,10 +46,11 @@ class LaneTrainers(OneKind):
         self._stopping = False
         self._jobs: deque[tuple[int, Job]] = deque()
         """Those that the process has not been given yet."""
-        self._inside: set[int] = set()
-        """The numbers of those that it has."""
+        self._inside: dict[int, tuple[int, Job]] = {}
+        """Those that it has, by number."""
         self._suspects: set[int] = set()
         """The numbers of those that were in a process which died, and have not ended since."""
+        self._ready = False
         self._process, self._connection = start_process(self._setup)
 
     @property
@@ -110,6 +111,7 @@ class LaneTrainers(OneKind):
             except (EOFError, OSError):
                 yield from self._bury()
                 return
+            self._ready |= (number, message) == READY
             seats = enumerate(self._workers)
             index = next((at for at, one in seats if number in (one.number, one.dropping)), 0)
             events = self._read(index, number, message)
@@ -118,18 +120,18 @@ class LaneTrainers(OneKind):
             yield from events
 
     def _over(self, number: int) -> None:
-        self._inside.discard(number)
+        self._inside.pop(number, None)
         self._suspects.discard(number)
         self._give()
 
     def _give(self) -> None:
         """Gives the process the trials that wait; suspects before the others, and each alone."""
         suspects = [one for one in self._jobs if one[1].number in self._suspects]
-        if self._stopping or (self._inside and (suspects or self._inside & self._suspects)):
+        if self._stopping or (self._inside and (suspects or self._inside.keys() & self._suspects)):
             return
         for worker, job in suspects[:1] or list(self._jobs):
             self._jobs.remove((worker, job))
-            self._inside.add(job.number)
+            self._inside[job.number] = worker, job
             self._send(worker, job)
 
     def _send_home(self) -> Iterator[Event]:
@@ -142,9 +144,13 @@ class LaneTrainers(OneKind):
     def _bury(self) -> Iterator[Event]:
         self._process.join(timeout=5)
         self.kill()
-        code, dead = self._process.exitcode, self._inside
-        self._suspects, self._inside = self._suspects | dead, set()
+        code, dead, self._inside = self._process.exitcode, self._inside, {}
+        if not self._ready and not self._stopping:  # It has not reached them.
+            self._jobs.extendleft(reversed(dead.values()))
+            dead = {}
+        self._suspects |= dead.keys()
         if not self._stopping:
+            self._ready = False
             self._process, self._connection = start_process(self._setup)
         died = []
         for index, worker in enumerate(self._workers):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
@@ -21,6 +24,8 @@ CORES_OF_LANES = 2
 """Cores that trainers beside a GPU leave to the coordinator and to what feeds the GPU."""
 MEMORY_SHARE = 0.5
 """Part of the memory that is free which they take at most."""
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux says what control groups there are, and which one a process is in."""
 MOST_LANES = 1024
 """What is beyond this is a mistake: these were the most that gained anything, all of one shape."""
 
@@ -49,13 +54,13 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_workers(wanted: int | None) -> int:
-    """Returns how many trainers there may be; by default one per core.
+    """Returns how many trainers there may be; by default one per core, if memory has room.
 
     Raises:
         ConfigError: So many cannot fit in this machine's memory.
     """
     if wanted is None:
-        return min(_cores(), LARGEST_CREW)
+        return max(1, min(_cores(), LARGEST_CREW, int(_free_memory() / TRAINER_BYTES)))
     most = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / TRAINER_BYTES)
     if wanted > most:
         raise ConfigError(
@@ -82,11 +87,41 @@ def choose_beside(data: int) -> int:
     Args:
         data: Bytes of the data, of which each has two copies.
     """
-    free = MEMORY_SHARE * psutil.virtual_memory().available
-    room = int(free / (TRAINER_BYTES + 2 * data))
+    room = int(MEMORY_SHARE * _free_memory() / (TRAINER_BYTES + 2 * data))
     return max(0, min(_cores() - CORES_OF_LANES, LARGEST_CREW, room))
 
 
 def _cores() -> int:
+    """Returns how many cores' time this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    allowed = [int(quota) / int(period) for quota, period in _limits("cpu.max") if quota != "max"]
+    return max(1, math.ceil(min([cores, *allowed])))
+
+
+def _free_memory() -> float:
+    """Returns how many bytes of memory this process may still use."""
+    most = [math.inf if words[0] == "max" else int(words[0]) for words in _limits("memory.max")]
+    used = [int(words[0]) for words in _limits("memory.current")]
+    # Of files that were read; the system takes that back where memory is short.
+    cached = [int(words[words.index("inactive_file") + 1]) for words in _limits("memory.stat")]
+    parts = zip(most, used, cached, strict=False)
+    left = [limit - taken + files for limit, taken, files in parts]
+    return max(0.0, min([psutil.virtual_memory().available, *left]))
+
+
+def _limits(file: str) -> Iterator[list[str]]:
+    """Yields the words of a file of each control group that this process is in, the inmost first.
+
+    A container or a batch system may so give it less than the machine has.
+    """
+    try:
+        # The line of version 2: 0::/its/path.
+        lines = OWN_GROUP.read_text().splitlines()
+        own = next(line[4:] for line in lines if line.startswith("0::/"))
+        groups = [GROUPS / own, *(GROUPS / own).parents]
+        for group in groups[: groups.index(GROUPS) + 1]:
+            if (group / file).exists():
+                yield (group / file).read_text().split()
+    except (OSError, ValueError, StopIteration):
+        return

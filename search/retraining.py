@@ -251,8 +251,9 @@ class Retrainer:
 
     def _bury(self, died: TrainerDied) -> None:
         active = next((one for one in self._active.values() if one.worker == died.worker), None)
-        if active is None:
-            self._orphans += not self._stopping  # Once told to stop, trainers leave.
+        if active is None or died.number is None:
+            # Once told to stop, trainers leave.
+            self._orphans += not (self._stopping or died.loading)
             if self._orphans > LIVES:
                 raise TrainerError(f"trainers do not start ({died.how})")
             return

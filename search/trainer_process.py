@@ -8,7 +8,7 @@ import os
 import pickle
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -22,6 +22,9 @@ from search.factories import Factory, ordinary_path
 from search.lane_desk import LaneDesk
 from search.processes import context, keep_freed_memory, signals_blocked
 from search.worker import TrialRules
+
+READY = (-1, None)
+"""A trainer's first word: it has all that it needs. What ends it sooner is no trial's fault."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,34 @@ def _main(connection: Connection) -> None:
     except (EOFError, OSError):  # The coordinator is gone, maybe in the middle of its word.
         return
     device = torch.device(setup.device)
-    if device.index is not None:
-        torch.cuda.set_device(device)  # Streams and graphs are made there.
-    splits: Splits = pickle.loads(setup.splits).to(device)
     with contextlib.suppress(EOFError, ConnectionError):
         try:
-            if setup.factory is not None:
-                setup.factory.import_here()
+            splits = _set_up(setup, device)
         except FactoryError as error:
             connection.send((-1, str(error)))
             return
+        except (RuntimeError, MemoryError) as error:  # Torch's lack of memory is the former.
+            said = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+            remedy = "free its memory, use fewer --workers, or another --device"
+            connection.send((-1, f"a trainer cannot load the data on {device} ({said}); {remedy}"))
+            return
+        setup = replace(setup, splits=b"")  # Else every trainer keeps the data twice.
+        connection.send(READY)
         inbox = _Inbox(connection)
         if setup.lanes:
             LaneDesk(inbox, splits, setup.rules, device).serve()
         else:
             Desk(inbox, splits, setup.rules, device, setup.factory).serve()
+
+
+def _set_up(setup: Setup, device: torch.device) -> Splits:
+    """Returns the data on the device, with which all that comes before a trial has been done."""
+    if device.index is not None:
+        torch.cuda.set_device(device)  # Streams and graphs are made there.
+    splits: Splits = pickle.loads(setup.splits)
+    if setup.factory is not None:
+        setup.factory.import_here()
+    return splits.to(device)
 
 
 class _Inbox:

@@ -12,7 +12,7 @@ import contextlib
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from search.data.splits import Splits
 from search.desk import Drop, Order, Stop
 from search.factories import Factory
-from search.trainer_process import Setup, start_process
+from search.trainer_process import READY, Setup, start_process
 from search.trial import Decision, Epoch
 from search.worker import Job, TrialRules
 
@@ -61,12 +61,21 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class TrainerDied:
-    """A trainer is gone without a word; ``number`` is the trial that it had, if it had one."""
+    """A trainer is gone without a word.
+
+    Attributes:
+        worker: Which one.
+        number: The trial that it had, if it had one.
+        exit_code: Of its process, if that is known.
+        place: Where it was, if nothing else is known.
+        loading: Whether it was not ready yet; the trainers themselves count how often that may be.
+    """
 
     worker: int
     number: int | None
     exit_code: int | None
     place: str = ""
+    loading: bool = False
 
     @property
     def how(self) -> str:
@@ -207,10 +216,19 @@ class OneKind(Trainers):
         return [TrialEnded(index, number, *message)]
 
 
+STARTS = 4
+"""Trainers in a row that may die before they are ready, in one worker's place."""
+
+
 @dataclass(kw_only=True)
 class _Process(Worker):
+    """A process; whether it was ready, how many in its place were not, and its last trial."""
+
     process: BaseProcess
     connection: Connection
+    ready: bool = False
+    deaths: int = 0
+    job: Job | None = None
 
 
 class LocalTrainers(OneKind):
@@ -244,6 +262,11 @@ class LocalTrainers(OneKind):
             self.kill()
             raise
 
+    def start(self, worker: int, job: Job) -> None:
+        """Gives a free worker a trial; it goes on from the trial's checkpoint if there is one."""
+        self._workers[worker].job = job
+        super().start(worker, job)
+
     def connections(self) -> list[Connection]:
         """Returns what a word can come by."""
         return [worker.connection for worker in self._workers if not worker.gone]
@@ -257,8 +280,9 @@ class LocalTrainers(OneKind):
             try:
                 number, message = worker.connection.recv()
             except (EOFError, OSError):  # The latter within a long message.
-                yield self._bury(index)
+                yield from self._bury(index)
                 continue
+            worker.ready |= (number, message) == READY
             yield from self._read(index, number, message)
 
     def stop(self) -> None:
@@ -274,18 +298,31 @@ class LocalTrainers(OneKind):
             worker.process.join()
             worker.connection.close()
 
-    def _bury(self, index: int) -> TrainerDied:
-        worker = self._workers[index]
+    def _bury(self, index: int) -> Iterator[Event]:
+        worker, number = self._workers[index], self._workers[index].number
         worker.gone = True
         worker.process.join(timeout=5)
         worker.process.kill()
         worker.process.join()
-        died = TrainerDied(index, worker.number, worker.process.exitcode)
-        if not self._stopping:
-            worker.connection.close()
-            self._workers[index] = self._start()
+        died = TrainerDied(index, number, worker.process.exitcode)
         worker.number = worker.dropping = None
-        return died
+        if self._stopping:
+            yield died
+            return
+        worker.connection.close()
+        self._workers[index] = new = self._start()
+        if worker.ready:
+            yield died
+            return
+        new.deaths = worker.deaths + 1
+        if number is not None and worker.job is not None:
+            self.start(index, worker.job)  # It has not reached it.
+        if new.deaths < STARTS:
+            yield replace(died, number=None, loading=True)
+            return
+        reason = f"{STARTS} trainers in a row did not live to be ready, the last: {died.how}"
+        remedy = "with fewer --workers there is more memory for each"
+        yield TrainerFault(index, f"{reason}; {remedy}")
 
     def _send(self, index: int, order: Order) -> None:
         # A dead trainer is noticed by `events`, which also knows what it was doing.

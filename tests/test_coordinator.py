@@ -309,6 +309,20 @@ def test_failures_in_a_row_end_the_run(stored: StoredStudy) -> None:
     assert all("Traceback" in trial.user_attrs["traceback"] for trial in stored.trials())
 
 
+def test_failures_among_others_do_not_end_the_run(stored: StoredStudy) -> None:
+    """Trials that fail now and then are not in a row, also where all others are pruned by peers."""
+
+    def script(job: Job) -> Iterator[Any]:
+        if job.number % 2:
+            yield FAILED
+        for _ in range(job.params.epochs):
+            yield job.number + 1.0
+        yield COMPLETE
+
+    assert run(stored, ScriptedTrainers(script), 40)[0] is Ending.DONE
+    assert states(stored)[20:] == [TrialState.PRUNED, TrialState.FAIL] * 10
+
+
 def test_diverging_trials_do_not_end_the_run(stored: StoredStudy) -> None:
     """A study all of whose trials diverge is trained to its end."""
 

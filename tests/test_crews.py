@@ -14,7 +14,7 @@ from search.crews import ClusterRequest, Crew, crew_here, open_crew
 from search.data import load_splits
 from search.errors import ConfigError
 from search.lane_trainers import LaneTrainers
-from search.machine import choose_beside, choose_device
+from search.machine import choose_beside, choose_device, choose_workers
 from search.ray_cluster import Cluster
 from search.trainers import LocalTrainers
 
@@ -135,10 +135,46 @@ def test_the_cores_train_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert crew_here(None, "cuda", own_network=False, shared=data).beside is None
 
 
+@pytest.mark.parametrize(
+    ("limits", "workers"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"job/cpu.max": "50000 100000"}, 1),
+        ({"job/memory.max": "max"}, 8),
+        ({"job/memory.max": "2000000000"}, 5),
+        ({"memory.max": "1000000", "memory.current": "999999"}, 1),
+    ],
+)
+def test_no_more_than_the_container_may_have(
+    limits: dict[str, str], workers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Workers are as many as cores, unless a control group allows less time or memory."""
+    (tmp_path / "job").mkdir()
+    (tmp_path / "own").write_text("4:memory:/other\n0::/job\n")
+    usual = {
+        "memory.max": "max",
+        "memory.current": "500000000",
+        "memory.stat": "anon 5\ninactive_file 7",
+    }
+    for name, text in (
+        {f"{at}{one}": text for at in ("", "job/") for one, text in usual.items()} | limits
+    ).items():
+        (tmp_path / name).write_text(text)
+    free = SimpleNamespace(available=8e9)
+    monkeypatch.setattr("search.machine.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("search.machine.GROUPS", tmp_path)
+    monkeypatch.setattr("search.machine.OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr("search.machine.os.sched_getaffinity", lambda _: set(range(8)))
+    assert choose_workers(None) == workers
+
+
 def test_data_that_is_large_leaves_room_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of the data take at most half of the memory that is free."""
     free = SimpleNamespace(available=8e9)
     monkeypatch.setattr("search.machine.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("search.machine.OWN_GROUP", Path("/nowhere"))
     monkeypatch.setattr("search.machine._cores", lambda: 16)
     assert choose_beside(0) == 13
     assert choose_beside(int(350e6)) == 4

@@ -109,7 +109,7 @@ def kill(trainers: LocalTrainers, worker: int) -> None:
 
 def test_interrupted_seeds_go_on(hire: Hire, tmp_path: Path) -> None:
     """After an interruption all go on from their checkpoints, to what they come to without."""
-    wanted = seeds(tmp_path, 4, epochs=60, dropout=0.2)
+    wanted = seeds(tmp_path, 4, epochs=300, dropout=0.2)
     seen: list[int] = []
     watcher = Watcher(lambda _worker, _retraining, epoch: seen.append(epoch.index))
     assert retrain(hire(2), wanted, watcher, lambda: 3 in seen) == []
@@ -126,7 +126,7 @@ def test_interrupted_seeds_go_on(hire: Hire, tmp_path: Path) -> None:
 
 def test_a_killed_trainer(hire: Hire, tmp_path: Path) -> None:
     """What trained on a killed trainer goes on from its checkpoint, to the same bits."""
-    trainers, wanted = hire(1), seeds(tmp_path, 2, epochs=60)
+    trainers, wanted = hire(1), seeds(tmp_path, 2, epochs=300)
     killed: list[int] = []
 
     def then(worker: int, _retraining: Retraining, epoch: Epoch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,23 +14,106 @@ from conformance import (
     RULES,
     Make,
     TrainersConformance,
+    collect,
+    epochs_in,
     job,
     make,
     pack,
     shared,
     splits,
+    until_end,
 )
 from tiny import is_alive, trainers_of, wait_for_end, wait_until
 
 from search.data.splits import Splits
+from search.lane_trainers import LaneTrainers
 from search.trainers import (
+    STARTS,
+    Event,
     LocalTrainers,
+    TrainerDied,
+    TrainerFault,
     Trainers,
+    TrialEnded,
 )
+from search.trial import Outcome
 from search.trial_files import WEIGHTS
 from search.worker import Job
 
 __all__ = ["make", "shared", "splits"]
+
+LOAD = (
+    "(lambda os, pickle: pickle.loads(data) if len(os.listdir(folder)) >= times"
+    " else (os.mkdir(f'{folder}/{os.getpid()}'), os._exit(7)))"
+    "(__import__('os'), __import__('pickle'))"
+)
+
+
+class Deadly:
+    """Data that end the first processes that load them, as the lack of memory does."""
+
+    def __init__(self, splits: Splits, folder: Path, times: int) -> None:
+        self._words = {"data": pickle.dumps(splits), "folder": str(folder), "times": times}
+
+    def __reduce__(self) -> tuple[object, tuple[str, dict[str, object]]]:
+        return eval, (LOAD, self._words)
+
+
+class TooLarge:
+    """Data for which there is no memory."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("(_ for _ in ()).throw(MemoryError())",)
+
+
+def faults(events: list[Event]) -> list[Event]:
+    """Returns those that end a run."""
+    return [event for event in events if isinstance(event, TrainerFault)]
+
+
+KINDS = [LocalTrainers, LaneTrainers]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_dies_while_loading_blames_no_trial(
+    kind: type[LocalTrainers | LaneTrainers], splits: Splits, tmp_path: Path
+) -> None:
+    """A trainer that ends before it is ready had no trial: the next one is given that."""
+    (tmp_path / "died").mkdir()
+    deadly = Deadly(splits, tmp_path / "died", 2)
+    with kind(deadly, RULES, 1, "cpu") as trainers:  # type: ignore[arg-type]
+        trainers.start(0, job(tmp_path))
+        events = until_end(trainers)
+        assert trainers.free() == [0]
+    died = [event for event in events if isinstance(event, TrainerDied)]
+    assert [(one.number, one.exit_code) for one in died] == [(None, 7)] * 2
+    assert len(epochs_in(events)) == 3
+    assert isinstance(events[-1], TrialEnded)
+    assert events[-1].decision.outcome is Outcome.COMPLETE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_memory_for_the_data(
+    kind: type[LocalTrainers | LaneTrainers], tmp_path: Path
+) -> None:
+    """What the data do not fit into is said in a line, with a remedy, and is no trial's fault."""
+    with kind(TooLarge(), RULES, 1, "cpu") as trainers:  # type: ignore[arg-type]
+        trainers.start(0, job(tmp_path))
+        (event, *_) = collect(trainers, lambda events: events != [], "a word")
+    assert isinstance(event, TrainerFault)
+    assert "cannot load the data on cpu (MemoryError)" in event.reason
+    assert "--workers" in event.reason
+
+
+def test_trainers_that_never_live_to_be_ready(splits: Splits, tmp_path: Path) -> None:
+    """After four of them in one place, somebody else's progress notwithstanding, it is a fault."""
+    (tmp_path / "died").mkdir()
+    with LocalTrainers(Deadly(splits, tmp_path / "died", 9), RULES, 1, "cpu") as trainers:  # type: ignore[arg-type]
+        trainers.start(0, job(tmp_path))
+        events = collect(trainers, lambda events: faults(events) != [], "a fault")
+    assert [type(event) for event in events] == [*[TrainerDied] * (STARTS - 1), TrainerFault]
+    assert isinstance(events[-1], TrainerFault)
+    assert "exit code 7" in events[-1].reason
 
 
 @pytest.fixture(scope="module")
