@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,6 +42,9 @@ TIME_SHARE, LONGEST_PAUSE = 0.01, 60.0
 """Part of the run's time, at most, in which they are, though they are after so many seconds."""
 PARTS = 8
 """Parts of a note that are read at once."""
+TOGETHER, TURN_SECONDS, LAST_SECONDS = 20, 0.1, 10.0
+"""Notes of a fork's trials that are written together; how long they may keep a run from listening
+to its trainers, and from ending."""
 _attributes = sa.table(
     "study_system_attributes", sa.column("study_id"), sa.column("key"), sa.column("value_json")
 )
@@ -58,7 +62,7 @@ class Attachments(Attacher):
         self._stored = stored
         self._study_id = stored.study._study_id
         self._pictures = TrialPictures(stored, say)
-        self._looked_back = False
+        self._behind: deque[FrozenTrial] | None = None
         self._new, self._wanted, self._not_before = 0, 1, 0.0
 
     def attach(
@@ -96,14 +100,14 @@ class Attachments(Attacher):
 
     def idle(self) -> None:
         """Draws if there is time, and writes the study's note anew if it is due."""
-        self._look_back()
+        self._look_back(TURN_SECONDS)
         self._pictures.draw_if_time()
         if self._new >= self._wanted and time.monotonic() >= self._not_before:
             self._refresh()
 
     def close(self) -> None:
         """Draws some of what is left, and writes the study's note for the last time."""
-        self._look_back()
+        self._look_back(LAST_SECONDS)
         self._pictures.draw_last()
         self._refresh()
 
@@ -122,32 +126,43 @@ class Attachments(Attacher):
         with self._stored.database.engine.begin() as connection:
             write_study_attributes(connection, self._study_id, attributes)
 
-    def _look_back(self) -> None:
+    def _look_back(self, seconds: float) -> None:
         """Gives finished trials their notes that have none, and finds pictures that are missing.
 
-        Once a run. These are trials of a fork, of a study from before there were notes, and what
-        another run, or one on another machine, has not drawn here.
+        Once a run, though in several turns. These are trials of a fork, of a study from before
+        there were notes, and what another run, or one on another machine, has not drawn here.
+
+        Args:
+            seconds: How long a turn may take; what is left then has to wait for the next.
         """
-        if self._looked_back:
-            return
-        known = self._stored.database.patiently(self._noted)
+        if self._behind is None:
+            self._behind = self._find_behind()
+        until = time.monotonic() + seconds
+        while self._behind and time.monotonic() < until:
+            some = [self._behind.popleft() for _ in range(min(TOGETHER, len(self._behind)))]
+            self._stored.database.patiently(partial(self._give_notes, some))
+
+    def _find_behind(self) -> deque[FrozenTrial]:
+        """Returns the trials without a note; pictures that are missing wait to be drawn."""
+        known, finished = self._stored.database.patiently(self._noted), self._stored.news().finished
         missing: deque[tuple[str, FrozenTrial]] = deque(maxlen=WAITING)
-        for trial in self._stored.news().finished:
+        for trial in finished:
             picture = picture_of(trial)
-            if trial._trial_id not in known:
-                line = trial_line(self._stored, trial, set())
-                self._give_note(trial._trial_id, line, picture)
             if picture is not None and not self._pictures.has(picture):
                 missing.append((picture, trial))
         for picture, trial in missing:
             line = trial_line(self._stored, trial, set())
             if line.curve:
                 self._pictures.add(picture, line)
-        self._looked_back = True
+        return deque(trial for trial in finished if trial._trial_id not in known)
 
-    def _give_note(self, trial_id: int, line: TrialLine, picture: str | None) -> None:
-        database = self._stored.database
-        database.patiently(lambda: self._write(self._note(trial_id, line, picture)))
+    def _give_notes(self, trials: Sequence[FrozenTrial]) -> None:
+        """Writes the notes of trials, in one transaction."""
+        attributes: dict[str, Any] = {}
+        for trial in trials:
+            line = trial_line(self._stored, trial, set())
+            attributes |= self._note(trial._trial_id, line, picture_of(trial))
+        self._write(attributes)
 
     def _noted(self) -> set[int]:
         """Returns the ids of the trials that have a note."""

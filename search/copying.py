@@ -156,7 +156,7 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
     # Before the lock, which is the target's, too, if it is the same database.
     if any(one.study_name == name for one in list_studies(target)):
         raise StudyError(f"{target} has a study '{name}' already; nothing was copied")
-    with _faults_said(name, target), source.exclusive(), _snapshot(source) as rows:
+    with _faults_said(name, target), source.exclusive(long=True), _snapshot(source) as rows:
         source.take_time(rows)
         in_training = len(stored.held() & _unfinished(rows, stored.study._study_id))
         own = _own_id(stored, target)

@@ -162,12 +162,15 @@ class Database:
         return self.folder / "artifacts"
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, *, long: bool = False) -> Iterator[None]:
         """Holds the database's own lock: no other coordinator takes or tells a trial meanwhile.
 
         The lock is the operating system's or the server's, so it ends with its holder; and a holder
         that sleeps (SIGSTOP) loses it in time. So it only spares coordinators each other's way:
         who holds a trial is for its lease to say, in the transaction that tells it.
+
+        Args:
+            long: Whether a server is to let the holder work for as long as it wants.
 
         Raises:
             StorageError: The disk does not take the lock's file, or the database is not there any
@@ -179,6 +182,8 @@ class Database:
             return
         key = int.from_bytes(hashlib.sha256(b"rnn-search").digest()[:8], "big", signed=True)
         with self.engine.connect() as connection:
+            if long:
+                self.take_time(connection)
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
             try:
                 yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import logging
 import os
 import sqlite3
@@ -62,7 +63,7 @@ class SqliteFile:
         if self.read_only:  # Nobody can tell anything.
             yield
             return
-        with self._lock():
+        with _lock(self.path):
             self._check(rescue)
             yield
 
@@ -72,7 +73,7 @@ class SqliteFile:
         Raises:
             StorageError: The disk does not take it.
         """
-        log = self.path.with_name(f"{self.path.name}-wal")
+        log, _ = _logs(self.path)
         try:
             with log.open("rb") as file:
                 os.fsync(file.fileno())
@@ -80,25 +81,6 @@ class SqliteFile:
             return
         except OSError as error:
             raise StorageError(f"{log}: {error.strerror}") from error
-
-    def _lock(self) -> IO[bytes]:
-        """Takes the lock and returns its file; closing that gives it back."""
-        # A name like those of SQLite's own files, which no file of the user's has.
-        path = self.path.with_name(f"{self.path.name}-lock")
-        begun, said, wait = time.monotonic(), False, 0.001
-        while True:
-            file = _try_lock(path)
-            if file is not None:
-                return file
-            waited = time.monotonic() - begun
-            if waited > HOLD_SECONDS:  # The next file of this name is another lock.
-                logger.warning("%s: its holder does not move; going on without it", path)
-                path.unlink(missing_ok=True)
-            elif waited > SAY_SECONDS and not said:
-                said = True
-                logger.warning("%s: waiting for another rnn-search that holds it", path)
-            time.sleep(wait)
-            wait = min(2 * wait, 0.1)
 
     def _identity(self) -> tuple[int, int] | None:
         """Returns what tells the file from another of its name; None: it is empty or not there."""
@@ -111,13 +93,51 @@ class SqliteFile:
     def _check(self, rescue: Callable[[Path], None]) -> None:
         if self._identity() == self._known:
             return
-        rescued = self.path.with_name(f"{self.path.stem}.rescued{self.path.suffix}")
         what = f"{self.path} was removed, emptied or replaced while it was in use"
+        rescued, gone = self._free_name(), not self.path.exists()
         try:
             rescue(rescued)
         except DBAPIError:
+            if gone and self._identity() is None:  # SQLite has made an empty one.
+                self.path.unlink(missing_ok=True)
             raise LostError(f"{what}; restore a copy of it") from None
-        raise LostError(f"{what}; all that it had is in {rescued}: give that its name again")
+        logs = [log for log in _logs(self.path) if log.exists()]
+        remedy = ""
+        if not self.path.exists():
+            for log in logs:  # SQLite would read them into whatever is given this name.
+                log.unlink(missing_ok=True)
+        elif logs:
+            these = " and ".join(log.name for log in logs)
+            remedy = f"when nothing uses what is there now, remove {these} and "
+        raise LostError(
+            f"{what}; all that it had is in {rescued}: {remedy}give that its name again"
+        )
+
+    def _free_name(self) -> Path:
+        """Returns a name for what is rescued: others may have rescued something before."""
+        numbers = itertools.chain([""], itertools.count(2))
+        names = (f"{self.path.stem}.rescued{number}{self.path.suffix}" for number in numbers)
+        return next(path for path in map(self.path.with_name, names) if not path.exists())
+
+
+def _lock(database: Path) -> IO[bytes]:
+    """Takes a database's lock and returns its file; closing that gives it back."""
+    # A name like those of SQLite's own files, which no file of the user's has.
+    path = database.with_name(f"{database.name}-lock")
+    begun, said, wait = time.monotonic(), False, 0.001
+    while True:
+        file = _try_lock(path)
+        if file is not None:
+            return file
+        waited = time.monotonic() - begun
+        if waited > HOLD_SECONDS:  # The next file of this name is another lock.
+            logger.warning("%s: its holder does not move; going on without it", path)
+            path.unlink(missing_ok=True)
+        elif waited > SAY_SECONDS and not said:
+            said = True
+            logger.warning("%s: waiting for another rnn-search that holds it", path)
+        time.sleep(wait)
+        wait = min(2 * wait, 0.1)
 
 
 def _try_lock(path: Path) -> IO[bytes] | None:
@@ -226,13 +246,35 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     SQLite would make a log beside it, even in order to read, unless it is told that nobody writes;
     which is so if there is no log.
     """
-    log = path.with_name(f"{path.name}-wal")
+    log, _ = _logs(path)
     way = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
     uri = f"{path.absolute().as_uri()}?{way}"
     return sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, check_same_thread=False)
 
 
+def _logs(path: Path) -> tuple[Path, Path]:
+    """Returns the files beside a database that have what is not yet in it, and the index of it."""
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
 def _make_whole(path: Path) -> None:
+    """Makes a database where none is; the log of one that is gone would be read into it."""
+    log, index = _logs(path)
+    if not log.exists():
+        _link_new(path)
+        return
+    with _lock(path):  # What another process has just made has a log, too.
+        if log.exists() and not is_there(path):
+            kept = log.with_name(f"{log.name}.old")
+            log.replace(kept)
+            index.unlink(missing_ok=True)
+            logger.warning(
+                "%s: there was the log of a database that is gone; it is %s now", path, kept
+            )
+        _link_new(path)
+
+
+def _link_new(path: Path) -> None:
     """Makes a database under another name first, so that no other run meets an empty file."""
     part = path.with_name(f".{os.getpid()}.part")
     try:

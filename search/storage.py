@@ -122,6 +122,11 @@ def open_study(database: Database, name: str) -> StoredStudy:
         where = f"the study '{name}' in {database}"
         raise StudyError(f"{where} was not made by rnn-search; choose another name")
     config = make_config(attributes[MARK]["config"], f"study {name} in {database}")
+    if config.name != name:
+        raise StudyError(
+            f"the study '{name}' in {database} is '{config.name}' under another name, which some "
+            f"program has given it; rename it back there, or go on with a backup of '{config.name}'"
+        )
     study = optuna.load_study(
         study_name=name,
         storage=database.storage,

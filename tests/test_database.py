@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
+from tiny import started
 
 from search import database as module
 from search import sqlite_file
@@ -209,8 +210,12 @@ def hold(url: str) -> subprocess.Popen[str]:
         "    time.sleep(600)\n"
     )
     holder = subprocess.Popen(
-        [sys.executable, "-c", script, url], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, url],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
+    started.append(holder)
     assert holder.stdout is not None
     with holder.stdout:
         assert holder.stdout.readline() == "held\n"

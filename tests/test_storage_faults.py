@@ -155,7 +155,7 @@ def replace(file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("harm", [remove, replace])
+@pytest.mark.parametrize("harm", [remove, replace, Path.unlink])
 def test_a_file_that_goes_away(
     reference: Told, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
@@ -169,11 +169,29 @@ def test_a_file_that_goes_away(
     said = output_of(tmp_path)
     assert "Traceback" not in said
     assert "studies.db was removed, emptied or replaced while it was in use" in said
-    remove(database_of(tmp_path))
-    database_of(tmp_path).with_name("studies.rescued.db").rename(database_of(tmp_path))
+    for log in tmp_path.glob("studies/studies.db-[ws]*"):
+        assert log.name in said
+        log.unlink()
+    database_of(tmp_path).with_name("studies.rescued.db").replace(database_of(tmp_path))
     before = finished(trials_of(tmp_path))
     assert before
     require_the_rest(tmp_path, before, reference)
+
+
+def test_what_was_rescued_twice(tmp_path: Path) -> None:
+    """Two runs that miss the same database each rescue it, under names of their own."""
+    file = tmp_path / "studies.db"
+    databases = [Database(f"sqlite:///{file}", create=True) for _ in range(2)]
+    for database in databases:  # A connection that is open sees what was there.
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1 FROM studies")
+    file.unlink()
+    for database, name in zip(databases, ("rescued", "rescued2"), strict=True):
+        says = pytest.raises(LostError, match=rf"is in .*studies\.{name}\.db: give")
+        with says, database.exclusive():
+            pass
+        assert (tmp_path / f"studies.{name}.db").exists()
+    assert not list(tmp_path.glob("studies.db-[ws]*"))
 
 
 def test_a_folder_that_goes_away(tmp_path: Path) -> None:
@@ -208,7 +226,10 @@ def test_reading_what_cannot_be_written(trained: Path, tmp_path: Path, line: str
 
 
 def test_reading_what_a_killed_run_left(tmp_path: Path) -> None:
-    """On a read-only disk the last commits of a killed run, still in SQLite's log, are seen."""
+    """On a read-only disk the last commits of a killed run, still in SQLite's log, are seen.
+
+    Once somebody has removed the database, to begin anew, they are not read into the next.
+    """
     write_study(tmp_path, **LONG)
     run = begin(tmp_path)
     children = reach(run, a_trial_is_done(tmp_path))
@@ -221,6 +242,12 @@ def test_reading_what_a_killed_run_left(tmp_path: Path) -> None:
     assert there.returncode == 0, there.stderr
     counts = read_json(there.stdout)["trials"]
     assert (counts["complete"] >= 1, counts["interrupted"]) == (True, 1)
+    database_of(tmp_path).unlink()
+    write_study(tmp_path, budget={"trials": 1})
+    anew = rnn_search(tmp_path, "run", "tiny.toml", "--workers", 1)
+    assert anew.returncode == 0, anew.stderr
+    assert "the log of a database that is gone; it is studies/studies.db-wal.old now" in anew.stderr
+    assert [trial.state.name for trial in trials_of(tmp_path)] == ["COMPLETE"]
 
 
 @pytest.mark.parametrize("verb", ["run tiny.toml", "resume tiny", "evaluate tiny"])
