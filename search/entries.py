@@ -31,6 +31,8 @@ class Entry:
         worker: Which trainer had it; None: not known.
         begun: When its last life began, in seconds since 1970; None: not known.
         ended: When it was told; None if it is not over.
+        along: Whether it was trained in another study, and taken along from there by --fork, which
+            is when it began and ended here.
     """
 
     line: TrialLine
@@ -39,6 +41,7 @@ class Entry:
     worker: int | None
     begun: float | None
     ended: float | None
+    along: bool = False
 
     @property
     def finding(self) -> str:
@@ -66,10 +69,17 @@ def _entry(trial: FrozenTrial, line: TrialLine, constant: float | None, goal: Go
         loss = min((value for value in values if math.isfinite(value)), default=None)
     told = trial.datetime_complete
     ended = _seconds(told) if trial.state.is_finished() else None
-    begun = _seconds(trial.datetime_start)
-    if ended is not None and line.seconds is not None:
+    begun, along = _seconds(trial.datetime_start), "forked_from" in trial.user_attrs
+    if along:
+        begun = ended
+    elif ended is not None and line.seconds is not None:
         begun = ended - line.seconds  # a trial that was interrupted began long before
-    return Entry(line, loss, values, trial.user_attrs.get("worker"), begun, ended)
+    return Entry(line, loss, values, trial.user_attrs.get("worker"), begun, ended, along)
+
+
+def trained_here(entries: Iterable[Entry]) -> list[Entry]:
+    """Returns the trials that are over and whose time is known and this study's own."""
+    return [e for e in entries if e.begun is not None and e.ended is not None and not e.along]
 
 
 def _late_finding(line: TrialLine, constant: float | None) -> Finding | None:

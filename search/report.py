@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.database import Database
 from search.diagnosis import Finding, constant_of, read_finding
-from search.errors import StudyError
+from search.errors import ConfigError, StudyError
 from search.space import ordered
 from search.sparkline import best_so_far
 from search.storage import list_studies, open_study
@@ -163,10 +163,20 @@ def summarize(stored: StoredStudy) -> Summary:
     )
 
 
-def summarize_all(database: Database) -> list[Summary]:
-    """Reads every study in the database that is ours."""
-    names = [study.study_name for study in list_studies(database) if MARK in study.user_attrs]
-    return [summarize(open_study(database, name)) for name in names]
+def summarize_all(database: Database) -> tuple[list[Summary], list[str]]:
+    """Reads every study in the database that is ours.
+
+    Returns:
+        The studies; and a line on each whose configuration or name makes no sense to this version.
+    """
+    found, unread = [], []
+    for study in list_studies(database):
+        if MARK in study.user_attrs:
+            try:
+                found.append(summarize(open_study(database, study.study_name)))
+            except (ConfigError, StudyError) as error:
+                unread.append(str(error))
+    return found, unread
 
 
 def find_trial(stored: StoredStudy, number: int) -> TrialLine:

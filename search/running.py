@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +24,7 @@ from search.errors import ConfigError, StudyError, nearest
 from search.factories import Factory, trust_factory
 from search.machine import ALL, choose_device
 from search.network_checks import check_network
+from search.processes import catch_signals
 from search.space import fit_to_data, starting_points
 from search.stopping import PRUNERS
 from search.storage import create_study, is_made, list_studies, open_study
@@ -157,12 +155,26 @@ def make_plan(
         splits = load_splits(config.data)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
+    _refuse_percent(config, None if stored else origin)
     config, remarks = fit_to_data(config, splits.train.size)
     wanted = None if away else request.workers
     shared = splits if request.device == ALL else None
     crew = crew_here(wanted, device, own_network=config.model is not None, shared=shared)
     notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
     return Plan(config, splits, notes, crew, factory)
+
+
+def _refuse_percent(config: StudyConfig, origin: str | None) -> None:
+    """Refuses a target that is never reached: figures that are to be large are shares of 1.
+
+    A study that was made with one before (``origin`` is None) can be evaluated and replayed.
+    """
+    target = config.budget.target
+    if origin and target is not None and target > 1 and config.direction == "maximize":
+        raise ConfigError(
+            f"{origin}: [budget] target: {config.metric} is at most 1; for {target:g} % write "
+            f"{target / 100:g}, there or as --target"
+        )
 
 
 def _try_network(
@@ -315,9 +327,13 @@ def _open_or_create(database: Database, request: Request, plan: Plan) -> StoredS
         stored = create_study(database, plan.config, _attributes(plan))
     # Also of what was created just now: another run may have been quicker, with another file.
     check_unchanged(stored, plan.config, plan.splits.fingerprint)
-    # Trials that are there stay; so the study's total is no less.
-    total = {"trials": max(plan.config.budget.trials, len(stored.trials()))}
-    config = plan.config.model_copy(update={"budget": plan.config.budget.model_copy(update=total)})
+    return _with_all_trials(stored, plan.config)
+
+
+def _with_all_trials(stored: StoredStudy, config: StudyConfig) -> StoredStudy:
+    """Gives a study this configuration, but no fewer trials than are there, because these stay."""
+    total = {"trials": max(config.budget.trials, len(stored.trials()))}
+    config = config.model_copy(update={"budget": config.budget.model_copy(update=total)})
     if stored.config != config:
         stored.remember(config=config.resolved())
         stored.config = config
@@ -339,7 +355,10 @@ def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
                 f"--fork {name}: the {what} differ ({before} → {now}), so no trial of "
                 f"'{old.config.name}' fits; give the file another name instead"
             )
-    return create_study(database, config, _attributes(plan), fork_of=old)
+    attributes = _attributes(plan)
+    if "factory" in old.attributes:  # Of the trials taken along: `note_source` says what is new.
+        attributes["factory"] = old.attributes["factory"]
+    return _with_all_trials(create_study(database, config, attributes, fork_of=old), config)
 
 
 def _attributes(plan: Plan) -> dict[str, object]:
@@ -371,30 +390,3 @@ def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int, crew: 
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class Signals:
-    """Counts requests to stop; the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Is called by Python between two instructions of the main thread."""
-        self.count += 1
-        # Of a terminal that closes the shell may tell its jobs once more than the system.
-        if self.count > 1 and number != signal.SIGHUP:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def catch_signals() -> Iterator[Signals]:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a request to stop at the next epoch."""
-    signals = Signals()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signals.handle) for number in numbers]
-    try:
-        yield signals
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

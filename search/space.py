@@ -6,6 +6,7 @@ here and have no use for the rest.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -313,9 +314,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         before, after = old.get(key), new.get(key)
         if prefix == "" and isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"[{key}] ")
-        elif before != after:
+        elif before != after or (prefix == "[space] " and _kinds_differ(key, before, after)):
             found.append(f"{prefix}{key}: {_short(before)} → {_short(after)}")
     return found
+
+
+def _kinds_differ(key: str, before: object, after: object) -> bool:
+    """Whether equal values of one of the study's own entries mean others: 1 to 5 and 1.0 to 5.0."""
+    own = key not in HYPERPARAMETERS
+    return own and json.dumps(before, sort_keys=True) != json.dumps(after, sort_keys=True)
 
 
 def _short(value: object) -> str:

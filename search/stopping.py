@@ -296,7 +296,9 @@ def target_reached(values: Sequence[float | None], goal: Goal, target: float | N
     return f"the best {goal.metric}, {best:.4g}, has reached the target {target:.4g}"
 
 
-def stagnated(values: Sequence[float | None], goal: Goal, stagnation: int | None) -> str | None:
+def stagnated(
+    values: Sequence[float | None], goal: Goal, stagnation: int | None, along: int = 0
+) -> str | None:
     """Says why a study is done before it has its trials: the last ones were all in vain.
 
     A study without any value has not stagnated: whatever completes will be better.
@@ -307,6 +309,8 @@ def stagnated(values: Sequence[float | None], goal: Goal, stagnation: int | None
         goal: Which values are better.
         stagnation: None of so many trials that finished last was better than the best before
             them; None: any number may be in vain.
+        along: So many of them, the first, were taken along from another study: they are what others
+            have to be better than, but none of them is in vain here.
 
     Returns:
         The reason, or None if the study should go on.
@@ -314,7 +318,7 @@ def stagnated(values: Sequence[float | None], goal: Goal, stagnation: int | None
     best = _best(values, goal)
     if best is None or stagnation is None:
         return None
-    since = len(values) - 1 - values.index(best)
+    since = len(values) - 1 - max(values.index(best), along - 1)
     if since < stagnation:
         return None
     return f"none of the last {since} trials was better than {goal.metric} {best:.4g}"

@@ -134,8 +134,11 @@ class StoredStudy:
 
     def stagnated(self) -> str | None:
         """Returns why ``[budget]`` takes further trials to be in vain, or None."""
-        trials = self.config.budget.stagnation
-        return None if trials is None else stagnated(self.recent().values, self.goal, trials)
+        trials, along = (
+            self.config.budget.stagnation,
+            self.attributes.get("fork", {}).get("taken", 0),
+        )
+        return None if trials is None else stagnated(self.recent().values, self.goal, trials, along)
 
     def held(self) -> set[int]:
         """Returns the ids of the trials that some running coordinator holds."""

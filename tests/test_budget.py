@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import read_json, write_study
+from made import made_study, made_trial
+from tiny import read_json, tiny_config, write_study
 
 from search.cli import main
+from search.data import load_splits
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,68 @@ def test_stagnation_may_change_in_the_file(
     assert "trials was better than loss" in ended["enough"]
     assert main(["resume", "tiny", "--stagnation", "none", "--trials", "2", "--json"]) == 0
     assert read_json(capsys.readouterr().out)["enough"] == ""
+
+
+@pytest.mark.parametrize("option", [(), ("--target", "98.5")])
+def test_a_share_is_no_percentage(
+    option: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target that an accuracy never reaches is refused with what was meant; nothing is made."""
+    rows = [f"{one},{'ab'[one % 2]},{one + at}" for one in range(40) for at in range(3)]
+    (tmp_path / "takes.csv").write_text("\n".join(["take,kind,x", *rows]))
+    data = {"task": "classify", "path": "takes.csv", "series": "take", "label": "kind"}
+    budget = {"trials": 1, **({} if option else {"target": 98.5})}
+    write_study(tmp_path, data=data, metric="accuracy", budget=budget)
+    assert main(["run", "tiny.toml", *option]) == 2
+    said = capsys.readouterr().err
+    assert "[budget] target: accuracy is at most 1; for 98.5 % write 0.985" in said
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_run_ends_by_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``[budget] timeout`` is of one run: the next one has as much time again."""
+    space = {"epochs": 100_000, "batch_size": [8], "hidden_units": 4}
+    more = {"stopping": {"patience": 0}, "budget": {"trials": 1, "timeout": "1s"}}
+    write_study(tmp_path, space=space, **more)
+    for verb in (["run", "tiny.toml"], ["resume", "tiny"]):
+        assert main([*verb, "--workers", "1", "--json"]) == 0
+        counts = read_json(capsys.readouterr().out)["trials"]
+        assert (counts["total"], counts["interrupted"]) == (1, 1)
+
+
+def forkable(folder: Path) -> None:
+    """Stores a study of four trials, the first of them hard to beat, with the real data's mark."""
+    config = tiny_config(folder)
+    losses = (1e-9, 0.4, 0.5, 0.6)
+    trials = [made_trial(config, at, valid=[loss] * 3) for at, loss in enumerate(losses)]
+    made_study(folder, trials).remember(data=load_splits(config.data).fingerprint)
+
+
+def test_trials_taken_along_are_not_in_vain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fork of a study that has stagnated trains as many as may be in vain, and then says so."""
+    forkable(tmp_path)
+    write_study(tmp_path, budget={"trials": 9, "stagnation": 2})
+    assert main(["run", "tiny.toml", "--fork", "wider", "--workers", "1"]) == 0
+    assert (
+        "stopped: none of the last 2 trials was better than loss 1e-09" in capsys.readouterr().out
+    )
+    assert main(["show", "wider", "--json"]) == 0
+    assert read_json(capsys.readouterr().out)["trials"]["total"] == 6
+
+
+def test_a_fork_has_room_for_all_that_it_takes_along(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More trials than the file's budget are said, and the next command trains further ones."""
+    forkable(tmp_path)
+    write_study(tmp_path, budget={"trials": 3})
+    assert main(["run", "tiny.toml", "--fork", "more", "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 of 4 trials done" in printed
+    assert "the study has 4 trials already, more than the 3 of its budget" in printed
+    assert "resume more --trials 8" in printed
 
 
 @pytest.mark.parametrize(

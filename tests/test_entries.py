@@ -72,6 +72,21 @@ def test_a_trial_is_read_whole(tmp_path: Path) -> None:
     assert read.ended == START.timestamp() + 102.0
 
 
+def test_what_was_taken_along_is_of_another_time(tmp_path: Path) -> None:
+    """Trials that came by --fork are there from the start, in no worker's row, and still ranked."""
+    config, old = tiny_config(tmp_path), {"forked_from": ["first", 3]}
+    trials = [
+        made_trial(config, 0, seconds=900.0, begun=-900.0, **old),
+        made_trial(config, 1, seconds=2.0, begun=5.0),
+    ]
+    first, second = read_entries(made_study(tmp_path, trials))
+    assert first.begun == first.ended == START.timestamp()
+    clock = make_clock([first, second])
+    assert clock.worked(second.ended or 0.0) == 7.0
+    assert [one for one, _ in assign_lanes([first, second])] == [second]
+    assert len(ranks([first, second], Goal())) == 2
+
+
 def test_ranks(tmp_path: Path) -> None:
     """Pruned trials rank by the best they had, diverged ones last; failed ones were not judged."""
     config = tiny_config(tmp_path)

@@ -6,7 +6,7 @@ import math
 import statistics
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from search.stopping import (
@@ -80,7 +80,6 @@ def test_a_loss_no_worse_than_the_start_is_never_stopped(
     assert judge_all([losses[0]] + [min(loss, start) for loss in losses], constant, batches) is None
 
 
-@settings(deadline=None)
 @given(losses_, losses_, st.floats(1.02, 1e3), per_epoch)
 def test_a_loss_that_grows_without_bound_is_stopped(
     first: float, constant: float, ratio: float, batches: int
@@ -93,7 +92,6 @@ def test_a_loss_that_grows_without_bound_is_stopped(
     assert stopped is not None
 
 
-@settings(deadline=None)
 @given(losses_, losses_, st.floats(1.1, 1e6), per_epoch)
 def test_a_loss_that_stays_high_is_stopped(
     first: float, constant: float, excess: float, batches: int
@@ -335,6 +333,17 @@ def test_stagnation_means_that_the_last_trials_were_in_vain(
     )
     assert (stagnated(values, goal, stagnation) is not None) == in_vain
     assert stagnated(values, goal, None) is None
+
+
+@given(trial_values, goals, st.integers(1, 10), st.integers(0, 12))
+def test_what_was_taken_along_is_not_in_vain(
+    values: list[float | None], goal: Goal, stagnation: int, along: int
+) -> None:
+    """Of a fork only trials of its own can be in vain, beside the best of all."""
+    along = min(along, len(values))
+    own = len(values) - along
+    in_vain = stagnated(values, goal, stagnation) is not None and own >= stagnation
+    assert (stagnated(values, goal, stagnation, along) is not None) == in_vain
 
 
 @given(trial_values, goals, st.integers(1, 10), st.integers(-5, 5))
