@@ -125,7 +125,12 @@ def _describe(
 ) -> tuple[ModelCard, Networks]:
     """Returns the card and the networks."""
     count = len(chosen.members) if chosen.source == "ensemble" else 0
-    networks = fill(chosen.params, data, chosen.content, chosen.path, count, factory)
+    remedy = "choose another with --trial NUMBER"
+    if factory is not None:
+        was = f" (fingerprint {chosen.code})" if chosen.code else ""
+        remedy = f"put the code back that it was trained with{was}, or {remedy}"
+    wanted = (chosen.params, data, chosen.content, chosen.path, count, factory)
+    networks = fill(*wanted, described_by=f"the study '{stored.config.name}'", remedy=remedy)
     figures = chosen.figures
     if splits is not None and networks.joined:
         figures = evaluate_together(networks.each, splits, "valid")[1]

@@ -8,6 +8,7 @@ alone would give.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from search.space import distributions, is_inside
 
 FEWEST = 20
 """Trials without which nothing is computed: fewer than five of them would count as the best."""
+FEWEST_GOOD = 5
+"""Trials without which there is no best: these neither diverged nor ran out of memory."""
 BEST = 10
 """Trials that count as the best, if that is between a tenth and a quarter of all."""
 RESAMPLES = 40
@@ -80,11 +83,13 @@ def importances(
         seed: Of the resamples.
 
     Returns:
-        Nothing if there are fewer than `FEWEST` trials, or nothing distinguishes the best.
+        Nothing if there are fewer than `FEWEST` trials or `FEWEST_GOOD` good ones, or nothing
+        distinguishes the best.
     """
     searched = distributions(space)
     inside = [one for one in tried if _fits(one, space, searched)]
-    if len(inside) < FEWEST or not searched:
+    good = sum(math.isfinite(one.rank) for one in inside)
+    if len(inside) < FEWEST or good < FEWEST_GOOD or not searched:
         return []
     chooser = random.Random(seed)
     found = [_measure(_resample(inside, chooser), searched) for _ in range(RESAMPLES)]
@@ -126,7 +131,10 @@ def _measure(tried: Sequence[Tried], searched: Mapping[str, BaseDistribution]) -
     """Returns PED-ANOVA's divergence by hyperparameter, from 0 on."""
     study = optuna.create_study()
     study.add_trials(_as_trials(tried, searched))
-    best = min(max(0.1, BEST / len(tried)), 0.25)
+    # What is no good at all is not among the best, however much there is of it.
+    count, good = len(tried), sum(math.isfinite(one.rank) for one in tried)
+    # Optuna rounds up.
+    best = max(min(max(0.1, BEST / count), 0.25, (good - 0.5) / count), 1.5 / count)
     return PedAnovaImportanceEvaluator(target_quantile=best).evaluate(study, list(searched))
 
 

@@ -109,7 +109,7 @@ def sweep(params: HyperParams, splits: Splits, seed: int, device: torch.device) 
         seed: Of the initial weights and the order of the batches.
         device: Where to train.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = build(params, splits).to(device)
         rates, losses, untrained = _train(model, params, splits, seed)

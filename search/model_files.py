@@ -44,6 +44,8 @@ FORMAT: Final = 2
 """Rises when an older rnn-search could not read, or would misread, what is written. Format 1 had
 single networks only; it is read still."""
 CARD, WEIGHTS, ONNX, README = "model.json", "model.safetensors", "model.onnx", "README.md"
+AGAIN = "export the model again"
+"""The remedy against damaged files."""
 Source = Literal["trial", "winner", "ensemble"]
 """Which networks a model is: a trial's own; the best seed of an evaluation's winner; all of its
 seeds."""
@@ -208,6 +210,9 @@ def fill(
     path: Path,
     members: int = 0,
     factory: Factory | None = None,
+    *,
+    described_by: str = CARD,
+    remedy: str = AGAIN,
 ) -> Networks:
     """Returns the networks with the weights of a safetensors file.
 
@@ -218,29 +223,41 @@ def fill(
         path: The file, for messages.
         members: How many networks an ensemble has; 0: it is no ensemble but one network.
         factory: Builds them, if they are the user's own.
+        described_by: Where ``params`` and ``data`` are from, for messages.
+        remedy: Against weights that are damaged or of another network, for messages.
 
     Raises:
         DataError: The weights are damaged or of another network.
         NetworkError: The factory raised an exception.
     """
-    weights = _tensors(content, path)
+    weights = _tensors(content, path, remedy)
     starts = [f"{number}." for number in range(members)] if members else [""]
     wanted = _wanted(params, data, factory) if factory or _fits_in(weights, params) else {}
     whole = {start + name: tensor for start in starts for name, tensor in wanted.items()}
     if not whole or _shapes(whole) != _shapes(weights):
-        makers = f"{CARD} describes" if factory is None else f"{CARD} and {factory.name} describe"
-        raise DataError(
-            f"{path} holds the weights of another network than {makers}; export the model again"
-        )
-    # A network of the user's own may hold an infinite mask.
-    if factory is None and not all(bool(one.isfinite().all()) for one in weights.values()):
-        raise DataError(f"{path} is damaged: not all weights are finite; export the model again")
+        raise _of_another(path, described_by, factory, remedy)
+    _require_finite(weights, factory, path, remedy)
     networks = []
     for start in starts:
         network = make_network(params, data, factory)
         network.load_state_dict({name: weights[start + name] for name in wanted})
         networks.append(network.eval())
     return Networks(data.task, tuple(networks), joined=members > 0)
+
+
+def _of_another(path: Path, described_by: str, factory: Factory | None, remedy: str) -> DataError:
+    makers = f"{described_by} describes"
+    if factory is not None:
+        makers = f"{described_by} and {factory.name} describe"
+    return DataError(f"{path} holds the weights of another network than {makers}; {remedy}")
+
+
+def _require_finite(
+    weights: Mapping[str, Tensor], factory: Factory | None, path: Path, remedy: str
+) -> None:
+    # A network of the user's own may hold an infinite mask.
+    if factory is None and not all(bool(one.isfinite().all()) for one in weights.values()):
+        raise DataError(f"{path} is damaged: not all weights are finite; {remedy}")
 
 
 def _fits_in(weights: Mapping[str, Tensor], params: HyperParams) -> bool:
@@ -290,7 +307,7 @@ def read_model(folder: Path, *, trust_code: bool = False) -> tuple[ModelCard, Ne
     if hashlib.sha256(content).hexdigest() != card.weights:
         raise DataError(
             f"{path} is damaged, or of another export than {CARD} beside it (their checksums "
-            "differ); export the model again"
+            f"differ); {AGAIN}"
         )
     members = len(card.members) if card.joined else 0
     return card, fill(card.hyperparameters, card.data, content, path, members, factory)
@@ -307,7 +324,7 @@ def read_card(folder: Path) -> ModelCard:
     try:
         written = json.loads(content)
     except (ValueError, RecursionError):
-        raise DataError(f"{path} is damaged: no JSON; export the model again") from None
+        raise DataError(f"{path} is damaged: no JSON; {AGAIN}") from None
     found = written.get("format") if isinstance(written, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise DataError(
@@ -319,7 +336,7 @@ def read_card(folder: Path) -> ModelCard:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "it"
         said = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{path} is damaged: {key}: {said}; export the model again") from None
+        raise DataError(f"{path} is damaged: {key}: {said}; {AGAIN}") from None
 
 
 def card_bytes(card: ModelCard) -> bytes:
@@ -344,12 +361,12 @@ def _content(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}; check the path") from None
 
 
-def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+def _tensors(content: bytes, path: Path, remedy: str) -> dict[str, Tensor]:
     try:
         return read_safetensors(content)
     except (SafetensorError, ValueError, KeyError) as error:
         cause = str(error).splitlines()[0]
-        raise DataError(f"{path} is damaged ({cause}); export the model again") from None
+        raise DataError(f"{path} is damaged ({cause}); {remedy}") from None
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -57,7 +57,6 @@ def check_network(
     """
     fixed = {name: one.value for name, one in space.items() if isinstance(one, Fixed)}
     params = _Watched.of({**fixed, **starting_points(space)[0]})
-    object.__setattr__(params, "seen", set[str]())
     target = torch.device(device)
     try:
         with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
@@ -75,13 +74,12 @@ def _check(factory: Factory, params: HyperParams, splits: Splits, device: torch.
     for one in (network, twin):
         torch.manual_seed(0)
         _train(one, splits, batches)
-    for name, weights in twin.state_dict().items():
-        if not _same(weights, network.state_dict()[name]):
-            raise _fault(
-                "networks of the same seed differ after the same steps: take every random number "
-                "from torch, not from random or numpy",
-                factory,
-            )
+    if not _alike(network.state_dict(), twin.state_dict()):
+        raise _fault(
+            "networks of the same seed differ after the same steps: take every random number "
+            "from torch, not from random or numpy",
+            factory,
+        )
     network.eval()
     with torch.no_grad():
         _check_examples(network, factory, batches[0])
@@ -118,8 +116,8 @@ def _train(network: OwnNetwork, splits: Splits, batches: list[Batch]) -> None:
             loss = splits.loss(outputs, batch.targets)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
-        pairs = [(one, one.grad) for one in network.parameters() if one.grad is not None]
-        norm = nn.utils.get_total_norm([gradient for _, gradient in pairs])
+            pairs = [(one, one.grad) for one in network.parameters() if one.grad is not None]
+            norm = nn.utils.get_total_norm([gradient for _, gradient in pairs])
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise _fault("its loss or gradient is not finite", network)
         if norm == 0:
@@ -187,6 +185,12 @@ def _check_steps(network: OwnNetwork, factory: Factory, batches: list[Batch]) ->
     network(inputs[:1, :1], None, state)
 
 
+def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """True if two networks have the same weights."""
+    shapes = [{name: weights.shape for name, weights in each.items()} for each in (one, other)]
+    return shapes[0] == shapes[1] and all(_same(one[name], other[name]) for name in one)
+
+
 def _same(one: Tensor, other: Tensor) -> bool:
     """True if two tensors are equal but for rounding; masks may hold infinities."""
     one, other = one.double(), other.double()
@@ -206,13 +210,17 @@ def _fault(what: str, origin: Factory | OwnNetwork) -> NetworkError:
 
 
 class _Watched(HyperParams):
-    """Hyperparameters that remember, in ``seen``, which of them have been read."""
+    """Hyperparameters that remember which of them have been read, also those copied from them."""
 
-    seen: set[str]
+    @property
+    def seen(self) -> set[str]:
+        """The names of those that have been read."""
+        found: set[str] = object.__getattribute__(self, "__dict__").setdefault("_seen", set())
+        return found
 
     def __getattribute__(self, name: str) -> Any:
         if name in HyperParams.__dataclass_fields__:
-            object.__getattribute__(self, "seen").add(name)
+            self.seen.add(name)
         return super().__getattribute__(name)
 
     @property

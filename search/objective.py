@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import torch
@@ -10,12 +11,17 @@ from optuna import Trial, TrialPruned
 from search.config import StudyConfig, load_config
 from search.data import load_splits
 from search.diagnosis import diagnose_trial
+from search.errors import ConfigError
 from search.factories import trust_factory
 from search.network_checks import check_network
 from search.space import fit_to_data, suggest
 from search.stopping import Divergence, batch_judge, out_of_patience
-from search.training import Run
+from search.stored_study import MARK
+from search.training import FAULTS, Run, is_out_of_memory, out_of_memory
 from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
+
+_ALONE = threading.Lock()
+"""Of this process, whose threads share torch's generator."""
 
 
 class Objective:
@@ -27,6 +33,8 @@ class Objective:
 
         study = optuna.create_study(direction=objective.direction)
         study.optimize(objective, n_trials=40)
+
+    One trial at a time: ``n_jobs`` stays 1; several processes may share a storage.
 
     Args:
         study: A study file, or its configuration. ``[budget]`` is not used: that is
@@ -63,15 +71,36 @@ class Objective:
             The validation value of the best epoch.
 
         Raises:
-            TrialPruned: The study's pruner said so, or the training diverged.
+            TrialPruned: The study's pruner said so, the training diverged, or memory ran out.
+            ConfigError: The study has another direction, or is rnn-search's; ``n_jobs`` is not 1.
         """
-        params = suggest(trial, self.config.space)
-        seed = derive_seed(self.config.seed, "training", trial.number)
-        run = Run(params, self._splits, seed, self._goal, self._device, self._factory)
+        study = getattr(trial, "study", None)  # A FixedTrial has none.
+        directions = [] if study is None else [one.name.lower() for one in study.directions]
+        if directions not in ([], [self.direction]):
+            raise ConfigError(
+                f"the Optuna study is to {' and '.join(directions)}, but {self._goal.metric} is to "
+                "be otherwise; create it with direction=objective.direction"
+            )
+        if study is not None and MARK in study.user_attrs:
+            raise ConfigError(
+                f"the study '{study.study_name}' is one that rnn-search runs, which takes whatever "
+                "is in training there for its own; give the script a study of another name"
+            )
+        if not _ALONE.acquire(blocking=False):
+            raise ConfigError(
+                "an Objective trains one trial at a time, because torch has one generator for all "
+                "threads; leave n_jobs at 1, and start the script several times on one storage"
+            )
+        try:
+            return self._evaluate(trial)
+        finally:
+            _ALONE.release()
+
+    def _evaluate(self, trial: Trial) -> float:
+        run = self._begin(trial)
         decision = self._train(trial, run)
         best = run.curve.best(self._goal)
-        trial.set_user_attr("outcome", str(decision.outcome))
-        trial.set_user_attr("reason", decision.reason)
+        _tell(trial, decision)
         trial.set_user_attr("curve", run.curve.compact())
         losses = run.batch_losses[: run.epoch_ends[-1] if run.epoch_ends else 0]
         finding = diagnose_trial(decision.outcome, run.curve, losses, *self._constants)
@@ -80,11 +109,21 @@ class Objective:
         if best is not None:
             trial.set_user_attr("best_epoch", best.index)
             trial.set_user_attr("figures", best.figures)
-        if decision.outcome in INFEASIBLE:
-            trial.set_constraint(str(decision.outcome), 1.0)
         if decision.outcome is not Outcome.COMPLETE or best is None:
             raise TrialPruned(decision.reason)
         return best.figures[self._goal.metric]
+
+    def _begin(self, trial: Trial) -> Run:
+        params = suggest(trial, self.config.space)
+        seed = derive_seed(self.config.seed, "training", trial.number)
+        try:
+            return Run(params, self._splits, seed, self._goal, self._device, self._factory)
+        except FAULTS as error:
+            if not is_out_of_memory(error):
+                raise
+            decision = out_of_memory(error)
+            _tell(trial, decision)
+            raise TrialPruned(decision.reason) from error
 
     def _train(self, trial: Trial, run: Run) -> Decision:
         rule = Divergence() if self.config.stopping.divergence else None
@@ -102,3 +141,11 @@ class Objective:
             if enough is not None:
                 return enough
         return Decision(Outcome.COMPLETE, f"trained {len(run.curve)} epochs")
+
+
+def _tell(trial: Trial, decision: Decision) -> None:
+    """Stores how a trial ended; if it can be no good, so that the sampler keeps away."""
+    trial.set_user_attr("outcome", str(decision.outcome))
+    trial.set_user_attr("reason", decision.reason)
+    if decision.outcome in INFEASIBLE:
+        trial.set_constraint(str(decision.outcome), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,8 +78,7 @@ def measure_range(
     space, name = plan.config.space, plan.config.name
     chosen = _chosen("cell", cells, space), _chosen("optimizer", optimizers, space)
     picture = out or Path(f"{name}-lr-range.png")
-    if picture.suffix != ".png" or not picture.parent.is_dir():
-        raise ConfigError(f"--out {picture}: must be a .png file in a folder that exists")
+    _require_writable(picture)
     found = _train(plan, chosen, seed, console)
     suggested = suggest_range(found)
     drawn = range_picture(found, suggested, plan.splits.constant_loss, name)
@@ -89,6 +89,14 @@ def measure_range(
     searched = space["learning_rate"].to_toml()
     constant = plan.splits.constant_loss
     return RangeTest(name, tuple(found), suggested, toml_value(searched), constant, picture)
+
+
+def _require_writable(picture: Path) -> None:
+    """Refuses a picture that could not be written, before minutes of training are lost for it."""
+    if picture.suffix != ".png" or not picture.parent.is_dir():
+        raise ConfigError(f"--out {picture}: must be a .png file in a folder that exists")
+    if picture.is_dir() or not os.access(picture if picture.exists() else picture.parent, os.W_OK):
+        raise ConfigError(f"{picture} cannot be written; give another file with --out")
 
 
 def _refuse_own(plan: Plan) -> None:

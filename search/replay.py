@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from search.storage import open_study
 from search.stored_study import StoredStudy
 from search.surroundings import surroundings
 from search.training import FAULTS, BatchJudge, Run, failure, one_thread
-from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
+from search.trial import INFEASIBLE, Curve, Decision, Epoch, Goal, Outcome, derive_seed
 from search.trial_files import LOSSES, trial_folder
 
 AT_END = (*INFEASIBLE, Outcome.FAILED)
@@ -89,14 +90,29 @@ class _Again:
     """The trial as it was trained now.
 
     Attributes:
-        run: Its training.
+        run: Its training; None: its network was not built.
         end: What it came to; None if its end was not replayed.
         cut: Whether then batches followed the last epoch that are not replayed either.
     """
 
-    run: Run
+    run: Run | None
     end: Decision | None
     cut: bool = False
+
+    @property
+    def curve(self) -> Curve:
+        """Its epochs."""
+        return Curve() if self.run is None else self.run.curve
+
+    @property
+    def batch_losses(self) -> list[float]:
+        """The training loss of every batch."""
+        return [] if self.run is None else self.run.batch_losses
+
+    @property
+    def epoch_ends(self) -> list[int]:
+        """How many batches had been trained when each epoch was over."""
+        return [] if self.run is None else self.run.epoch_ends
 
 
 def replay(
@@ -129,7 +145,7 @@ def replay(
         number=number,
         outcome=trial.user_attrs.get("outcome", trial.state.name.lower()),
         equal=not found,
-        epochs=len(again.run.curve),
+        epochs=len(again.curve),
         batches=batches,
         difference=found,
         changed=[*_moved(then), *differences(then, {key: now[key] for key in then if key in now})],
@@ -213,7 +229,6 @@ def _train(
     config, device = plan.config, torch.device(plan.device)
     splits: Splits = plan.splits.to(device)
     goal = Goal(config.metric, config.direction == "minimize")
-    run = Run(params, splits, trained["seed"], goal, device, plan.factory)
     rule = Divergence() if trained["divergence"] else None
     judge = batch_judge(rule, splits.constant_loss)
     outcome, reason = (trial.user_attrs.get(name, "") for name in ("outcome", "reason"))
@@ -226,8 +241,12 @@ def _train(
         to_end, cut = False, True
     if beside:
         notes.append("it trained beside others on a GPU, where who they were changes last bits")
+    run: Run | None = None
+    if not wanted and not to_end:
+        return _Again(run, None, cut), notes
     try:
-        advance = _in_lanes(run, judge) if beside else lambda: run.advance(judge)
+        run = Run(params, splits, trained["seed"], goal, device, plan.factory)
+        advance = _in_lanes(run, judge) if beside else partial(run.advance, judge)
         while len(run.curve) < wanted + to_end:
             result = advance()
             if isinstance(result, Decision):
@@ -258,8 +277,8 @@ def _compare(
 ) -> tuple[str, int, list[str]]:
     """Returns the first difference or "", how many batch losses were compared, and notes."""
     batches, at_batch, batch_difference, notes = _compare_losses(stored, trial, again)
-    epochs = again.run.curve.epochs
-    ends = [0, *again.run.epoch_ends]
+    epochs = again.curve.epochs
+    ends = [0, *again.epoch_ends]
     steps = sorted(trial.intermediate_values.items())
     curve = trial.user_attrs.get("curve", {})
     for (index, value), epoch in zip(steps, epochs, strict=False):
@@ -269,12 +288,12 @@ def _compare(
         if now != value:
             said = f"epoch {index}: {goal.metric} was {value!r}, is {now!r}"
             return said, batches, notes
-        said = _rounded_difference(curve, again.run.curve.compact(), epoch)
+        said = _rounded_difference(curve, again.curve.compact(), epoch)
         if said:
             return said, batches, notes
     if batch_difference:
         return batch_difference, batches, notes
-    return _compare_end(trial, again, len(steps)), batches, notes
+    return _compare_end(trial, again, len(steps), goal), batches, notes
 
 
 def _compare_losses(
@@ -289,14 +308,14 @@ def _compare_losses(
     kept = load_losses(folder)
     if kept is None:
         return 0, 0, "", [f"{folder / LOSSES} is not there or damaged: batches are not compared"]
-    now = torch.tensor(again.run.batch_losses, dtype=torch.float32)
+    now = torch.tensor(again.batch_losses, dtype=torch.float32)
     kept = kept[: len(now)] if again.cut else kept
     count = min(len(kept), len(now))
     # As bits, because a diverged trial's last loss may be NaN, which equals nothing.
     apart = kept[:count].view(torch.int32) != now[:count].view(torch.int32)
     if apart.any():
         at = int(apart.int().argmax())
-        epoch = 1 + sum(end <= at for end in again.run.epoch_ends)
+        epoch = 1 + sum(end <= at for end in again.epoch_ends)
         values = f"was {kept[at].item()!r}, is {now[at].item()!r}"
         return count, at, f"epoch {epoch}, batch {at + 1}: the training loss {values}", []
     if len(kept) != len(now):
@@ -315,13 +334,13 @@ def _rounded_difference(
     return ""
 
 
-def _compare_end(trial: FrozenTrial, again: _Again, epochs: int) -> str:
+def _compare_end(trial: FrozenTrial, again: _Again, epochs: int, goal: Goal) -> str:
     """Compares number of epochs, best epoch, its figures, and how the trial ended."""
-    attributes, curve = trial.user_attrs, again.run.curve
+    attributes, curve = trial.user_attrs, again.curve
     if len(curve) != epochs:
         why = f" ({again.end.reason})" if again.end else ""
         return f"it trained {epochs} epochs, now {len(curve)}{why}"
-    best = curve.best(again.run.goal)
+    best = curve.best(goal)
     figures = best.figures if best else {}
     for name, value in attributes.get("figures", {}).items():
         now = figures.get(name, math.nan)

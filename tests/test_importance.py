@@ -70,6 +70,22 @@ def test_too_few_trials_say_nothing() -> None:
     assert len(importances(tried(FEWEST, off), SPACE, 0)) == len(SPACE)
 
 
+def test_what_diverged_is_never_among_the_best() -> None:
+    """Where most trials diverged, what the few good ones have in common is found, if there are."""
+
+    def seldom(params: dict[str, object]) -> float:
+        decades = math.log10(float(str(params["learning_rate"])))
+        return abs(decades + 3.0) if abs(decades + 3.0) < 0.1 else math.inf
+
+    trials = tried(200, seldom)
+    good = sum(math.isfinite(one.rank) for one in trials)
+    assert 5 <= good < 20
+    found = importances(trials, SPACE, 0)
+    assert found[0].name == "learning_rate"
+    assert found[0].middle > 0.5
+    assert importances(tried(60, lambda _: math.inf), SPACE, 0) == []
+
+
 def test_nothing_searched_has_no_importance() -> None:
     """A study all of whose hyperparameters are fixed has none."""
     fixed: dict[str, Dimension] = {

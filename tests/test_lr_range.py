@@ -191,7 +191,6 @@ def test_the_picture_is_legible(cells: int, optimizers: int, name: str) -> None:
     require_legible(figure_of(module, lambda: range_picture(tests, (0.001, 0.3), 3.8, name)))
 
 
-@pytest.mark.slow
 def test_what_is_no_number_is_null_in_json() -> None:
     """The last loss of a sweep that has blown up is null, which every reader of JSON knows."""
     losses, smoothed = (1.0, math.inf), (1.0, math.nan)
@@ -202,6 +201,7 @@ def test_what_is_no_number_is_null_in_json() -> None:
     assert json.loads(written)["sweeps"][0]["smoothed"] == [1.0, None]
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path) -> None:
     """It prints one line a test and what to write, draws a picture, and makes no database."""
     write_study(tmp_path)
@@ -235,6 +235,13 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 def test_nonsense(refuse: Refuse, options: tuple[str, ...], says: str) -> None:
     """What cannot be tested is refused in one line, and nothing is written."""
     refuse(FILES, says, "lr-range", "s.toml", *options)
+
+
+def test_a_picture_that_cannot_be_written(refuse: Refuse) -> None:
+    """It is refused before anything is trained for it."""
+    (refuse.folder / "x.png").mkdir()
+    says = "x.png cannot be written; give another file with --out"
+    refuse(FILES, says, "lr-range", "s.toml", "--out", "x.png")
 
 
 def test_a_network_of_the_users_own_is_refused(refuse: Refuse) -> None:

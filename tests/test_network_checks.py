@@ -88,6 +88,7 @@ CODE: list[tuple[str, str, Said]] = [
     ("asks_more", "def Net(params, *_):\n    params.extra['a']", "[space] has no entry 'a'"),
     ("returns_3", "def Net(*all): return 3", "returned a int, not a torch.nn.Module"),
 ]
+SIZES = "from itertools import count\nSIZES = count(2)\n"
 LAYERS: list[tuple[str, str, Said]] = [
     ("nothing_to_train", layer("inputs[:, -1]", "None"), "it has no parameters to train"),
     ("lazy", layer(head="nn.LazyLinear(output_size)"), "it has lazy parameters"),
@@ -107,6 +108,18 @@ LAYERS: list[tuple[str, str, Said]] = [
     (
         "other_random",
         f"import random\nrandom.seed(0)\n{layer(f'{LAST} + random.random()')}",
+        "number from torch",
+    ),
+    (
+        "other_sizes",
+        SIZES
+        + layer(head="nn.Sequential(nn.Linear(input_size, (n := next(SIZES))), nn.Linear(n, 1))"),
+        "number from torch",
+    ),
+    (
+        "other_layers",
+        SIZES
+        + layer(head="nn.Sequential(*[nn.Linear(input_size, 1) for _ in range(next(SIZES))])"),
         "number from torch",
     ),
     (
@@ -245,6 +258,17 @@ def test_networks_that_can_be_used(
     assert len(notes) == 1
     assert "did not read hidden_layers" in notes[0]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_hyperparameters_may_be_changed_in_a_copy(tmp_path: Path) -> None:
+    """A factory may make other hyperparameters of those that it is given."""
+    code = (
+        "from dataclasses import replace\n\n\ndef Net(params, inputs, outputs, _):\n"
+        "    size = replace(params, hidden_units=params.hidden_units // 2).hidden_units\n"
+        "    layers = nn.Linear(8 * inputs, size), nn.Linear(size, outputs)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    assert check_network(factory_of(tmp_path, "replaces", code), DEFAULT, sine(), "cpu") == []
 
 
 def test_what_is_searched_in_vain_is_named(tmp_path: Path) -> None:

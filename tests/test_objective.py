@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.pruners import BasePruner, MedianPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from tiny import SPACE, tiny_config, write_study
 
 from search import Objective, load_config
+from search import objective as module
 from search.diagnosis import read_finding
-from search.errors import DataError
+from search.errors import ConfigError, DataError
+from search.stored_study import MARK
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -130,7 +134,9 @@ def test_diverging_trials_are_pruned_and_infeasible(tmp_path: Path) -> None:
 def test_divergence_can_be_turned_off(tmp_path: Path) -> None:
     """With divergence off, a growing but finite error trains to its end."""
     objective = diverging(tmp_path, stopping={"divergence": False, "patience": 0})
-    for trial in study_of(objective, 2).trials:
+    trials = study_of(objective, 2).trials
+    assert any(trial.user_attrs["outcome"] == "complete" for trial in trials)
+    for trial in trials:
         finite = trial.user_attrs["outcome"] == "complete"
         assert finite or "not finite" in trial.user_attrs["reason"]
 
@@ -143,6 +149,66 @@ def test_patience_completes_a_trial(tmp_path: Path) -> None:
         assert trial.state is TrialState.COMPLETE
         assert len(trial.intermediate_values) == 3
         assert trial.user_attrs["reason"] == "no better for 2 epochs"
+
+
+def test_the_script_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script that README shows works as it is, and goes on with its storage."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (script,) = [block for block in blocks if "search.Objective(" in block]
+    assert "n_trials=20" in script
+    write_study(tmp_path, file="mine")
+    monkeypatch.chdir(tmp_path)
+    for trials in (2, 4):
+        names: dict[str, Any] = {}
+        exec(compile(script.replace("n_trials=20", "n_trials=2"), "README.md", "exec"), names)
+        assert len(names["study"].trials) == trials
+
+
+def test_another_direction_is_refused(objective: Objective) -> None:
+    """A study that is to maximise a loss would take the worst network for its best."""
+    for directions in (["maximize"], ["minimize", "minimize"]):
+        study = optuna.create_study(directions=directions)
+        with pytest.raises(ConfigError, match=r"direction=objective\.direction"):
+            study.optimize(objective, n_trials=1)
+        assert "outcome" not in study.trials[0].user_attrs
+
+
+def test_a_study_of_ours_is_refused(objective: Objective) -> None:
+    """A run of ours would take the script's trial for one that was left, and train it, too."""
+    study = optuna.create_study(study_name="mine")
+    study.set_user_attr(MARK, {})
+    with pytest.raises(ConfigError, match="'mine' is one that rnn-search runs"):
+        study.optimize(objective, n_trials=1)
+
+
+def test_one_trial_at_a_time(objective: Objective) -> None:
+    """Threads would draw from each other's random numbers, so a second one is refused."""
+
+    class Second(BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            with pytest.raises(ConfigError, match="n_jobs at 1"):
+                objective(optuna.trial.FixedTrial(trial.params))  # type: ignore[arg-type]
+            return False
+
+    (trial,) = study_of(objective, 1, Second()).trials
+    assert trial.state is TrialState.COMPLETE
+    assert study_of(objective, 1).best_value == trial.value
+
+
+def test_a_network_without_memory_is_pruned(
+    objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What memory is not enough to build ends its trial, which is infeasible, and not the study."""
+
+    def greedy(*_: object) -> None:
+        torch.empty(10**14)
+
+    monkeypatch.setattr(module, "Run", greedy)
+    (trial,) = study_of(objective, 1).trials
+    assert trial.state is TrialState.PRUNED
+    assert trial.user_attrs["outcome"] == "out-of-memory"
+    assert trial.constraints == {"out-of-memory": 1.0}
 
 
 def test_other_metrics_and_directions(tmp_path: Path) -> None:

@@ -249,6 +249,15 @@ def test_a_model_whose_code_is_gone_or_changed(
     forget(copy, SPEAKER.replace("self.head", "self.last"))
     assert main(["predict", "model", "series.csv", TRUST]) == 2
     assert "of another network than model.json and mynet:build describe" in capsys.readouterr().err
+    stored = open_study(Database("sqlite:///studies/studies.db", create=False), "tiny")
+    config = stored.config.resolved()
+    config["model"]["folder"] = str(copy)
+    stored.remember(config=config)
+    forget(copy)
+    assert main(["export", "tiny", "again", TRUST]) == 2
+    said = capsys.readouterr().err
+    assert "of another network than the study 'tiny' and mynet:build describe; put the code" in said
+    assert "export the model again" not in said
     forget(copy)
     (copy / "mynet.py").unlink()
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(folder)])
@@ -261,6 +270,7 @@ def test_changed_code_is_said(copy: Path, capsys: pytest.CaptureFixture[str]) ->
     """On resume a changed source is said and stays among the study's notes; replay names it."""
     forget(copy, SPEAKER.replace(".relu()", ".tanh()"))
     said = "the source of mynet:build changed after trial 5"
+    assert said in call(capsys, *RUN, "--fork", "another")
     assert said in call(capsys, *RUN, "--trials", "7")
     stored = open_study(Database("sqlite:///studies/studies.db", create=False), "tiny")
     assert said in stored.attributes["notes"][-1]
@@ -373,7 +383,7 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     assert [name for name, _ in blocks] == ["mynet.py", "mine.toml"]
     for name, content in blocks:
         (tmp_path / name).write_text(content)
-    command = section.split("```\nrnn-search ")[1].split("\n")[0]
+    command = section.split("```\nrnn-search ")[1].split("\n")[0].partition("#")[0]
     run = rnn_search(tmp_path, *command.split(), "--trials", 1, "--json")
     assert run.returncode == 0, run.stderr
     found = read_json(run.stdout)

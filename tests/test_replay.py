@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,10 @@ from search.crews import Crew
 from search.database import Database
 from search.lane_trainers import LaneTrainers
 from search.replay import replay
-from search.running import Request, make_plan, run_study
+from search.running import Request, _attributes, make_plan, run_study
 from search.storage import create_study, open_study
 from search.stored_study import StoredStudy
+from search.trial import Outcome
 from search.trial_files import LOSSES, trial_folder
 
 __all__ = ["clean_imports"]
@@ -56,9 +58,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def stored(url: str) -> StoredStudy:
-    """The study, opened anew."""
-    return open_study(Database(url, create=False), "tiny")
+def stored(url: str, tmp_path: Path) -> StoredStudy:
+    """The study, in a copy that is the test's own."""
+    shutil.copytree(Path(url.removeprefix("sqlite:///")).parent, tmp_path / "copy")
+    copied = f"sqlite:///{tmp_path / 'copy' / 'studies.db'}"
+    return open_study(Database(copied, create=False), "tiny")
 
 
 def first(stored: StoredStudy, outcome: str) -> int:
@@ -241,6 +245,37 @@ def test_a_trial_that_killed_its_trainers(stored: StoredStudy) -> None:
     assert (result.equal, result.outcome) == (True, "failed")
     assert result.epochs == len(trial.intermediate_values)
     assert any("took 3 trainers down" in note for note in result.notes)
+
+
+BROKEN = SPEAKER.replace(
+    '    print("building")\n',
+    "    if params.extra['kernel_size'] == 5:\n"
+    "        raise ValueError('five is too wide')\n"
+    "    if params.extra['kernel_size'] == 2:\n"
+    "        torch.empty(10**14)\n",
+)
+"""Cannot be built for some values."""
+
+
+@pytest.mark.usefixtures("clean_imports")
+@pytest.mark.parametrize(("size", "outcome"), [(5, Outcome.FAILED), (2, Outcome.OUT_OF_MEMORY)])
+def test_a_trial_whose_network_was_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, outcome: Outcome
+) -> None:
+    """It is the same again if its network cannot be built again, and nothing is compared."""
+    monkeypatch.chdir(tmp_path)
+    write_own(tmp_path, BROKEN, OWN_SPACE, trials=1)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    request = Request("tiny.toml", url, workers=1, device="cpu", trust_code=True)
+    plan = make_plan(request)
+    stored = create_study(Database(url, create=True), plan.config, _attributes(plan))
+    stored.study.enqueue_trial({"kernel_size": size})
+    run_study(request, plan, Console(quiet=True))
+    stored = open_study(Database(url, create=False), "tiny")
+    (trial,) = stored.trials()
+    assert trial.user_attrs["outcome"] == outcome
+    result = replay(stored, 0, trust_code=True)
+    assert (result.equal, result.difference, result.epochs, result.batches) == (True, "", 0, 0)
 
 
 GREEDY = SPEAKER.replace(
