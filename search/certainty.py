@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from search.display import best_of, figure, trusting
 from search.entries import Entry
 from search.evaluation import LOOKS, mean_and_std
 from search.report import Summary
 from search.stored_study import StoredStudy
 from search.trial import Outcome
 from search.trial_files import RESULT, load_result
+from search.wording import best_of, figure, trusting
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,17 @@ def _by_seeds(
     summary: Summary, retrained: Sequence[Retrained], looks: Sequence[dict[str, Any]]
 ) -> list[str]:
     last, name = looks[-1], looks[-1]["metric"]
-    words = name.replace("_", " ")
+    words, count = name.replace("_", " "), len(last["seeds"])
+    found = f"{figure(name, last['mean'])}; of one seed nothing says how much another would differ"
+    if count > 1:
+        found = (
+            f"{figure(name, last['mean'])} on average, standard deviation "
+            f"{figure(name, last['std'])} between seeds; their ensemble "
+            f"{figure(name, last['ensemble'])}"
+        )
     said = [
-        f"The configuration of #{last['trial']} won an evaluation on {len(last['seeds'])} seeds "
-        f"({last['time']}). Test {words}: {figure(name, last['mean'])} on average, standard "
-        f"deviation {figure(name, last['std'])} between seeds; their ensemble "
-        f"{figure(name, last['ensemble'])}."
+        f"The configuration of #{last['trial']} won an evaluation on {seeds(count)} "
+        f"({last['time']}). Test {words}: {found}."
     ]
     best = next(
         (one for one in retrained if summary.best and one.trial == summary.best.number), None
@@ -113,6 +118,16 @@ def _by_seeds(
             f"({figure(name, looks[0]['mean'])}, #{looks[0]['trial']}) is quite honest."
         )
     return said
+
+
+def seeds(count: int, which: str = "") -> str:
+    """Writes how many seeds something was trained with."""
+    return f"{count} {which}seed{'' if count == 1 else 's'}"
+
+
+def around(name: str, mean: float, std: float) -> str:
+    """Writes a mean and, where there are several values, their standard deviation."""
+    return figure(name, mean) + ("" if math.isnan(std) else f" ± {figure(name, std)}")
 
 
 def _by_gap(summary: Summary, entries: Sequence[Entry], evaluate: str) -> list[str]:

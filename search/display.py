@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -14,76 +15,29 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.config import StudyConfig
 from search.diagnosis import ADVICE, Finding
-from search.dimensions import HYPERPARAMETERS
 from search.observing import Observer
 from search.report import Summary, TrialLine
 from search.sparkline import best_so_far, sparkline
 from search.stored_study import StoredStudy, Taken
 from search.trial import Curve, Decision, Epoch, Outcome
+from search.wording import (
+    COLUMNS,
+    SHOWN,
+    UNITS,
+    cells_of,
+    duration,
+    figure,
+    own_columns,
+    short,
+)
 
-SHOWN = 10
-"""How many of the best trials the table at the end shows."""
 OTHER_ROWS = 5
 """Rows of a terminal that are not for workers: what stands below them, and a line above."""
 REFRESH = 0.25
 """Seconds between two drawings of the bars, which take 3.5 ms of what trains."""
 NARROW = 80
 """Columns below which a bar leaves out what it can do without."""
-SHARES = ("accuracy", "macro_f1")
-"""Figures from 0 to 1, written in percent, of which a large one is good; of all others a small."""
-UNITS = {"rmse": ", in the target's units", "mae": ", in the target's units"}
-
-
-def figure(name: str, value: float) -> str:
-    """Writes a figure as people read it: accuracies in percent, the rest with four digits."""
-    return f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}"
-
-
-def best_of(name: str, *values: float) -> float:
-    """Returns the best of some values of a figure."""
-    return max(values) if name in SHARES else min(values)
-
-
-def trusting(config: StudyConfig) -> str:
-    """Returns what a command that needs the study's network ends with, if that is the user's."""
-    return "" if config.model is None else " --trust-code"
-
-
-def short(params: Mapping[str, Any]) -> str:
-    """Writes hyperparameters on one line: ``lr 0.01 batch 32 lstm 1x64 adam``."""
-    if "cell" not in params:
-        return ""
-    line = (
-        f"lr {params['learning_rate']:.3g}  batch {params['batch_size']}  "
-        f"{params['cell']} {params['hidden_layers']}x{params['hidden_units']}  "
-        f"{params['optimizer']}"
-    )
-    line += "" if params["decay"] == "none" else f"  {params['decay']} decay"
-    return line + "".join(f"  {name} {cell(params[name])}" for name in own_names(params))
-
-
-def own_names(params: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the study's own entries among hyperparameters."""
-    return [name for name in params if name not in HYPERPARAMETERS]
-
-
-def cell(value: Any) -> str:
-    """Writes the value of a study's own entry: ``yes`` and ``no`` for true and false."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Writes a duration: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def verdict(finding: Finding | None, taken: Taken) -> str:
@@ -312,17 +266,15 @@ def studies_table(summaries: list[Summary]) -> Table:
     for column in ("study", "task", "trials", "complete", "best", "figure"):
         table.add_column(column, justify="left" if column in ("study", "task") else "right")
     for summary in summaries:
-        best = summary.best
-        headline = summary.headline
+        best, headline = summary.best, summary.headline
+        value = math.nan if best is None else best.figures.get(headline, math.nan)
         table.add_row(
             summary.name,
             summary.task,
             f"{summary.counts['total']}/{summary.target}",
             str(summary.counts["complete"]),
             "" if best is None else f"#{best.number}",
-            ""
-            if best is None
-            else f"{headline.replace('_', ' ')} {figure(headline, best.figures[headline])}",
+            "" if best is None else f"{headline.replace('_', ' ')} {figure(headline, value)}",
         )
     return table
 
@@ -337,15 +289,14 @@ def ranking_table(summary: Summary, width: int) -> Table:
     # For language the loss is the headline: nats per character.
     same = summary.task == "language" and summary.metric == "loss"
     values = [headline] if same or headline == summary.metric else [summary.metric, headline]
-    own = own_names(summary.ranking[0].params) if summary.ranking else []
+    own = own_columns(summary)
     titles = (*(value.replace("_", " ") for value in values), "epoch", *COLUMNS, *own)
     rows = [["trial", *titles]]
     for line in summary.ranking[:SHOWN]:
-        figures = [figure(name, line.figures[name]) for name in values]
-        cells = [write(line.params) for write in COLUMNS.values()]
-        cells += [cell(line.params[name]) for name in own]
-        rows.append([f"#{line.number}", *figures, f"{line.epoch}/{line.epochs}", *cells])
-    widths = [1 + max(map(len, column)) for column in zip(*rows, strict=True)]
+        figures = [figure(name, line.figures.get(name, math.nan)) for name in values]
+        epoch = f"{line.epoch or '-'}/{line.epochs}"
+        rows.append([f"#{line.number}", *figures, epoch, *cells_of(line, own)])
+    widths = [1 + max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     fit = sum(total <= width + 1 for total in itertools.accumulate(widths))
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for title in rows[0][:fit]:
@@ -353,20 +304,6 @@ def ranking_table(summary: Summary, width: int) -> Table:
     for row in rows[1:]:
         table.add_row(*map(Text, row[:fit]))
     return table
-
-
-DECAY_WORDS = {"none": "-", "exponential": "exp"}
-COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "lr": lambda params: f"{params['learning_rate']:.2g}",
-    "batch": lambda params: str(params["batch_size"]),
-    "network": lambda p: f"{p['cell']} {p['hidden_layers']}x{p['hidden_units']}",
-    "optim.": lambda params: str(params["optimizer"]),
-    "decay": lambda params: DECAY_WORDS.get(params["decay"], params["decay"]),
-    "drop": lambda params: f"{params['dropout']:.2f}".replace("0.00", "0"),
-    "w.dec": lambda params: f"{params['weight_decay']:.0e}" if params["weight_decay"] else "0",
-    "clip": lambda params: f"{params['gradient_clipping']:g}",
-}
-"""How the table writes the hyperparameters: heading, cell."""
 
 
 def print_trial(console: Console, line: TrialLine, metric: str) -> None:
@@ -381,7 +318,8 @@ def print_trial(console: Console, line: TrialLine, metric: str) -> None:
         said = f"  {line.finding.name} ({evidence}): {line.finding.advice}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     if line.value is not None:
-        console.print(f"  {metric} {line.value:.6g} at epoch {line.epoch} of {line.epochs}")
+        when = f" at epoch {line.epoch} of {line.epochs}" if line.epoch else ""
+        console.print(f"  {metric} {line.value:.6g}{when}")
     for name, value in {**line.params, **line.figures}.items():
         console.print(f"  {name} = {value}", markup=False, highlight=False)
     rows = zip(line.curve.get("train", []), line.curve.get("valid", []), strict=True)

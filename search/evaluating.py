@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search.changes import check_unchanged, note_source
 from search.coordinator import Ending
-from search.display import UNITS, Progress, figure, short
+from search.display import Progress
 from search.errors import RunError, StudyError
 from search.evaluation import (
     Contest,
@@ -25,11 +27,13 @@ from search.evaluation import (
     plan_retrainings,
     record_look,
 )
+from search.processes import catch_signals
 from search.retraining import Result, Retrainer, Retraining, read_result
-from search.running import Plan, Request, catch_signals, make_plan
+from search.running import Plan, Request, make_plan
 from search.stored_study import StoredStudy, Taken
 from search.surroundings import surroundings
 from search.trial import Curve, Decision, Epoch, Outcome
+from search.wording import UNITS, figure, short
 from search.worker import TrialRules
 
 
@@ -226,7 +230,8 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
         f"Winner: #{winner.candidate.trial}, by the mean of its validation {evaluation.searched}",
     )
     _say(console, f"Test {words}{UNITS.get(metric, '')}:")
-    console.print(_test_table(evaluation))
+    for table in _test_tables(evaluation, console.width):
+        console.print(table)
     places = {str(result.retraining.folder.parent) for result in winner.complete}
     _say(console, f"Its networks are kept in {', '.join(sorted(places))}")
     print_warnings(console, evaluation)
@@ -258,23 +263,26 @@ def _warnings(evaluation: Evaluation) -> list[str]:
 
 
 def _candidates_table(evaluation: Evaluation) -> Table:
-    table = _table("trial", "in the search", "mean", "std", "seeds", "configuration")
-    metric = evaluation.metric
+    titles = ["trial", "in the search", "mean", "std", "seeds", "configuration"]
+    metric, rows = evaluation.metric, []
     for contest in evaluation.contests:
         candidate, (mean, std) = contest.candidate, contest.spread(metric)
         mark = "  ← winner" if contest is evaluation.winner else ""
-        table.add_row(
-            f"#{candidate.trial}",
-            figure(metric, candidate.figures.get(metric, float("nan"))),
-            figure(metric, mean),
-            figure(metric, std),
-            f"{len(contest.complete)}/{len(contest.results)}",
-            short(candidate.params.to_dict()) + mark,
+        rows.append(
+            [
+                f"#{candidate.trial}",
+                figure(metric, candidate.figures.get(metric, float("nan"))),
+                figure(metric, mean),
+                figure(metric, std),
+                f"{len(contest.complete)}/{len(contest.results)}",
+                short(candidate.params.to_dict()) + mark,
+            ]
         )
-    return table
+    return _table(titles, rows)
 
 
-def _test_table(evaluation: Evaluation) -> Table:
+def _test_tables(evaluation: Evaluation, width: int) -> list[Table]:
+    """Returns the figures by seed, in several tables where one is too wide: none is cut short."""
     metric, look = evaluation.metric, evaluation.look
     names = sorted(look.ensemble, key=lambda name: name != metric)
     rows = [
@@ -288,17 +296,43 @@ def _test_table(evaluation: Evaluation) -> Table:
         ("ensemble of the seeds", look.ensemble),
         *((name.replace("_", " "), figures) for name, figures in look.baselines.items()),
     ]
-    table = _table("", *(name.replace("_", " ") for name in names))
-    for title, figures in rows:
-        cells = [figure(name, figures[name]) if name in figures else "" for name in names]
-        table.add_row(title, *cells)
-    return table
+    first = ["", *(title for title, _ in rows)]
+    columns = [
+        [
+            name.replace("_", " "),
+            *(figure(name, each[name]) if name in each else "" for _, each in rows),
+        ]
+        for name in names
+    ]
+    return [
+        _table([part[0] for part in parts], list(zip(*(part[1:] for part in parts), strict=True)))
+        for parts in _fitting(first, columns, width)
+    ]
 
 
-def _table(*titles: str) -> Table:
+def _fitting(
+    first: list[str], columns: Sequence[list[str]], width: int
+) -> Iterator[list[list[str]]]:
+    """Yields the columns by as many as fit beside the first, and one of them at least."""
+    sizes = [2 + max(map(cell_len, column)) for column in columns]
+    room = width - max(map(cell_len, first))
+    begin = used = 0
+    for at, size in enumerate(sizes):
+        if at > begin and used + size > room:
+            yield [first, *columns[begin:at]]
+            begin, used = at, 0
+        used += size
+    yield [first, *columns[begin:]]
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Returns a table of words as they are: a column's or an entry's name may have brackets."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="left" if title in ("", "configuration") else "right")
+        words = title in ("", "configuration")
+        table.add_column(Text(title), justify="left" if words else "right", no_wrap=not words)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -87,8 +87,10 @@ def choose_candidates(stored: StoredStudy, top: int) -> list[Candidate]:
     done = [t for t in stored.trials() if t.state == TrialState.COMPLETE and t.value is not None]
     found: dict[HyperParams, Candidate] = {}
     for trial in sorted(done, key=lambda trial: sign * (trial.value or 0.0)):
-        params = HyperParams.of(ordered(trial.params, space))
-        figures = trial.user_attrs.get("figures", {})
+        values, figures = ordered(trial.params, space), trial.user_attrs.get("figures", {})
+        if not space.keys() <= values.keys():  # A script of the user's has added it, with fewer.
+            continue
+        params = HyperParams.of(values)
         found.setdefault(params, Candidate(trial.number, trial.value or 0.0, figures, params))
     if not found:
         raise StudyError(
@@ -156,16 +158,20 @@ def choose_winner(contests: Sequence[Contest], goal: Goal) -> Contest:
     winner = min(contests, key=rank)
     if not winner.complete:
         reason = winner.results[0].reason if winner.results else "there was none"
-        raise RunError(f"every retraining failed, the first of the best trial with: {reason}")
+        raise RunError(
+            f"every retraining failed, the first of the best trial with: {reason}; with a larger "
+            "--top further configurations are trained, too"
+        )
     return winner
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Returns mean and sample standard deviation (of n - 1; 0 for one value; NaN for none)."""
-    if not values:
-        return math.nan, math.nan
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return statistics.fmean(values), spread
+    """Returns mean and sample standard deviation (of n - 1).
+
+    NaN is what cannot be said: both of no value, the deviation of a single one.
+    """
+    mean = statistics.fmean(values) if values else math.nan
+    return mean, statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def headline(stored: StoredStudy) -> str:
@@ -263,7 +269,7 @@ def record_look(stored: StoredStudy, winner: Contest, look: Look) -> list[dict[s
         "seeds": [result.retraining.seed for result in winner.complete],
         "metric": metric,
         "mean": mean,
-        "std": std,
+        "std": None if math.isnan(std) else std,
         "ensemble": look.ensemble[metric],
         "figures": {"seeds": look.each, "ensemble": look.ensemble},
         "baselines": {n: f[metric] for n, f in look.baselines.items() if metric in f},

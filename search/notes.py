@@ -45,8 +45,9 @@ def study_note(summary: Summary) -> str:
     ]
     if best is not None:
         params = ", ".join(f"{_name(key)} {_value(value)}" for key, value in best.params.items())
-        figures = _figures(best.figures)
-        parts.append(f"**Best: trial {best.number}**, {figures} at epoch {best.epoch}; {params}")
+        # A trial that a script has added has neither.
+        figures = f", {_figures(best.figures)} at epoch {best.epoch}" if best.epoch else ""
+        parts.append(f"**Best: trial {best.number}**{figures}; {params}")
     if summary.baselines:
         naive = [f"{_name(key)} {_figures(value)}" for key, value in summary.baselines.items()]
         parts.append(f"Without a network: {'; '.join(naive)}")

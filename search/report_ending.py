@@ -9,12 +9,12 @@ from typing import Any
 
 import tomli_w
 
-from search.display import duration, trusting
 from search.documents import Block, Bullets, Code, Paragraph, Section, Table
 from search.entries import Entry
 from search.report_sections import Material
 from search.stored_study import StoredStudy
 from search.trial import Outcome
+from search.wording import duration, trusting
 
 OUTCOMES = (
     Outcome.COMPLETE,
@@ -34,7 +34,7 @@ TOLD = 10
 
 def cost(material: Material) -> Section:
     """What was pruned, diverged, failed, and what it cost."""
-    entries = material.entries
+    entries = [entry for entry in material.entries if not entry.along]
     whole = sum(entry.line.seconds or 0.0 for entry in entries)
     rows = [_row(str(outcome), _of(entries, outcome), whole) for outcome in OUTCOMES]
     rows = [row for row in rows if row[1] != "0"]
@@ -42,6 +42,9 @@ def cost(material: Material) -> Section:
     headings = ["outcome", "trials", "epochs", "training time", "share of the time"]
     blocks: list[Block] = [Table(headings, rows, frozenset({len(rows) - 1}))]
     untimed = sum(entry.begun is not None and entry.ended is None for entry in entries)
+    along = len(material.entries) - len(entries)
+    if along:
+        blocks.append(Paragraph(f"Not counted: what {_trials(along)} taken along had cost before."))
     if untimed:
         said = "1 trial that is" if untimed == 1 else f"{untimed} trials that are"
         blocks.append(Paragraph(f"Not counted: the time of {said} not over."))
@@ -61,6 +64,10 @@ def cost(material: Material) -> Section:
             Table(["outcome", "reason", "trials"], reasons[:20]),
         ]
     return Section("What it cost", [*blocks, *_failures(_of(entries, Outcome.FAILED))])
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial{'' if count == 1 else 's'}"
 
 
 def _of(entries: Sequence[Entry], outcome: str) -> list[Entry]:
@@ -107,7 +114,7 @@ def again(material: Material, stored: StoredStudy) -> Section:
         "several, proposals depend on which trial ends first."
     )
     if fork:
-        taken = f"{fork['taken']} trials of '{fork['study']}'"
+        taken = f"{_trials(fork['taken'])} of '{fork['study']}'"
         said = f"It began with {taken} (--fork), which this file alone does not give again."
     return Section(
         "Do it again",
@@ -123,12 +130,14 @@ def again(material: Material, stored: StoredStudy) -> Section:
 def _commands(material: Material, stored: StoredStudy, file: str) -> list[str]:
     """Returns what to type: from nothing, if there is a file, and with the study as it is."""
     name, line, trust = stored.config.name, material.answer, trusting(stored.config)
-    anew = ["# from nothing, in an empty folder", f"rnn-search run {file} --workers 1{trust}", ""]
-    commands = [
-        *(anew if file else []),
-        "# with this study",
-        f"export RNN_SEARCH_STORAGE={shlex.quote(str(stored.database))}",
-    ]
+    begin = f"rnn-search run {file} --workers 1 --device cpu{trust}"
+    anew = ["# from nothing, in an empty folder", begin, ""]
+    where = str(stored.database)
+    if stored.database.has_password:
+        here = [f"# with this study; RNN_SEARCH_STORAGE is set to {where}, with the password"]
+    else:
+        here = ["# with this study", f"export RNN_SEARCH_STORAGE={shlex.quote(where)}"]
+    commands = [*(anew if file else []), *here]
     if line is None:  # `evaluate` refuses a study without a complete trial
         return [*commands, f"rnn-search show {name}"]
     # The winner of an evaluation has networks of its own, the others those that `keep` allows.

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.certainty import Certainty
+from search.certainty import Certainty, around, seeds
 from search.diagnosis import ADVICE
 from search.dimensions import HYPERPARAMETERS, Choices, Dimension, Fixed, Range
-from search.display import COLUMNS, SHOWN, UNITS, best_of, cell, figure, own_names
 from search.documents import Block, Bullets, Paragraph, Picture, Section, Table
-from search.entries import Clock, Entry
-from search.importance import FEWEST, RESAMPLES, Importance
+from search.entries import Clock, Entry, trained_here
+from search.importance import FEWEST, FEWEST_GOOD, RESAMPLES, Importance
 from search.report import Summary, TrialLine
 from search.space_pictures import (
     coordinates_picture,
@@ -28,6 +27,7 @@ from search.study_pictures import (
     rate_picture,
 )
 from search.trial import Goal, Outcome
+from search.wording import COLUMNS, SHOWN, UNITS, best_of, cell, cells_of, figure, own_columns
 
 EDGE = 0.03
 """A value so near to an end of its range, as a share of it, suggests to look beyond."""
@@ -116,10 +116,11 @@ def _headline(material: Material, line: TrialLine) -> str:
     count = summary.counts["total"]
     if looks and looks[-1]["trial"] == line.number:
         last, name = looks[-1], looks[-1]["metric"]
-        mean, std = figure(name, last["mean"]), figure(name, last["std"])
+        several = len(last["seeds"]) > 1
+        found = around(name, last["mean"], last["std"] if several else math.nan)
         return (
             f"#{line.number} of {count} trials, the winner of an evaluation: test "
-            f"{name.replace('_', ' ')} {mean} ± {std} over {len(last['seeds'])} seeds."
+            f"{name.replace('_', ' ')} {found} over {seeds(len(last['seeds']))}."
             f"{_beside(name, last['mean'], last.get('baselines', {}))}"
         )
     which = f"the best of {count} trials" if count > 1 else "the only trial"
@@ -214,7 +215,8 @@ def _figures(material: Material, line: TrialLine) -> Table:
     ]
     for again in material.certainty.retrained:
         if again.trial == line.number and again.figures:
-            rows.append([f"the same on {len(again.figures)} other seeds", *_spreads(again, names)])
+            again_on = f"the same on {seeds(len(again.figures), 'other ')}"
+            rows.append([again_on, *_spreads(again, names)])
     for name, figures in summary.baselines.items():
         cells = [figure(one, figures[one]) if one in figures else "" for one in names]
         rows.append([name.replace("_", " "), *cells])
@@ -222,26 +224,22 @@ def _figures(material: Material, line: TrialLine) -> Table:
 
 
 def _spreads(again: Any, names: Iterable[str]) -> list[str]:
-    cells = []
-    for name in names:
-        mean, std = again.spread(name)
-        cells.append("" if math.isnan(mean) else f"{figure(name, mean)} ± {figure(name, std)}")
-    return cells
+    found = [(name, again.spread(name)) for name in names]
+    return ["" if math.isnan(mean) else around(name, mean, std) for name, (mean, std) in found]
 
 
 def _ranking(summary: Summary) -> Table:
     name = summary.headline
     names = [summary.metric] if name == summary.metric else [summary.metric, name]
-    own = own_names(summary.ranking[0].params)
+    own = own_columns(summary)
     titles = [one.replace("_", " ") for one in names]
     headings = ["trial", *titles, "epoch", *COLUMNS, *own, "finding"]
     rows = [
         [
             f"#{line.number}",
             *(figure(one, line.figures[one]) if one in line.figures else "" for one in names),
-            f"{line.epoch}/{line.epochs}",
-            *(write(line.params) for write in COLUMNS.values()),
-            *(cell(line.params[one]) for one in own),
+            f"{line.epoch or '-'}/{line.epochs}",
+            *cells_of(line, own),
             line.finding.name if line.finding else "",
         ]
         for line in summary.ranking[:SHOWN]
@@ -343,18 +341,25 @@ def progress(material: Material) -> Section:
     return Section(title, [Picture("progress.png", png, about), Paragraph(said)])
 
 
+def _why_none(material: Material) -> str:
+    """Says why no hyperparameter is said to matter."""
+    good = sum(math.isfinite(rank) for _, rank in material.ranked)
+    if len(material.ranked) < FEWEST:
+        return (
+            f"Too few trials to say: {len(material.ranked)} were judged, and fewer than {FEWEST} "
+            "would give bars as if they knew."
+        )
+    if good < FEWEST_GOOD:
+        return f"Too few trials to say: only {good} neither diverged nor ran out of memory."
+    return "The best trials do not differ from the others in any hyperparameter."
+
+
 def importance(material: Material) -> Section:
     """How much each hyperparameter matters, and how sure that is."""
     title = "Which hyperparameters matter"
     found = material.importances
     if not found:
-        said = (
-            f"Too few trials to say: {len(material.ranked)} were judged, and fewer than {FEWEST} "
-            "would give bars as if they knew."
-            if len(material.ranked) < FEWEST
-            else "The best trials do not differ from the others in any hyperparameter."
-        )
-        return Section(title, [Paragraph(said)])
+        return Section(title, [Paragraph(_why_none(material))])
     matter = [one.name.replace("_", " ") for one in found if one.matters]
     clear = f"More than chance: {', '.join(matter)}." if matter else "None is clearly above chance."
     said = (
@@ -387,8 +392,8 @@ def coordinates(material: Material) -> Section:
 def timeline(material: Material) -> Section:
     """Which worker had which trial when."""
     title = "Who trained what when"
-    known = [e for e in material.entries if e.begun is not None and e.ended is not None]
+    known = trained_here(material.entries)
     if not known:
-        return Section(title, [Paragraph("No trial is over yet.")])
+        return Section(title, [Paragraph("No trial of its own is over yet.")])
     about = "Which worker trained when, by how its trials ended."
     return Section(title, [Picture("timeline.png", timeline_picture(known, material.clock), about)])

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.dimensions import Choices, Dimension, Fixed, Range, Value, kind_of
-from search.display import cell
-from search.entries import Clock, Entry, time_unit
+from search.entries import Clock, Entry, time_unit, trained_here
 from search.importance import Importance
 from search.pictures import (
     INK,
@@ -26,6 +25,7 @@ from search.pictures import (
 )
 from search.study_pictures import DENSITY, WIDTH
 from search.trial import Outcome
+from search.wording import cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +35,8 @@ BEST_SHARE = 0.1
 MOST_DARK = 40
 """Lines that are drawn dark at most; of more, none could be followed."""
 FAINT = "#c4c4c4"
+LONGEST_NAME = 24
+"""So many letters of a hyperparameter's name fit beside its bar."""
 
 
 def importance_picture(found: Sequence[Importance]) -> bytes:
@@ -63,7 +65,7 @@ def importance_picture(found: Sequence[Importance]) -> bytes:
     chance = [one.chance for one in found]
     axes.plot(chance, rows, "|", color=INK, markersize=14, label="what chance alone reaches")
     scale(axes, "x", [0.0, *high, *chance], log=False)
-    axes.set_yticks(rows, labels=[one.name.replace("_", " ") for one in found])
+    axes.set_yticks(rows, labels=[_brief(one.name) for one in found])
     axes.tick_params(axis="y", length=0, labelsize=10)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("share of the importance")
@@ -109,6 +111,12 @@ def coordinates_picture(
     return to_png(figure)
 
 
+def _brief(name: str) -> str:
+    """Returns a hyperparameter's name as it fits beside a bar."""
+    words = name.replace("_", " ")
+    return words if len(words) <= LONGEST_NAME else f"{words[: LONGEST_NAME - 1]}…"
+
+
 def _place(value: Value, dimension: Dimension, number: int) -> float:
     """Returns where on its axis a value lies, from 0 to 1; choices are spread out a little."""
     if isinstance(dimension, Choices):
@@ -128,13 +136,14 @@ def _axis(axes: Axes, place: int, name: str, dimension: Dimension, upper: bool) 
     """Draws one vertical axis with its values and its name."""
     axes.plot([place, place], [0, 1], color=PALE, linewidth=0.8, zorder=3)
     words: dict[str, Any] = {"fontsize": 8, "color": INK, "va": "center", "zorder": 4}
+    words["parse_math"] = False  # A choice of the user's may have a $ in it.
     words["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.75}
     for height, label in _marks(name, dimension):
         axes.text(place + 0.04, height, label, **words)
     axes.text(
         place,
         -0.06 if upper else -0.12,
-        name.replace("_", " "),
+        _brief(name),
         ha="center",
         va="top",
         fontsize=9,
@@ -229,7 +238,7 @@ def assign_lanes(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
     Workers of several runs on one study may bear the same number; where their trials overlap, each
     has a row of its own.
     """
-    known = [e for e in entries if e.begun is not None and e.ended is not None]
+    known = trained_here(entries)
     free: dict[str, float] = {}
     found = []
     for entry in sorted(known, key=lambda e: (e.begun or 0.0, e.line.number)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -13,14 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import CPU, LOSS, hyper, same_tensors, series, sine, text, train
 from networks import start as start_run
+from rich.console import Console
 
 from search.checkpoints import load_weights
 from search.data.splits import Splits
 from search.ensembles import combine
 from search.errors import RunError
+from search.evaluating import print_evaluation
 from search.evaluation import (
     Candidate,
     Contest,
+    Evaluation,
+    Look,
     choose_seeds,
     choose_winner,
     evaluate_together,
@@ -171,6 +176,27 @@ def test_the_winner_fails_least_and_is_best_on_average(
     assert not any(goal.better(rival.spread(goal.metric)[0], mean) for rival in rivals)
 
 
+def test_an_evaluation_is_printed_as_it_is() -> None:
+    """Targets may have brackets in their names, and no figure is cut short on a narrow terminal."""
+    names = ("loss", "rmse flow [/h]", "rmse temp [c]", "rmse temp [f]", "mae speed [m/s]")
+    each = [{name: 0.1234 + at / 10 + one for at, name in enumerate(names)} for one in range(2)]
+    won = contest(0, [0.25, 0.75])
+    look = Look(each, each[0], {"ridge": {"loss": 7.125}})
+    metric = "loss"
+    told = Evaluation("tiny", "forecast", metric, metric, [won], won, look, [{}], {})
+    screen = io.StringIO()
+    print_evaluation(Console(file=screen, width=60), told)
+    lines = screen.getvalue().splitlines()
+    words = screen.getvalue().split()
+    for name in names:
+        assert any(f"  {name}" in line for line in lines), name
+    for figures in each:
+        assert all(f"{value:.4g}" in words for value in figures.values())
+    assert "7.125" in words
+    assert all(len(line) <= 60 for line in lines if "seed" in line and "#" not in line)
+    assert "…" not in screen.getvalue()
+
+
 def test_one_lucky_seed_loses() -> None:
     """A configuration with the best single value loses to one that is better on average."""
     lucky, steady = contest(0, [0.1, 0.9, 0.9]), contest(1, [0.3, 0.3, 0.35])
@@ -179,10 +205,10 @@ def test_one_lucky_seed_loses() -> None:
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_mean_and_std(values: list[float]) -> None:
-    """They are the sample's mean and standard deviation; one value does not spread."""
+    """They are the sample's mean and standard deviation; one value says nothing of the latter."""
     mean, std = mean_and_std(values)
     assert math.isclose(mean, statistics.mean(values), rel_tol=1e-9, abs_tol=1e-9)
-    assert std == (statistics.stdev(values) if len(values) > 1 else 0.0)
+    assert std == statistics.stdev(values) if len(values) > 1 else math.isnan(std)
     assert all(math.isnan(value) for value in mean_and_std([]))
 
 

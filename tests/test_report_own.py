@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from made import made_study, made_trial
+from optuna.trial import create_trial
 from rich.console import Console
 from test_entries import entry
 from test_report import check_page
+from test_storage import ATTRIBUTES
 from tiny import tiny_config
 
 from search.certainty import read_certainty
+from search.cli import main
 from search.dimensions import Dimension, Fixed
 from search.display import print_summary
 from search.entries import read_entries
-from search.evaluation import LOOKS
+from search.evaluation import LOOKS, choose_candidates
 from search.notes import study_note, trial_note
 from search.report import headline_of, summarize
 from search.reporting import report
 from search.space_pictures import assign_lanes
+from search.storage import create_study
 from search.trial_files import RESULT
 
 OWN: dict[str, Any] = {
@@ -54,7 +60,7 @@ def test_own_network_and_entries(tmp_path: Path) -> None:
     assert "| attention | gain | heads | kernel_size | padding | finding |" in text
     assert "| yes | -1 | 4 | 5 | same | " in text
     assert "better may lie beyond: gain -1, kernel size 5." in text
-    for command in ("run tiny.toml --workers 1", "evaluate tiny", "replay tiny 0"):
+    for command in ("run tiny.toml --workers 1 --device cpu", "evaluate tiny", "replay tiny 0"):
         assert f"rnn-search {command} --trust-code\n" in text
     assert "rnn-search export tiny model --trial 0 --trust-code\n" in text
     assert "How much: rnn-search evaluate tiny --trust-code" in text
@@ -93,6 +99,24 @@ def test_optimism_has_a_direction(again: float, says: str, tmp_path: Path) -> No
     assert f"{says}: its best trial, #0, had a validation rmse of 0.5;" in sentences[1]
 
 
+@pytest.mark.parametrize("std", [None, 0.0])
+def test_one_seed_has_no_spread(std: float | None, tmp_path: Path) -> None:
+    """An evaluation on one seed is told without a deviation; older ones have recorded none as 0."""
+    stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0, valid=[0.25])])
+    look = {"time": "then", "trial": 0, "seeds": [5], "metric": "rmse", "mean": 0.5}
+    stored.study.set_user_attr(LOOKS, [{**look, "std": std, "ensemble": 0.5}])
+    folder = stored.folder / "evaluation" / "0-5"
+    folder.mkdir(parents=True)
+    figures = '{"rmse": 0.375}'
+    (folder / RESULT).write_text(f'{{"trial": 0, "outcome": "complete", "figures": {figures}}}')
+    report(stored, tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert "test rmse 0.5 over 1 seed." in text
+    assert "won an evaluation on 1 seed (then). Test rmse: 0.5; of one seed" in text
+    assert re.search(r"the same on 1 other seed *\| *0.375", text)
+    assert "±" not in text
+
+
 def test_columns_in_notes_and_tables_are_plain(tmp_path: Path) -> None:
     """What a file's columns and a storage's folders are called is neither Markdown nor markup."""
     figures = {"loss": 0.5, "rmse": 0.5, "rmse_![x](http://there)": 0.5}
@@ -107,14 +131,83 @@ def test_columns_in_notes_and_tables_are_plain(tmp_path: Path) -> None:
     assert f"forecast, {place})" in screen.getvalue()
 
 
+def test_choices_and_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """A choice with dollars is no formula, and a long name is cut short, in the pictures."""
+    long = "a_name_of_no_fewer_than_forty_characters"
+    model = {"model": {"factory": "package.module:build"}}
+    own = {**model, "space": {"sign": ["$_$", "a"], long: {"low": 1, "high": 9}}}
+    config = tiny_config(tmp_path, **own)
+    trials = [
+        made_trial(config, at, valid=[0.5 + at / 10], params={"sign": "$_$", long: 1 + at % 9})
+        for at in range(30)
+    ]
+    report(made_study(tmp_path, trials, **own), tmp_path / "out")
+    check_page(tmp_path / "out")
+
+
+def test_a_study_of_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study whose configuration or name nobody here understands is named beside the others."""
+    stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0)])
+    other = stored.config.model_copy(update={"name": "newer"})
+    newer = create_study(stored.database, other, ATTRIBUTES)
+    newer.remember(config={**other.resolved(), "shape": "of a newer version"})
+    optuna.copy_study(
+        from_study_name="tiny",
+        from_storage=stored.database.storage,
+        to_storage=stored.database.storage,
+        to_study_name="twin",
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["list"]) == 0
+    output, errors = capsys.readouterr()
+    assert "tiny" in output
+    first, second = errors.splitlines()
+    assert first.startswith("rnn-search: not shown: study newer in ")
+    assert "unknown key 'shape'" in first
+    assert "the study 'twin' in" in second
+    assert "is 'tiny' under another name" in second
+    assert main(["resume", "twin"]) == 2
+    assert "under another name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_trial_of_a_script(
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What somebody's own Optuna script has added is shown as far as it goes, and the best."""
+    config = tiny_config(tmp_path)
+    ours = made_trial(config, 0, valid=[0.5])
+    kept = {name: value for name, value in ours.params.items() if whole or name == "epochs"}
+    kept["epochs"] = 2
+    theirs = create_trial(
+        value=0.1, params=kept, distributions={name: ours.distributions[name] for name in kept}
+    )
+    stored = made_study(tmp_path, [ours])
+    stored.study.add_trial(theirs)
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", "tiny"]) == 0
+    assert re.search(r"#1 +0\.1|#1 +-", capsys.readouterr().out)
+    assert main(["show", "tiny", "1"]) == 0
+    assert main(["list"]) == 0
+    assert re.search(r"tiny .* #1 +rmse -", capsys.readouterr().out)
+    report(stored, tmp_path / "out")
+    check_page(tmp_path / "out")
+    assert [one.trial for one in choose_candidates(stored, 3)] == ([1, 0] if whole else [0])
+
+
 def test_a_fork_is_not_made_again_by_its_file(tmp_path: Path) -> None:
     """The report of a fork says whose trials it has, and not that it can be had from nothing."""
-    stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0)])
+    along = made_trial(tiny_config(tmp_path), 0, seconds=9000.0, forked_from=["first", 0])
+    stored = made_study(tmp_path, [along])
     stored.remember(fork={"study": "first", "taken": 1, "of": 3})
     report(stored, tmp_path / "out")
     _, text = check_page(tmp_path / "out")
-    assert "It began with 1 trials of 'first'" in text.replace("\\", "")
+    assert "It began with 1 trial of 'first'" in text.replace("\\", "")
     assert "from nothing" not in text
+    assert "Not counted: what 1 trial taken along had cost before." in text
+    assert "No trial of its own is over yet." in text
 
 
 @pytest.mark.parametrize(
