@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -9,6 +10,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -126,15 +128,23 @@ def test_every_truncated_checkpoint_is_none(tmp_path: Path) -> None:
         assert load_checkpoint(tmp_path) is None
 
 
-@settings(deadline=None, max_examples=300)
+@functools.cache
+def saved() -> bytes:
+    """Returns the content of a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), STATE)
+        return (Path(folder) / CHECKPOINT).read_bytes()
+
+
+@settings(max_examples=300)
 @given(st.data())
 def test_every_damaged_checkpoint_is_none(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """A checkpoint with any byte changed counts as none, be it in what torch does not check."""
     folder = tmp_path_factory.getbasetemp() / "damaged"
-    save_checkpoint(folder, STATE)
-    content = bytearray((folder / CHECKPOINT).read_bytes())
+    folder.mkdir(exist_ok=True)
+    content = bytearray(saved())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
     (folder / CHECKPOINT).write_bytes(content)
@@ -222,15 +232,17 @@ def test_the_losses_of_no_epoch_are_a_file(tmp_path: Path) -> None:
     assert load_file(tmp_path / LOSSES)["epoch_ends"].shape == (0,)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5)))
 def test_exactly_the_best_keep_weights(
     tmp_path_factory: pytest.TempPathFactory, best: set[int], done: set[int]
 ) -> None:
     """Finished trials keep losses, the best also weights; unfinished ones keep everything."""
+    prepared = tmp_path_factory.getbasetemp() / "prepared"
+    for number in range(0 if prepared.exists() else 6):
+        finished(prepared, number)
     folder = tmp_path_factory.mktemp("study")
-    for number in range(6):
-        finished(folder, number)
+    shutil.copytree(prepared, folder, dirs_exist_ok=True)
     keep_weights(folder, best, done)
     for number in range(6):
         wanted = {LOSSES}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search.config import ClassifyData
@@ -121,7 +121,6 @@ def test_a_constant_channel_is_not_scaled(tmp_path: Path) -> None:
     assert "channel 2 is constant in training and not scaled" in got.notes
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=20),
     st.integers(1, 25),
@@ -225,7 +224,6 @@ def test_majority_and_constant_loss(tmp_path: Path) -> None:
     assert got.constant_valid_loss == majority["loss"]
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99)
 )

@@ -34,7 +34,7 @@ def test_torch_lends_its_products() -> None:
 
 
 @precisions
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sizes=st.tuples(*[st.integers(1, 40)] * 3),
     kept=st.booleans(),

@@ -80,8 +80,11 @@ def test_an_ensemble_classifies_as_it_was_evaluated(gestures: Made) -> None:
     found = said[["p_x", "p_y", "p_z"]].to_numpy().tolist()
     for part in ("valid", "test"):
         outputs = combine("classify", answers(gestures.networks(), gestures.splits(), part))
-        wanted = torch.softmax(outputs.double(), dim=1).tolist()
-        assert all(one in found for one in wanted)
+        places = [found.index(one) for one in torch.softmax(outputs.double(), dim=1).tolist()]
+        series = getattr(gestures.splits(), part)
+        assert said["series"][places].tolist() == [f"t{place}" for place in places]
+        assert series.lengths.tolist() == [2 + place % 7 for place in places]
+        assert series.labels.tolist() == [place % 3 for place in places]
 
 
 def test_an_ensemble_reads_as_it_was_evaluated(book: Made) -> None:

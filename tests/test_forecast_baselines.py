@@ -58,7 +58,7 @@ def test_ridge_is_the_same_by_windows_as_by_inputs(monkeypatch: pytest.MonkeyPat
     assert any(np.allclose(solution, primal, atol=1e-9) for solution in solutions)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 10**6), st.integers(1, 10**5))
 def test_ridge_stays_affordable(count: int, inputs: int) -> None:
     """Windows are taken evenly from first to last, and no more than time and memory allow."""

@@ -100,7 +100,7 @@ def windows_of(
     return found
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(20, 40), min_size=1, max_size=3),
     reach=st.tuples(st.integers(1, 6), st.integers(1, 3)),
@@ -354,9 +354,7 @@ def test_what_cannot_be_forecast(
 
 
 @given(seed=st.integers(0, 2**16), share=st.floats(0.02, 0.3), horizon=st.integers(1, 2))
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_interpolation_never_looks_past_the_inputs(
     tmp_path: Path, seed: int, share: float, horizon: int
 ) -> None:

@@ -29,7 +29,7 @@ def _kernels() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("cell", GATES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     networks=st.integers(1, 4),
     batch=st.integers(1, 5),

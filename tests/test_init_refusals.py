@@ -127,7 +127,7 @@ NAMES = st.text(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(NAMES, min_size=3, max_size=3, unique_by=lambda name: name.strip()), NAMES)
 def test_odd_headers(header: list[str], file: str) -> None:
     """Whatever columns and file are called, the study is TOML, loads, and names real columns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -60,6 +61,12 @@ def alone(run: Run) -> Run:
     lanes.join(run, unjudged)
     finish(lanes)
     return run
+
+
+@functools.cache
+def each_alone(task: Task, cell: str) -> tuple[Run, ...]:
+    """Returns the runs of `mixed`, each trained alone; several tests compare with them."""
+    return tuple(alone(run) for run in mixed(task(), cell))
 
 
 def assert_same_bits(one: Run, other: Run) -> None:
@@ -221,8 +228,8 @@ def test_abandoned_lanes_leave_what_the_last_epochs_ended_with(task: Task) -> No
         assert len(run.batch_losses) == (run.epoch_ends or [0])[-1]
         lanes.join(run, unjudged)
     finish(lanes)
-    for run, single in zip(runs, mixed(splits, "gru"), strict=True):
-        assert_same_bits(run, alone(single))
+    for run, single in zip(runs, each_alone(task, "gru"), strict=True):
+        assert_same_bits(run, single)
 
 
 @pytest.mark.parametrize("roomy", [False, True])
@@ -238,8 +245,8 @@ def test_the_same_bits_in_any_company(task: Task, cell: str, roomy: bool) -> Non
         lanes.advance()  # so that all are at different batches
         lanes.join(run, unjudged)
     finish(lanes, runs[4:])
-    for run, single in zip(runs, mixed(splits, cell), strict=True):
-        assert_same_bits(run, alone(single))
+    for run, single in zip(runs, each_alone(task, cell), strict=True):
+        assert_same_bits(run, single)
 
 
 @pytest.mark.parametrize("units", [16, 48, 64, 100])
@@ -279,8 +286,8 @@ def test_interrupted_and_resumed_in_other_company(task: Task, cell: str, tmp_pat
         for run in pair:
             others.join(run, unjudged)
         finish(others)
-    for run, single in zip(again, mixed(splits, cell), strict=True):
-        assert_same_bits(run, alone(single))
+    for run, single in zip(again, each_alone(task, cell), strict=True):
+        assert_same_bits(run, single)
 
 
 def test_a_lane_that_diverges_takes_nobody_along() -> None:
@@ -313,8 +320,8 @@ def test_a_lane_that_diverges_takes_nobody_along() -> None:
     assert ended.keys() == {"in epoch 1", "enough"}
     assert not math.isfinite(wild.batch_losses[-1])
     assert len(brief.batch_losses) == brief.epoch_ends[0] + 1
-    for run, single in zip(runs, mixed(sine(), "rnn"), strict=True):
-        assert_same_bits(run, alone(single))
+    for run, single in zip(runs, each_alone(sine, "rnn"), strict=True):
+        assert_same_bits(run, single)
 
 
 def test_a_lane_goes_on_alone_as_torch_would() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search.config import LanguageData
@@ -39,7 +39,6 @@ def splits(text: str = WORDS * 50, **keys: object) -> LanguageSplits:
     return load_language(config(**keys), text)
 
 
-@settings(deadline=None)
 @given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 12), st.none() | st.integers(0, 99))
 def test_every_character_is_a_target_once(
     length: int, steps: int, streams: int, seed: int | None

@@ -68,7 +68,7 @@ def test_a_network_fits_its_data() -> None:
         assert splits.loss(outputs, batch.targets).isfinite()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.sampled_from(CELLS),
     st.lists(st.integers(1, 9), min_size=1, max_size=5),
@@ -119,7 +119,7 @@ def test_padding_changes_no_training() -> None:
     assert clean.batch_losses == other.batch_losses
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.sampled_from(CELLS), st.lists(st.integers(1, 6), min_size=1, max_size=5))
 def test_state_carried_across_chunks_is_one_long_run(cell: str, chunks: list[int]) -> None:
     """A text read in chunks, the detached state carried, gives what it gives in one piece."""

@@ -61,7 +61,7 @@ def _loss(states: Tensor, ends: Any) -> Tensor:
 
 
 @cells
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     count=st.integers(1, 5),
     batch=st.integers(1, 5),

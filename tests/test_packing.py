@@ -20,7 +20,6 @@ cells = pytest.mark.parametrize("cell", CELLS)
 ragged = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 
 
-@settings(deadline=None)  # The first compiles.
 @given(ragged, st.integers(0, 3))
 def test_nothing_is_lost(lengths: list[int], more: int) -> None:
     """Every real step of every row lies in one place, after the step before it."""
@@ -49,7 +48,6 @@ def test_nothing_is_lost(lengths: list[int], more: int) -> None:
     assert torch.equal(found.befores(torch.arange(len(states))), found.before)
 
 
-@settings(deadline=None)
 @given(ragged, st.integers(1, 5))
 def test_rows_that_end_together(lengths: list[int], unit: int) -> None:
     """At each step there are as many rows as a unit needs, and the real ones are among them."""
@@ -102,7 +100,7 @@ def gradients(network: nn.Module, ends: Tensor, inputs: Tensor) -> tuple[Tensor,
 
 
 @cells
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(ragged, st.integers(1, 17), st.integers(1, 3), st.integers(0, 9))
 def test_equals_torch(cell: str, lengths: list[int], hidden: int, layers: int, seed: int) -> None:
     """States at the ends, and the gradients of weights and inputs, are those of torch."""

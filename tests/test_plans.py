@@ -35,7 +35,7 @@ def cut_one(splits: Splits, batch_size: int, seed: int) -> list[Batch]:
 
 
 @pytest.mark.parametrize("task", [sine, series, text], ids=["sine", "series", "text"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batch_size=st.integers(1, 300), seed=st.integers(0, 2**31))
 def test_cut_is_what_batches_yields(task: Callable[[], Splits], batch_size: int, seed: int) -> None:
     """Inputs, targets, lengths and order are the same, and the generator has drawn the same."""

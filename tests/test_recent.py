@@ -58,6 +58,7 @@ def test_others_are_known_after_a_while(
     stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What another coordinator reports is not read at once, but after the set time."""
+    monkeypatch.setattr(stored_study, "RECENT_SECONDS", 1e9)
     other = again(stored)
     mine, theirs = take(stored), take(other)
     stored.news()
@@ -67,8 +68,11 @@ def test_others_are_known_after_a_while(
     assert stored.recent().reached(1, mine.number) == [2.0]
 
 
-def test_a_trial_of_ours_that_ends_brings_all_news(stored: StoredStudy) -> None:
+def test_a_trial_of_ours_that_ends_brings_all_news(
+    stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once a trial has ended here, others' are known as they are, whoever's the ended one was."""
+    monkeypatch.setattr(stored_study, "RECENT_SECONDS", 1e9)
     other = again(stored)
     mine, theirs = take(stored), take(other)
     stored.news()
@@ -90,7 +94,7 @@ def test_our_own_reports_need_no_reading(
     assert stored.recent().reached(2, one.number) == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.sampled_from("trf"), st.integers(0, 2), st.floats(0.1, 9.0)), max_size=12)
 )

@@ -56,7 +56,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 
 
 @cells
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     batch=st.integers(1, 5),
     time=st.integers(1, 9),

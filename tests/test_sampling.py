@@ -53,7 +53,7 @@ def copy_of(trials: list[FrozenTrial], config: StudyConfig) -> optuna.Study:
     return study
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(cut=st.integers(0, STARTUP + 5), seed=st.integers(0, 2**63 - 1))
 def test_resumed_proposals_are_the_same(cut: int, seed: int) -> None:
     """A study that goes on in another process after any trial proposes what it would have."""

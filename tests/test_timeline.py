@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search.data.calendars import Step, go_on
@@ -321,7 +321,6 @@ def test_what_is_no_time(values: list[object], message: str) -> None:
     assert "table.csv: column 'when'" in str(caught.value)
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(1, 97), max_size=20))
 def test_gaps_are_where_rows_are_missing(missing: set[int]) -> None:
     """Among numbers in even steps, a gap lies exactly where some are missing."""

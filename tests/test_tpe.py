@@ -86,7 +86,7 @@ def optunas(space: Space, trials: list[list[float]]) -> _ParzenEstimator:
     return _ParzenEstimator(columns, space, PARAMETERS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(known())
 def test_draws_and_densities_are_optunas(
     given_: tuple[Space, np.random.RandomState, list[list[list[float]]]],

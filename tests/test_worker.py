@@ -181,6 +181,8 @@ def test_divergence_is_remembered_over_an_interruption(tmp_path: Path) -> None:
     whole = work(tmp_path / "whole", **slow)
     count = len(list(whole.epochs()))
     assert whole.decision is not None
+    assert whole.decision.outcome is Outcome.DIVERGED
+    assert count > 1
     for stop in range(count + 1):
         worker = work(tmp_path / "cut", **slow)
         _ = [epoch for epoch, _ in zip(worker.epochs(), range(stop), strict=False)]
