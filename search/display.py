@@ -36,8 +36,8 @@ OTHER_ROWS = 5
 """Rows of a terminal that are not for workers: what stands below them, and a line above."""
 REFRESH = 0.25
 """Seconds between two drawings of the bars, which take 3.5 ms of what trains."""
-NARROW = 80
-"""Columns below which a bar leaves out what it can do without."""
+NARROW, USUAL_LABEL = 80, 8
+"""Columns below which a bar leaves out what it can do without, where its label has so many."""
 
 
 def verdict(finding: Finding | None, taken: Taken) -> str:
@@ -193,9 +193,11 @@ class Progress(Observer):
         bar = ProgressBar(total=taken.params.epochs, completed=done, width=20)
         count = f"epoch {done}/{taken.params.epochs}"
         rate = f"lr {taken.params.learning_rate:.2g}"
-        if self._console.width < NARROW:
-            return [f"worker {worker}", self.label(taken), count, losses[1]]
-        return [f"worker {worker}", self.label(taken), bar, count, *losses, rate]
+        label = self.label(taken)
+        # Bars shrink, words do not; that of a retraining has its seed.
+        if self._console.width < NARROW + max(0, len(label) - USUAL_LABEL):
+            return [f"worker {worker}", label, count, losses[1]]
+        return [f"worker {worker}", label, bar, count, *losses, rate]
 
     def _left(self) -> str:
         elapsed, done = time.monotonic() - self._started, self._done - self._before

@@ -125,7 +125,7 @@ def test_a_trial(page: Page, url: str) -> None:
 def test_a_search_while_it_runs(page: Page, tmp_path: Path) -> None:
     """While a search runs, its trials appear by themselves, each with its picture when over."""
     space = {"epochs": {"low": 30, "high": 40}, "hidden_units": {"low": 4, "high": 8}}
-    study = write_study(tmp_path, rows=600, space=space, budget={"trials": 500})
+    study = write_study(tmp_path, rows=600, space=space, budget={"trials": 5000})
     search = start(tmp_path, "run", study, "--workers", 1)
     try:
         wait_until(lambda: epochs_reported(tmp_path) > 0 or search.poll() is not None, "an epoch")

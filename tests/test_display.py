@@ -90,10 +90,14 @@ def test_more_workers_than_rows(stored: StoredStudy) -> None:
     assert "0/50 trials" in said
 
 
-def test_a_bar_for_a_retraining(stored: StoredStudy) -> None:
-    """A worker's bar names trial and seed of what it trains again, how far it is, and its end."""
+@pytest.mark.parametrize(("seed", "width"), [(100, 120), (1804289383, 80)])
+def test_a_bar_for_a_retraining(stored: StoredStudy, seed: int, width: int) -> None:
+    """A worker's bar names trial and seed of what it trains again, how far it is, and its end.
+
+    It takes one line, whatever the seed.
+    """
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=120)
+    console = Console(file=screen, force_terminal=True, width=width)
     params = HyperParams.of(starting_points(stored.config.space)[0])
 
     def drawn(progress: RetrainingProgress) -> str:
@@ -103,16 +107,16 @@ def test_a_bar_for_a_retraining(stored: StoredStudy) -> None:
         return screen.getvalue()
 
     with RetrainingProgress(console, stored, 3, 0, 1) as progress:
-        trial = progress.as_trial(Retraining(0, 17, 100, params, Path("0")))
+        trial = progress.as_trial(Retraining(0, 17, seed, params, Path("0")))
         progress.started(0, trial)
         for index in (1, 2):
             progress.advanced(0, trial, Epoch(index, 0.5, {"loss": index + 0.25}, 0.01, 0.1))
         row = drawn(progress)
-        assert "#17 seed 100" in row
-        assert "epoch 2/" in row
-        assert "valid 2.2500" in row
+        (line,) = [line for line in row.splitlines() if f"#17 seed {seed}" in line]
+        assert "epoch 2/" in line
+        assert "valid 2.2500" in line
         progress.ended(0, trial, Decision(Outcome.COMPLETE, "trained 2 epochs"), Curve())
-        assert "#17 seed 100 complete" in screen.getvalue()
+        assert f"#17 seed {seed} complete" in screen.getvalue()
         assert "waiting" in drawn(progress)
 
 

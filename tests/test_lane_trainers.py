@@ -182,7 +182,7 @@ def test_after_a_death_each_is_tried_alone(crowd: LaneTrainers, tmp_path: Path) 
 def test_the_innocent_go_on_after_the_last_life_of_one(crowd: LaneTrainers, tmp_path: Path) -> None:
     """If the one that died is not started again, those that wait for their turn get it."""
     for number in range(3):
-        crowd.start(number, job(tmp_path, number, replace(PARAMS, epochs=30)))
+        crowd.start(number, job(tmp_path, number, LONG))
     collect(crowd, lambda events: all(epochs_in(events, at) for at in range(3)), "epochs")
     assert crowd.pid is not None
     os.kill(crowd.pid, signal.SIGKILL)

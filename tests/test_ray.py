@@ -125,11 +125,11 @@ def test_killed_node_changes_nothing(
     """A study on a cluster that loses the node that trains goes on on another, to the same end."""
     write_study(tmp_path, **STUDY)
     options = ("--cluster", "ray", "--address", nodes.address, "--workers", 1)
+    nodes.add_node(num_cpus=1, **OPTIONS)  # Whichever is lost, the other has room.
     run = start(tmp_path, "run", "tiny.toml", *options)
     wait_until(lambda: epochs_reported(tmp_path) > 30, "some epochs")
     (actor,) = actors(psutil.Process().children(recursive=True))
     doomed = node_of(nodes, actor.pid)
-    nodes.add_node(num_cpus=1, **OPTIONS)
     nodes.remove_node(doomed, allow_graceful=False)
     assert run.wait(timeout=200) == 0, (tmp_path / "output.txt").read_text()
     assert (

@@ -15,6 +15,7 @@ import pytest
 from networks import LOSS, hyper, sine
 
 from search.retraining import Result, Retrainer, Retraining
+from search.stopping import PRUNERS
 from search.trainers import LocalTrainers
 from search.trial import Curve, Decision, Epoch, Outcome
 from search.trial_files import LOSSES, RESULT, WEIGHTS
@@ -56,7 +57,8 @@ class Watcher:
 @pytest.fixture
 def hire() -> Iterator[Hire]:
     """Starts so many trainers, which end with the test."""
-    rules = TrialRules(LOSS, 0, divergence=True)
+    # Where others may judge a trial each epoch is told at once, so that a test can act on it.
+    rules = TrialRules(LOSS, 0, divergence=True, pruner=PRUNERS["median"])
     with ExitStack() as hired:
         yield lambda count: hired.enter_context(LocalTrainers(sine(), rules, count, "cpu"))
 
@@ -109,7 +111,7 @@ def kill(trainers: LocalTrainers, worker: int) -> None:
 
 def test_interrupted_seeds_go_on(hire: Hire, tmp_path: Path) -> None:
     """After an interruption all go on from their checkpoints, to what they come to without."""
-    wanted = seeds(tmp_path, 4, epochs=300, dropout=0.2)
+    wanted = seeds(tmp_path, 4, epochs=60, dropout=0.2)
     seen: list[int] = []
     watcher = Watcher(lambda _worker, _retraining, epoch: seen.append(epoch.index))
     assert retrain(hire(2), wanted, watcher, lambda: 3 in seen) == []
@@ -126,7 +128,7 @@ def test_interrupted_seeds_go_on(hire: Hire, tmp_path: Path) -> None:
 
 def test_a_killed_trainer(hire: Hire, tmp_path: Path) -> None:
     """What trained on a killed trainer goes on from its checkpoint, to the same bits."""
-    trainers, wanted = hire(1), seeds(tmp_path, 2, epochs=300)
+    trainers, wanted = hire(1), seeds(tmp_path, 2, epochs=60)
     killed: list[int] = []
 
     def then(worker: int, _retraining: Retraining, epoch: Epoch) -> None:
