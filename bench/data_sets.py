@@ -1,7 +1,8 @@
 """Data sets that strategies and tools are compared on: small, quick, and far from all solved.
 
-Most are files that packages carry, cut short; one is made from a seed. Sunspots, vowels and
-shakespeare are the examples that our defaults were chosen on; nothing was chosen on the others.
+Most are files that packages carry, cut short; two are made from a seed. The pruner was chosen on all
+but fading together, starting points on CO2, vowels, recall and help, thresholds of findings on
+sunspots, vowels and shakespeare (`studies/LOG.md`).
 `write` puts the file that a study reads into a folder, `config_of` returns a study on it, so that
 any tool can read the same.
 

@@ -15,19 +15,20 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import torch
 
-from bench.recurrent import medians, torchs_own
+from bench.recurrent import OURS, TORCHS, medians
 from search import models
 from search.data import load_splits
 from search.lane_shapes import shape_of
 from search.lanes import Lanes
 from search.optimizers import MEMORIES
-from search.recurrent import recur, run_layer
+from search.recurrent import run_layer
 from search.running import Request, make_plan
 from search.space import HyperParams, starting_points
 from search.training import Run
@@ -83,11 +84,11 @@ def runs(study: str, cell: str, units: int, networks: int) -> list[Run]:
     ]
 
 
-def epoch_alone(run: Run, recur: Callable[..., object]) -> Way:
+def epoch_alone(run: Run, layers: Mapping[str, Any]) -> Way:
     """Returns an epoch of one run with these layers."""
 
     def train() -> None:
-        with mock.patch.object(models, "recur", recur):
+        with mock.patch.multiple(models, **layers):
             run.advance(lambda *_: None)
 
     return train
@@ -128,7 +129,7 @@ def main() -> None:
     print(f"\n| an epoch of | H | cell | ours alone | {heads} |\n|---|--:|---|--:|--:|--:|--:|")
     for study, sizes, turns in EPOCHS:
         for units, cell in itertools.product(sizes, models.CELLS):
-            ways = [epoch_alone(runs(study, cell, units, 1)[0], way) for way in (torchs_own, recur)]
+            ways = [epoch_alone(runs(study, cell, units, 1)[0], way) for way in (TORCHS, OURS)]
             ways += [epoch_together(runs(study, cell, units, count)) for count in NETWORKS]
             row = gains(ways, (1, *NETWORKS), turns)
             print("|", study, "|", units, "|", cell, "|", row, "|", flush=True)

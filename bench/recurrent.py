@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -22,7 +22,7 @@ from torch import nn
 
 from search import models
 from search.data import load_splits
-from search.recurrent import recur
+from search.recurrent import recur, recur_to_ends
 from search.running import Request, make_plan
 from search.space import HyperParams, starting_points
 from search.training import Run
@@ -47,6 +47,19 @@ TURNS = 40
 def torchs_own(layers: nn.Module, inputs: torch.Tensor, state: object) -> object:
     """Runs layers as they are."""
     return layers(inputs, state)
+
+
+def torchs_own_to_ends(
+    layers: nn.Module, inputs: torch.Tensor, lengths: torch.Tensor, _unit: int = 1
+) -> torch.Tensor:
+    """Runs layers as they are over padded series, and takes the state at the end of each."""
+    hidden: torch.Tensor = layers(inputs)[0]
+    return hidden[torch.arange(len(hidden)), lengths - 1]
+
+
+TORCHS: Mapping[str, Any] = {"recur": torchs_own, "recur_to_ends": torchs_own_to_ends}
+OURS: Mapping[str, Any] = {"recur": recur, "recur_to_ends": recur_to_ends}
+"""What `search.models` runs layers with."""
 
 
 def medians(ways: Sequence[Callable[[], object]], turns: int) -> list[float]:
@@ -83,14 +96,14 @@ def epoch_ratio(study: str, cell: str) -> float:
     params = HyperParams.of(starting_points(config.space)[0] | {"cell": cell})
     runs = [Run(params, splits, 0, Goal(), torch.device("cpu")) for _ in range(2)]
 
-    def epoch(run: Run, layers: object) -> Callable[[], object]:
+    def epoch(run: Run, layers: Mapping[str, Any]) -> Callable[[], object]:
         def train() -> None:
-            with mock.patch.object(models, "recur", layers):
+            with mock.patch.multiple(models, **layers):
                 run.advance(lambda *_: None)
 
         return train
 
-    theirs, ours = medians([epoch(runs[0], torchs_own), epoch(runs[1], recur)], 5)
+    theirs, ours = medians([epoch(runs[0], TORCHS), epoch(runs[1], OURS)], 5)
     return theirs / ours
 
 

@@ -112,9 +112,11 @@ def test_what_is_reached_when() -> None:
 def test_quartiles_are_values_that_were_measured() -> None:
     """No mean of a loss and of nothing yet: the median of an even number is the worse one."""
     assert quartiles([3.0]) == (3.0, 3.0, 3.0)
-    assert quartiles([math.inf, 1.0]) == (math.inf, math.inf, math.inf)
+    assert quartiles([math.inf, 1.0]) == (1.0, math.inf, math.inf)
+    assert quartiles([3.0, 1.0, 2.0]) == (1.0, 2.0, 3.0)
+    assert quartiles([4.0, 3.0, 1.0, 2.0]) == (1.0, 3.0, 4.0)
     assert quartiles([5.0, 1.0, 4.0, 2.0, 3.0]) == (2.0, 3.0, 4.0)
-    assert median_curve([FAST, SLOW, ()], [10.0]) == [(0.9, 0.9, math.inf)]
+    assert median_curve([FAST, SLOW, ()], [10.0]) == [(0.5, 0.9, math.inf)]
 
 
 def test_tables_say_what_was_reached_and_claimed() -> None:

@@ -31,7 +31,7 @@ from bench.data_sets import DATA_SETS, config_of
 from search.data.splits import Splits
 from search.diagnosis import diagnose
 from search.dimensions import Dimension
-from search.space import HyperParams, starting_points, suggest
+from search.space import LEARNING_RATES, HyperParams, starting_points, suggest
 from search.stopping import Divergence, batch_judge
 from search.training import Run
 from search.trial import Decision, Goal, derive_seed
@@ -44,7 +44,8 @@ def configuration(number: int, space: Mapping[str, Dimension]) -> HyperParams:
     """Returns a configuration, trained for as many epochs as the space allows."""
     sampler = optuna.samplers.RandomSampler(derive_seed(SEED, "proposal", number))
     values = suggest(optuna.create_study(sampler=sampler).ask(), space).to_dict()
-    points = starting_points(space)
+    # The lesson's; what follows them was chosen on these tables.
+    points = starting_points(space)[: len(LEARNING_RATES)]
     if number < len(points):
         values |= points[number]
     return HyperParams.of({**values, "epochs": int(space["epochs"].clip(10**6))})

@@ -1,7 +1,8 @@
 """The command line of the race.
 
 python -m bench.race short            two data sets, one seed, 45 s: about a quarter of an hour
-python -m bench.race long             all of it, 180 s each; goes on where it was stopped
+python -m bench.race long             all of it, 180 s each; goes on where it was stopped, and has
+                                      nothing to do where the store has all: --store NEW races anew
 python -m bench.race tables           what is in the store, as Markdown and pictures
 python -m bench.race throughput       trials a second on a fixed list, and what is not training
 python -m bench.race evaluated        what comes of ours when `evaluate` chooses the winner
@@ -26,7 +27,7 @@ from bench.race.runner import CORES, RaceError, run_race
 from bench.race.store import Key, Store
 from search.processes import SIGNALS
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 RESULTS, PICTURES = HERE / "results", HERE / "pictures"
 SETS = ("sunspots", "elnino", "vowels", "shakespeare")
 """Chosen by `landscape`, see RESULTS.md."""
@@ -97,7 +98,10 @@ def draw_all(store: Store, seconds: float) -> None:
     from bench.race.tables import grouped
 
     for data, by_contestant in grouped(store.results(seconds)).items():
-        path = PICTURES / f"{data}.png"
+        # Those of another store are not what RESULTS.md shows.
+        pictures = PICTURES if store.folder.resolve() == RESULTS else store.folder / "pictures"
+        pictures.mkdir(parents=True, exist_ok=True)
+        path = pictures / f"{data}.png"
         draw(data, by_contestant, seconds, path)
         print(f"\n![{data}]({os.path.relpath(path, HERE.parent)})")
 

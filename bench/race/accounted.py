@@ -2,6 +2,7 @@
 
     python -m bench.race.accounted enqueue STUDY.toml URL POINTS
     python -m bench.race.accounted run STUDY.toml URL
+    python -m bench.race.accounted processor STUDY.toml URL
     python -m bench.race.accounted plain DATA URL POINTS
 
 Ours is `rnn-search run` itself, of which two methods note in passing what they are told.
@@ -10,6 +11,7 @@ Ours is `rnn-search run` itself, of which two methods note in passing what they 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from bench.race.ours import WORKERS
+from bench.race.runner import processor_times
 
 
 def enqueue(study: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:
@@ -61,7 +66,7 @@ def run(study: str, url: str) -> None:
         mock.patch.object(Progress, "ended", note_end),
         redirect_stdout(sys.stderr),
     ):
-        code = main(["run", study, "--storage", url, "--workers", "2"])
+        code = main(["run", study, "--storage", url, "--workers", str(WORKERS)])
     if code:
         sys.exit(code)
     found = {
@@ -70,6 +75,45 @@ def run(study: str, url: str) -> None:
         "training": training,
     }
     print(json.dumps(found))
+
+
+def processor(study: str, url: str) -> None:
+    """Trains them with two workers and prints the processor's time, in seconds.
+
+    ``all``: of the coordinator, the trainers and what they are forked from, from the moment when
+    each worker has told an epoch, so that imports are over, to the last trial's end; ``training``:
+    of the epochs that were told between.
+    """
+    from search import processes
+    from search.cli import main
+    from search.display import Progress
+
+    processes.SERVED.append("bench.race.processor_time")
+    told: set[int] = set()
+    spent = {"begin": 0.0, "end": 0.0, "training": 0.0}
+    advanced, end = Progress.advanced, Progress.ended
+
+    def note_epoch(self: Any, worker: int, taken: Any, epoch: Any) -> None:
+        if len(told) == WORKERS:
+            spent["training"] += epoch.seconds
+        elif {*told, worker} != told:
+            told.add(worker)
+            spent["begin"] = sum(processor_times(os.getpid()).values())
+        advanced(self, worker, taken, epoch)
+
+    def note_end(self: Any, *arguments: Any) -> None:
+        end(self, *arguments)
+        spent["end"] = sum(processor_times(os.getpid()).values())
+
+    with (
+        mock.patch.object(Progress, "advanced", note_epoch),
+        mock.patch.object(Progress, "ended", note_end),
+        redirect_stdout(sys.stderr),
+    ):
+        code = main(["run", study, "--storage", url, "--workers", str(WORKERS)])
+    if code:
+        sys.exit(code)
+    print(json.dumps({"all": spent["end"] - spent["begin"], "training": spent["training"]}))
 
 
 def plain(data: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:
@@ -92,8 +136,8 @@ def main() -> None:
     """Reads the command line."""
     verb, where, url, *points = sys.argv[1:]
     listed = json.loads(points[0]) if points else []
-    if verb == "run":
-        run(where, url)
+    if verb in ("run", "processor"):
+        {"run": run, "processor": processor}[verb](where, url)
     else:
         {"enqueue": enqueue, "plain": plain}[verb](where, url, listed)
 

@@ -116,6 +116,8 @@ def _work(race: Race, data: Exported, storage: Path, number: int) -> None:
         study_name="race",
         storage=_storage(storage),
         sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        # Five trials have to be complete; at an epoch fewer may have come so far, as is Optuna's
+        # own default.
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
     )
     study.optimize(objective, timeout=race.left(), callbacks=[write])

@@ -61,11 +61,12 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns lower quartile, median and upper quartile, each one of the values.
 
     Infinite ones have no mean, so nothing is interpolated; of an even number of values the median
-    is the worse one.
+    is the worse one, and of few the outer ones are what is further out.
     """
     ordered = sorted(values)
     last = len(ordered) - 1
-    low, middle, high = (ordered[math.ceil(share * last)] for share in (0.25, 0.5, 0.75))
+    places = math.floor(0.25 * last), math.ceil(0.5 * last), math.ceil(0.75 * last)
+    low, middle, high = (ordered[place] for place in places)
     return low, middle, high
 
 

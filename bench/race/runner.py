@@ -152,7 +152,7 @@ def wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bool, float]
     last = time.monotonic() + seconds + GRACE
     try:
         while time.monotonic() < last:
-            used |= _processor_times(process.pid)
+            used |= processor_times(process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(LOOK)
                 return True, sum(used.values())
@@ -167,7 +167,7 @@ def wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bool, float]
                 process.wait()
 
 
-def _processor_times(pid: int) -> dict[int, float]:
+def processor_times(pid: int) -> dict[int, float]:
     """Returns the seconds that a process and its descendants have computed so far, by number."""
     found = {}
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -191,6 +191,10 @@ def retrain(place: Place, params: Any, seed: int, times: int) -> Sequence[float]
     process = place.start("retrain", options)
     try:
         output, _ = process.communicate(timeout=RETRAINING)
+    except subprocess.TimeoutExpired:
+        raise RaceError(
+            f"{place.contestant.name}, retraining: not done after {RETRAINING:g} s"
+        ) from None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

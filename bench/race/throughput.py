@@ -36,12 +36,15 @@ class Throughput:
         trials: Seconds from the begin of the first trial's training to the end of the last trial.
         working: Seconds from each worker's first to its last, summed; of ours only.
         training: Seconds of training and validation, summed over the workers; of ours only.
+        computing: The share of the processor's time that is training and validation, as another
+            run of the same list has it; of ours only.
     """
 
     whole: float
     trials: float
     working: float = 0.0
     training: float = 0.0
+    computing: float = 0.0
 
     @property
     def idle(self) -> float:
@@ -63,11 +66,16 @@ def of_ours(data: Path, points: Sequence[Mapping[str, Any]], folder: Path) -> Th
     study = data.with_suffix(".toml").read_text(encoding="utf-8")
     budget = {"budget": {"trials": len(points)}, "stopping": NO_STOPPING}
     file.write_text(study + "\n" + tomli_w.dumps(budget), encoding="utf-8")
-    url = f"sqlite:///{folder / 'studies.db'}"
-    _run("bench.race.accounted", ["enqueue", str(file), url, json.dumps(points)], 1)
-    whole, output = _run("bench.race.accounted", ["run", str(file), url], 1)
-    found = json.loads(output.splitlines()[-1])
-    return Throughput(whole, found["trials"], found["working"], found["training"])
+    wholes, found = [], []
+    for verb in ("run", "processor"):
+        url = f"sqlite:///{folder / verb}.db"
+        _run("bench.race.accounted", ["enqueue", str(file), url, json.dumps(points)], 1)
+        whole, output = _run("bench.race.accounted", [verb, str(file), url], 1)
+        wholes.append(whole)
+        found.append(json.loads(output.splitlines()[-1]))
+    times, work = found
+    share = work["training"] / work["all"]
+    return Throughput(wholes[0], times["trials"], times["working"], times["training"], share)
 
 
 def of_plain(data: Path, points: Sequence[Mapping[str, Any]], folder: Path) -> Throughput:
@@ -90,7 +98,8 @@ def show_throughput(
     """
     head = "ours, trials a s | plain, trials a s | ratio | imports included | s a trial"
     print(
-        f"| | {head} | not training | ratio of products alone |\n|---|--:|--:|--:|--:|--:|--:|--:|"
+        f"| | {head} | not training, workers' time | processor's | ratio of products alone |\n"
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     )
     for name in sets:
         data = prepare(name, folder)
@@ -102,7 +111,8 @@ def show_throughput(
         ratio, whole = other.trials / mine.trials, other.whole / mine.whole
         print(
             f"| {name} | {count / mine.trials:.2f} | {count / other.trials:.2f} | {ratio:.1f} | "
-            f"{whole:.1f} | {mine.training / count:.2f} | {mine.idle:.1%} | {bound:.1f} |",
+            f"{whole:.1f} | {mine.training / count:.2f} | {mine.idle:.1%} | "
+            f"{1 - mine.computing:.1%} | {bound:.1f} |",
             flush=True,
         )
 
