@@ -1,7 +1,7 @@
 """Data sets that strategies and tools are compared on: small, quick, and far from all solved.
 
-Most are files that packages carry, cut short; two are made from a seed. The pruner was chosen on all
-but fading together, starting points on CO2, vowels, recall and help, thresholds of findings on
+Most are files that packages carry, cut short; two are made from a seed. The pruner was chosen on
+all but fading together, starting points on CO2, vowels, recall and help, thresholds of findings on
 sunspots, vowels and shakespeare (`studies/LOG.md`).
 `write` puts the file that a study reads into a folder, `config_of` returns a study on it, so that
 any tool can read the same.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from search.entries import Entry
-from search.evaluation import LOOKS, mean_and_std
+from search.evaluation import mean_and_std
+from search.looks import looks_before, looks_of
 from search.report import Summary
 from search.stored_study import StoredStudy
 from search.trial import Outcome
 from search.trial_files import RESULT, load_result
-from search.wording import best_of, figure, trusting
+from search.wording import best_of, count_of, figure, trusting
 
 
 @dataclass(frozen=True)
@@ -59,70 +61,133 @@ class Certainty:
 
 def read_certainty(stored: StoredStudy, summary: Summary, entries: Sequence[Entry]) -> Certainty:
     """Reads what evaluations left; the test part itself is not opened."""
-    looks = list(stored.study.user_attrs.get(LOOKS, []))
-    retrained = _read_retrained(stored)
+    looks = looks_of(stored)
+    retrained = _read_retrained(stored, looks[-1] if looks else {})
     if summary.best is None:
         return Certainty(retrained, looks, [])
-    if looks:
-        return Certainty(retrained, looks, _by_seeds(summary, retrained, looks))
     evaluate = f"rnn-search evaluate {summary.name}{trusting(stored.config)}"
-    return Certainty(retrained, looks, _by_gap(summary, entries, evaluate))
+    if not looks:
+        return Certainty(
+            retrained, looks, [*_by_gap(summary, entries, evaluate), *_earlier(stored)]
+        )
+    said = [
+        _won(looks[-1]),
+        *_optimism(summary, retrained, looks[-1]["metric"]),
+        *_earlier(stored),
+        *_since(summary, entries, looks[-1], retrained, evaluate),
+    ]
+    return Certainty(retrained, looks, said)
 
 
-def _read_retrained(stored: StoredStudy) -> list[Retrained]:
+def _read_retrained(stored: StoredStudy, last: Mapping[str, Any]) -> list[Retrained]:
+    """Reads the retrainings of all evaluations that were of the same code as the last one."""
+    files = sorted((stored.folder / "evaluation").glob(f"*/{RESULT}"))
+    results = [result for result in map(load_result, (file.parent for file in files)) if result]
+    seen = set(last.get("seeds", []))
+    code = {_code(one) for one in results if _is(one, last.get("trial")) and one["seed"] in seen}
     found: dict[int, Retrained] = {}
-    for file in sorted((stored.folder / "evaluation").glob(f"*/{RESULT}")):
-        result = load_result(file.parent)
-        if result is None or not isinstance(result.get("trial"), int):
+    for result in results:
+        if not isinstance(result.get("trial"), int) or (code and _code(result) not in code):
             continue
         one = found.setdefault(result["trial"], Retrained(result["trial"], [], 0))
         if result.get("outcome") == Outcome.COMPLETE:
             one.figures.append(result.get("figures", {}))
         else:
-            found[one.trial] = Retrained(one.trial, one.figures, one.failed + 1)
+            found[one.trial] = replace(one, failed=one.failed + 1)
+    for candidate in last.get("candidates", []):
+        one = found.get(candidate["trial"], Retrained(candidate["trial"], [], 0))
+        # What failed is trained again the next time, so it has no file.
+        found[one.trial] = replace(one, failed=max(one.failed, candidate["failed"]))
     return [found[trial] for trial in sorted(found)]
 
 
-def _by_seeds(
-    summary: Summary, retrained: Sequence[Retrained], looks: Sequence[dict[str, Any]]
-) -> list[str]:
-    last, name = looks[-1], looks[-1]["metric"]
-    words, count = name.replace("_", " "), len(last["seeds"])
-    found = f"{figure(name, last['mean'])}; of one seed nothing says how much another would differ"
+def _is(result: Mapping[str, Any], trial: int | None) -> bool:
+    return result.get("trial") == trial and "seed" in result
+
+
+def _code(result: Mapping[str, Any]) -> str | None:
+    code: str | None = result.get("surroundings", {}).get("factory")
+    return code
+
+
+def _won(look: Mapping[str, Any]) -> str:
+    """Says what won an evaluation, and its figure on the test part."""
+    name, count = look["metric"], len(look["seeds"])
+    found = f"{figure(name, look['mean'])}; of one seed nothing says how much another would differ"
     if count > 1:
         found = (
-            f"{figure(name, last['mean'])} on average, standard deviation "
-            f"{figure(name, last['std'])} between seeds; their ensemble "
-            f"{figure(name, last['ensemble'])}"
+            f"{figure(name, look['mean'])} on average, standard deviation "
+            f"{figure(name, look['std'])} between seeds; their ensemble "
+            f"{figure(name, look['ensemble'])}"
         )
-    said = [
-        f"The configuration of #{last['trial']} won an evaluation on {seeds(count)} "
-        f"({last['time']}). Test {words}: {found}."
-    ]
-    best = next(
-        (one for one in retrained if summary.best and one.trial == summary.best.number), None
+    failed = [one["failed"] for one in look.get("candidates", []) if one["trial"] == look["trial"]]
+    of = f", {failed[0]} more diverged or failed" if sum(failed) else ""
+    return (
+        f"The configuration of #{look['trial']} won an evaluation on {seeds(count)}{of} "
+        f"({look['time']}). Test {name.replace('_', ' ')}: {found}."
     )
-    if best is not None and summary.best is not None and name in summary.best.figures:
-        mean, _ = best.spread(name)
-        if not math.isnan(mean):
-            promised = summary.best.figures[name]
-            worse = mean != promised == best_of(name, mean, promised)
-            judged = "The search was optimistic" if worse else "The search was not optimistic"
-            said.append(
-                f"{judged}: its best trial, #{best.trial}, had a validation {words} of "
-                f"{figure(name, promised)}; trained again it has {figure(name, mean)} on average."
-            )
-    if len(looks) > 1:
-        said.append(
-            f"This was look {len(looks)} at the test part; only the first "
-            f"({figure(name, looks[0]['mean'])}, #{looks[0]['trial']}) is quite honest."
-        )
-    return said
+
+
+def _optimism(summary: Summary, retrained: Sequence[Retrained], name: str) -> list[str]:
+    """Compares what the search had of its best trial with what that has on other seeds."""
+    best, words = summary.best, name.replace("_", " ")
+    again = [one for one in retrained if best and one.trial == best.number]
+    if best is None or not again or name not in best.figures:
+        return []
+    (mean, _), failed, promised = again[0].spread(name), again[0].failed, best.figures[name]
+    had = f"#{best.number}, had a validation {words} of {figure(name, promised)}"
+    if math.isnan(mean):
+        lost = f"its {count_of(failed, 'retraining')} all diverged or failed"
+        return [f"The search was optimistic: its best trial, {had}; {lost}."] if failed else []
+    has = f"trained again it has {figure(name, mean)} on average"
+    if failed:
+        on = f"of {seeds(len(again[0].figures))}, and diverged or failed on {seeds(failed)}"
+        return [f"The search was optimistic: its best trial, {had}; {has} {on}."]
+    worse = mean != promised == best_of(name, mean, promised)
+    judged = "The search was optimistic" if worse else "The search was not optimistic"
+    return [f"{judged}: its best trial, {had}; {has}."]
+
+
+def _earlier(stored: StoredStudy) -> list[str]:
+    """Says that the test part was looked at before, also in a study that this was forked from."""
+    before, looks = looks_before(stored), looks_of(stored)
+    all_looks = [*before, *looks]
+    if before and not looks:
+        return [f"The test part was looked at before, in '{before[-1]['study']}'."]
+    if len(all_looks) < 2:
+        return []
+    first = all_looks[0]
+    of = f" of '{first['study']}'" if before else ""
+    said = f"{figure(first['metric'], first['mean'])}, #{first['trial']}{of}"
+    return [
+        f"This was look {len(all_looks)} at the test part; only the first ({said}) is quite honest."
+    ]
+
+
+def _since(
+    summary: Summary,
+    entries: Sequence[Entry],
+    look: Mapping[str, Any],
+    retrained: Sequence[Retrained],
+    evaluate: str,
+) -> list[str]:
+    """Says that trials have ended after the last evaluation, maybe a better one among them."""
+    ends = [one.ended for one in entries if one.ended is not None]
+    # Older looks say when they were, and not what they knew.
+    looked = datetime.datetime.fromisoformat(look["time"]).timestamp()
+    count = len(ends) - look.get("trials", sum(end <= looked for end in ends))
+    if count < 1:
+        return []
+    best, known = summary.best, {one.trial for one in retrained}
+    new = best is not None and best.number not in known and best.number != look["trial"]
+    better = f", and the best of all, #{best.number}, was not in it" if best and new else ""
+    verb = "has" if count == 1 else "have"
+    return [f"{count_of(count, 'trial')} {verb} ended since it began{better}: {evaluate}"]
 
 
 def seeds(count: int, which: str = "") -> str:
     """Writes how many seeds something was trained with."""
-    return f"{count} {which}seed{'' if count == 1 else 's'}"
+    return count_of(count, f"{which}seed")
 
 
 def around(name: str, mean: float, std: float) -> str:

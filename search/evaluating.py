@@ -17,16 +17,13 @@ from search.display import Progress
 from search.errors import RunError, StudyError
 from search.evaluation import (
     Contest,
-    Evaluation,
     choose_candidates,
     choose_seeds,
     choose_winner,
-    headline,
-    look_at_test,
     mean_and_std,
     plan_retrainings,
-    record_look,
 )
+from search.looks import Evaluation, headline, look_at_test, looks_before, record_look
 from search.processes import catch_signals
 from search.retraining import Result, Retrainer, Retraining, read_result
 from search.running import Plan, Request, make_plan
@@ -125,6 +122,7 @@ def evaluate_study(
             the study is under way.
         RunError: Disk or trainers failed, or no retraining completed.
     """
+    over = sum(trial.state.is_finished() for trial in stored.trials())
     candidates = choose_candidates(stored, top)
     plan = _plan(stored, request, console)
     chosen = choose_seeds(stored.config.seed, seeds, len(stored.trials()))
@@ -139,10 +137,11 @@ def evaluate_study(
         ]
         winner = choose_winner(contests, stored.goal)
         look = look_at_test(winner, plan.splits, plan.device, plan.factory)
-        looks = record_look(stored, winner, look)
+        looks = record_look(stored, contests, winner, look, over)
     config, baselines = stored.config, stored.attributes["baselines"]
-    names = (config.name, config.data.task, headline(stored), config.metric)
-    return Evaluation(*names, contests, winner, look, looks, baselines), Ending.DONE
+    names = (config.name, config.data.task, headline(stored), stored.goal)
+    told = looks, looks_before(stored)
+    return Evaluation(*names, contests, winner, look, *told, baselines), Ending.DONE
 
 
 def _plan(stored: StoredStudy, request: Request, console: Console) -> Plan:
@@ -206,6 +205,8 @@ def _only_one(stored: StoredStudy) -> Iterator[None]:
             raise StudyError(
                 f"another evaluation of '{stored.config.name}' is under way; wait for its end"
             ) from None
+        except OSError as error:  # A file system without locks.
+            raise RunError(f"{folder / 'lock'} cannot be locked: {error.strerror}") from None
         yield
 
 
@@ -225,16 +226,31 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     )
     winner = evaluation.winner
     console.print()
-    _say(
-        console,
-        f"Winner: #{winner.candidate.trial}, by the mean of its validation {evaluation.searched}",
-    )
+    _say(console, f"Winner: #{winner.candidate.trial}, {_why(evaluation)}")
     _say(console, f"Test {words}{UNITS.get(metric, '')}:")
     for table in _test_tables(evaluation, console.width):
         console.print(table)
     places = {str(result.retraining.folder.parent) for result in winner.complete}
     _say(console, f"Its networks are kept in {', '.join(sorted(places))}")
     print_warnings(console, evaluation)
+
+
+def _why(evaluation: Evaluation) -> str:
+    """Says what made the winner win: its mean, unless one with a better mean has failed more."""
+    winner, name = evaluation.winner, evaluation.goal.metric
+    words, mean = name.replace("_", " "), winner.spread(name)[0]
+    better = [
+        one.candidate.trial
+        for one in evaluation.contests
+        if one.complete and evaluation.goal.better(one.spread(name)[0], mean)
+    ]
+    if not better:
+        return f"by the mean of its validation {words}"
+    has = ", ".join(f"#{trial}" for trial in better)
+    return (
+        f"because fewer of its seeds diverged or failed; {has} "
+        f"{'has' if len(better) == 1 else 'have'} a better mean of the validation {words}"
+    )
 
 
 def print_warnings(console: Console, evaluation: Evaluation) -> None:
@@ -246,17 +262,18 @@ def print_warnings(console: Console, evaluation: Evaluation) -> None:
 def _warnings(evaluation: Evaluation) -> list[str]:
     """Returns what makes the figures worth less."""
     lines = [
-        f"note: {len(contest.results) - len(contest.complete)} of {len(contest.results)} "
-        f"retrainings of #{contest.candidate.trial} have no figure: {reason}"
+        f"note: {contest.failed} of {len(contest.results)} retrainings of "
+        f"#{contest.candidate.trial} have no figure: {reason}"
         for contest in evaluation.contests
         for reason in [next((r.reason for r in contest.results if not r.complete), None)]
         if reason is not None
     ]
-    before = evaluation.looks[:-1]
+    before = [*evaluation.before, *evaluation.looks[:-1]]
     if before:
+        where = f" of '{before[0]['study']}'" if "study" in before[0] else ""
         lines.append(
             f"WARNING: this was look {len(before) + 1} at the test part; the first was at "
-            f"{before[0]['time']} (trial #{before[0]['trial']}). Whatever was changed since "
+            f"{before[0]['time']} (trial #{before[0]['trial']}{where}). Whatever was changed since "
             "because of it makes this figure too good; only the first is quite honest."
         )
     return lines

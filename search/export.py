@@ -19,9 +19,9 @@ from search.data.splits import Splits
 from search.data.windows import ForecastSplits
 from search.ensembles import Networks
 from search.errors import RequestError, RunError, StudyError
-from search.evaluation import evaluate_together
 from search.factories import Factory, trust_factory
 from search.intervals import band_of
+from search.looks import evaluate_together
 from search.model_files import (
     CARD,
     FORMAT,

@@ -77,6 +77,11 @@ class History:
             self._storage._add_trials_to_cache(self._study_id, [trial])
         self.unfinished[trial.number] = trial
 
+    def forget_reports(self, number: int) -> None:
+        """Removes what has been reported of a trial that begins anew."""
+        if number in self.unfinished:
+            self.unfinished[number].intermediate_values.clear()
+
     def note_report(self, number: int, epoch: int, value: float) -> None:
         """Adds a value that has just been reported of a trial in training."""
         if number in self.unfinished:

@@ -87,7 +87,7 @@ def importances(
         distinguishes the best.
     """
     searched = distributions(space)
-    inside = [one for one in tried if _fits(one, space, searched)]
+    inside = inside_of(tried, space)
     good = sum(math.isfinite(one.rank) for one in inside)
     if len(inside) < FEWEST or good < FEWEST_GOOD or not searched:
         return []
@@ -109,10 +109,14 @@ def importances(
     return sorted(made, key=lambda one: -one.middle)
 
 
-def _fits(
-    one: Tried, space: Mapping[str, Dimension], searched: Mapping[str, BaseDistribution]
-) -> bool:
-    return all(name in one.params and is_inside(one.params[name], space[name]) for name in searched)
+def inside_of(tried: Sequence[Tried], space: Mapping[str, Dimension]) -> list[Tried]:
+    """Returns the trials whose hyperparameters are all within what is searched."""
+    searched = distributions(space)
+    return [
+        one
+        for one in tried
+        if all(name in one.params and is_inside(one.params[name], space[name]) for name in searched)
+    ]
 
 
 def _resample(tried: Sequence[Tried], chooser: random.Random) -> list[Tried]:

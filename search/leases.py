@@ -66,6 +66,7 @@ class Leases:
         self._pid = os.getpid()
         self._pid_started = started(psutil.Process())
         self._exists = False
+        self._excused: set[tuple[int, str]] = set()
 
     def prepare(self) -> None:
         """Creates the table if need be; call it before the calls that write."""
@@ -91,7 +92,9 @@ class Leases:
         """
         held, known, mine = self._read()
         if known - set(unfinished):
-            self.sweep(unfinished)
+            # Not what is held: who told a trial and lost the server's answer tells it again, and
+            # looks for its lease in doing so.
+            self.sweep({*unfinished, *held})
         return held - mine
 
     def _read(self) -> tuple[set[int], set[int], set[int]]:
@@ -144,8 +147,8 @@ class Leases:
         """Removes leases of finished trials, left by a run killed between telling and `drop`.
 
         Args:
-            unfinished: Ids of the study's trials that are in training; call it under
-                `Database.exclusive`, so that these are all.
+            unfinished: Ids of the study's trials whose leases stay: all that are in training; call
+                it under `Database.exclusive`, so that these are all.
         """
         with self._database.engine.begin() as connection:
             connection.execute(
@@ -163,6 +166,25 @@ class Leases:
                 .where(_leases.c.owner == self._owner)
                 .values(expires=self._database.now(connection) + LEASE_SECONDS)
             )
+
+    def excuse(self, waited: float) -> None:
+        """Gives leases that lapsed within the last seconds half of their time again.
+
+        For who has waited for the lock, or for the server: others may have waited as long, and
+        could not renew theirs. Each is excused once, because its holder may be dead.
+
+        Args:
+            waited: Seconds.
+        """
+        with self._database.engine.begin() as connection:
+            now = self._database.now(connection)
+            rows = connection.execute(_ALL, {"study": self._study_id}).all()
+            lapsed = {(r.trial_id, r.owner) for r in rows if now - waited <= r.expires <= now}
+            for trial_id, owner in lapsed - self._excused:
+                mine = _leases.c.trial_id == trial_id, _leases.c.owner == owner
+                until = now + LEASE_SECONDS / 2
+                connection.execute(sa.update(_leases).where(*mine).values(expires=until))
+        self._excused |= lapsed
 
     def drop(self, trial_id: int) -> None:
         """Gives a trial back, if this coordinator holds it.
@@ -183,8 +205,19 @@ class Leases:
             since = started(process)
             gone = process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
-            return True
+            return not _is_hidden(row.pid)
         return gone or abs(since - float(row.pid_started)) > 1.0
+
+
+def _is_hidden(pid: int) -> bool:
+    """True if there is a process of another user, whom the system does not show us (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def where_ids_count() -> str:

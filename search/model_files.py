@@ -73,6 +73,11 @@ class Band(_Plain):
     windows: int
     residual: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] | None = None
 
+    @property
+    def share(self) -> float:
+        """The share of new values that are to lie within: 0.9, or less if there are few windows."""
+        return min(0.9, max(0.0, (self.windows - 1) / (self.windows + 1)))
+
 
 class Member(_Plain):
     """A network that an evaluation has trained.

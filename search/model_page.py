@@ -111,24 +111,28 @@ def _interval(card: ModelCard) -> str:
     if card.band is None:
         return ""
     wider = " They are\nwider where the networks disagree." if card.band.residual else ""
+    many = "nine in ten new values"
+    if card.band.share < 0.9:
+        several = "" if card.band.windows == 1 else "s"
+        many = (
+            f"about {100 * card.band.share:.0f} % of new values (the validation part has only "
+            f"{card.band.windows}\nwindow{several} to tell by)"
+        )
     return (
-        " `NAME_low` and `NAME_high`\nenclose nine in ten new values, if they are like the "
+        f" `NAME_low` and `NAME_high`\nenclose {many}, if they are like the "
         f"validation part's.{wider}"
     )
 
 
 def _shown(file: str, columns: list[str], out: str) -> str:
     has = f"\n`{file}` needs the columns {_listed(columns)}." if columns else ""
-    frame = ""
-    if columns:
-        frame = f'\nframe = pd.read_csv("{file}")[{columns!r}]\nmodel.predict(frame)'
-    pandas = "import pandas as pd\n\n" if columns else ""
+    frame = "  # or a pandas frame with its columns" if columns else ""
     return f"""```
 rnn-search predict DIR {file} --out {out}
 ```
 
 ```python
-{pandas}import search
+import search
 
 model = search.load("DIR")
 model.predict("{file}"){frame}

@@ -44,11 +44,12 @@ class TrialLine:
         epochs: How many epochs it has trained.
         figures: Validation figures at the best epoch.
         reason: Why it ended.
-        seconds: How long it took.
+        seconds: How long it took, since it was interrupted for the last time if it was.
         traceback: Of the exception that failed it.
         curve: Losses per epoch, by ``train`` and ``valid``.
         finding: What its losses say; None if they say nothing, or it is not over.
         follows: Number of the trial whose finding it follows, if it does.
+        trained: Seconds of training and validation, in all its lives.
     """
 
     number: int
@@ -64,6 +65,12 @@ class TrialLine:
     curve: dict[str, list[float | None]] = field(default_factory=dict)
     finding: Finding | None = None
     follows: int | None = None
+    trained: float = 0.0
+
+    @property
+    def cost(self) -> float | None:
+        """Seconds it took, in all its lives: no less than its epochs did; None: not known."""
+        return None if self.seconds is None else max(self.seconds, self.trained)
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,7 @@ def trial_line(stored: StoredStudy, trial: FrozenTrial, held: set[int]) -> Trial
         finding=read_finding(attributes),
         # A forked trial follows one of another study's numbers.
         follows=None if "forked_from" in attributes else attributes.get("follows"),
+        trained=attributes.get("epochs_seconds", 0.0),
     )
 
 

@@ -11,10 +11,10 @@ import tomli_w
 
 from search.documents import Block, Bullets, Code, Paragraph, Section, Table
 from search.entries import Entry
-from search.report_sections import Material
+from search.report_answer import Material
 from search.stored_study import StoredStudy
 from search.trial import Outcome
-from search.wording import duration, trusting
+from search.wording import count_of, duration, trusting
 
 OUTCOMES = (
     Outcome.COMPLETE,
@@ -35,7 +35,7 @@ TOLD = 10
 def cost(material: Material) -> Section:
     """What was pruned, diverged, failed, and what it cost."""
     entries = [entry for entry in material.entries if not entry.along]
-    whole = sum(entry.line.seconds or 0.0 for entry in entries)
+    whole = sum(entry.line.cost or 0.0 for entry in entries)
     rows = [_row(str(outcome), _of(entries, outcome), whole) for outcome in OUTCOMES]
     rows = [row for row in rows if row[1] != "0"]
     rows.append(_row("together", entries, whole))
@@ -44,7 +44,9 @@ def cost(material: Material) -> Section:
     untimed = sum(entry.begun is not None and entry.ended is None for entry in entries)
     along = len(material.entries) - len(entries)
     if along:
-        blocks.append(Paragraph(f"Not counted: what {_trials(along)} taken along had cost before."))
+        blocks.append(
+            Paragraph(f"Not counted: what {count_of(along, 'trial')} taken along had cost before.")
+        )
     if untimed:
         said = "1 trial that is" if untimed == 1 else f"{untimed} trials that are"
         blocks.append(Paragraph(f"Not counted: the time of {said} not over."))
@@ -66,16 +68,12 @@ def cost(material: Material) -> Section:
     return Section("What it cost", [*blocks, *_failures(_of(entries, Outcome.FAILED))])
 
 
-def _trials(count: int) -> str:
-    return f"{count} trial{'' if count == 1 else 's'}"
-
-
 def _of(entries: Sequence[Entry], outcome: str) -> list[Entry]:
     return [entry for entry in entries if entry.line.outcome == outcome]
 
 
 def _row(name: str, entries: Sequence[Entry], whole: float) -> list[str]:
-    known = [entry.line.seconds for entry in entries if entry.line.seconds is not None]
+    known = [entry.line.cost for entry in entries if entry.line.cost is not None]
     time = duration(sum(known)) if known else NOT_COUNTED
     share = f"{100 * sum(known) / whole:.0f} %" if known and whole > 0 else ""
     epochs = sum(entry.line.epochs for entry in entries)
@@ -114,7 +112,7 @@ def again(material: Material, stored: StoredStudy) -> Section:
         "several, proposals depend on which trial ends first."
     )
     if fork:
-        taken = f"{_trials(fork['taken'])} of '{fork['study']}'"
+        taken = f"{count_of(fork['taken'], 'trial')} of '{fork['study']}'"
         said = f"It began with {taken} (--fork), which this file alone does not give again."
     return Section(
         "Do it again",

@@ -16,8 +16,8 @@ from search.entries import make_clock, ranks, read_entries
 from search.errors import RequestError, RunError
 from search.importance import Tried, importances
 from search.report import Summary, summarize
+from search.report_answer import Material, answer
 from search.report_ending import again, cost
-from search.report_sections import Material
 from search.stored_study import StoredStudy
 from search.whole_files import written_whole
 
@@ -112,7 +112,7 @@ def compose(stored: StoredStudy, material: Material) -> Document:
     return Document(
         f"{summary.name}: {summary.counts['total']} of {summary.target} trials, {summary.task}",
         [
-            sections.answer(material),
+            answer(material),
             sections.rates(material),
             sections.curves(material),
             sections.progress(material),

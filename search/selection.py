@@ -14,7 +14,8 @@ from typing import Any
 from search.changes import source_of
 from search.checkpoints import load_weights
 from search.errors import RunError, StudyError
-from search.evaluation import LOOKS, Candidate, plan_retrainings
+from search.evaluation import Candidate, plan_retrainings
+from search.looks import looks_before, looks_of
 from search.model_files import AtTest, Member, Source, joint_weights
 from search.report import TrialLine, find_trial, summarize
 from search.retraining import Result, code_of, read_result
@@ -72,10 +73,7 @@ def select(stored: StoredStudy, source: Source, number: int | None) -> Selection
     path = trial_folder(stored.folder, line.number) / KEPT
     content = _read(path)
     if content is None:
-        raise StudyError(
-            f"trial {line.number} of '{stored.config.name}' keeps no weights; only the best "
-            f"{stored.config.keep} do (keep in the study file){_those_that_do(stored)}"
-        )
+        raise StudyError(_why_none(stored, line))
     params = HyperParams.of(line.params)
     code = source_of(stored, line.number)
     return Selection(
@@ -85,7 +83,7 @@ def select(stored: StoredStudy, source: Source, number: int | None) -> Selection
 
 def _from_evaluation(stored: StoredStudy, source: Source) -> Selection:
     name = stored.config.name
-    looks: list[dict[str, Any]] = stored.study.user_attrs.get(LOOKS, [])
+    looks = looks_of(stored)
     if not looks:
         raise StudyError(
             f"the study '{name}' has no evaluation to export from; "
@@ -93,11 +91,11 @@ def _from_evaluation(stored: StoredStudy, source: Source) -> Selection:
         )
     results = _results(stored, looks[-1])
     if source == "ensemble":
-        return _ensemble(stored, results, _at_test(looks, None))
+        return _ensemble(stored, results, _at_test(stored, None))
     sign = 1 if stored.goal.minimize else -1
     values = [sign * result.figures[stored.goal.metric] for result in results]
     place = values.index(min(values))
-    return _best_seed(stored, results[place], _at_test(looks, place))
+    return _best_seed(stored, results[place], _at_test(stored, place))
 
 
 def _best_seed(stored: StoredStudy, best: Result, test: AtTest | None) -> Selection:
@@ -155,8 +153,9 @@ def _gone(stored: StoredStudy, place: Path) -> StudyError:
     )
 
 
-def _at_test(looks: Sequence[Mapping[str, Any]], place: int | None) -> AtTest | None:
+def _at_test(stored: StoredStudy, place: int | None) -> AtTest | None:
     """Returns what the last look saw of a seed's network, by its place; None: of all together."""
+    looks = [*looks_before(stored), *looks_of(stored)]
     look = looks[-1]
     figures = look.get("figures")
     if figures is not None:
@@ -194,6 +193,22 @@ def _read(path: Path) -> bytes | None:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def _why_none(stored: StoredStudy, line: TrialLine) -> str:
+    """Says why a complete trial has no weights here."""
+    name, keep = stored.config.name, stored.config.keep
+    best = [one.number for one in summarize(stored).ranking[:keep] if one.epoch is not None]
+    if line.number in best:
+        return (
+            f"the weights of trial {line.number} of '{name}' are not in {stored.folder}; if they "
+            "were not removed while keep was smaller, they lie where it was trained: export it "
+            f"there, in the folder of that run{_those_that_do(stored)}"
+        )
+    return (
+        f"trial {line.number} of '{name}' keeps no weights; only the best {keep} do (keep in the "
+        f"study file){_those_that_do(stored)}"
+    )
+
+
 def _those_that_do(stored: StoredStudy) -> str:
     """Returns the end of a message: the trials that can be exported."""
     kept = [
@@ -201,4 +216,4 @@ def _those_that_do(stored: StoredStudy) -> str:
         for line in summarize(stored).ranking
         if (trial_folder(stored.folder, line.number) / KEPT).exists()
     ]
-    return f"; --trial can be {', '.join(kept)}" if kept else "; none of its trials does"
+    return f"; --trial can be {', '.join(kept)}" if kept else "; none of its trials has any here"

@@ -23,7 +23,7 @@ from search.database import Database
 from search.errors import LostError, StudyError, nearest
 from search.forks import copy_trial_files, copy_trials
 from search.sampling import StudySampler
-from search.stored_study import MARK, StoredStudy, home_of
+from search.stored_study import LOOKS, MARK, StoredStudy, home_of
 from search.surroundings import versions
 
 MAKING = "rnn_search_making"
@@ -74,11 +74,21 @@ def _create(
             with database.engine.begin() as connection:
                 add = functools.partial(trial_rows.add, connection, study._study_id)
                 fork["fork"] = copy_trials(*old, add, config.space)
+            # Who forks because of a test figure has looked, and looks again at the same part.
+            fork["fork"]["looks"] = brief_looks(fork_of)
             home = home_of(database, config.name, birth["id"])
             copy_trial_files(study.get_trials(deepcopy=False), fork_of.folder, home)
         # The mark comes last: a study without it is one whose making was cut off.
         study.set_user_attr(MARK, {**attributes, **birth, **fork})
     return StoredStudy(database, study, config)
+
+
+def brief_looks(stored: StoredStudy) -> list[dict[str, Any]]:
+    """Returns what a fork remembers of the looks at the test part of the study it is made from."""
+    told = ("time", "metric", "mean", "trial")
+    looks = stored.study.user_attrs.get(LOOKS, [])
+    own = [{"study": stored.config.name, **{key: look[key] for key in told}} for look in looks]
+    return [*stored.attributes.get("fork", {}).get("looks", []), *own]
 
 
 def is_made(study: StudySummary) -> bool:
@@ -120,6 +130,11 @@ def open_study(database: Database, name: str) -> StoredStudy:
     attributes = database.patiently(lambda: database.storage.get_study_user_attrs(study_id))
     if MARK not in attributes:
         where = f"the study '{name}' in {database}"
+        if MAKING in attributes:
+            raise StudyError(
+                f"{where} is being made by another run, or its making was cut off: wait, or run "
+                "again what was to make it"
+            )
         raise StudyError(f"{where} was not made by rnn-search; choose another name")
     config = make_config(attributes[MARK]["config"], f"study {name} in {database}")
     if config.name != name:

@@ -48,6 +48,8 @@ a short trial cost (`bench/trial_cost.py`). Others look as often, and a killed t
 checkpoint that may be older."""
 MARK = "rnn_search"
 """The study attribute that tells our studies from others in the same database."""
+LOOKS = "rnn_search_test_looks"
+"""The study attribute that lists every look at the test part."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class StoredStudy:
         Returns:
             The trial, now held by this coordinator; None if there is none to take.
         """
-        return self.database.patiently(lambda: self._take(total))
+        asked = time.monotonic()
+        return self.database.patiently(lambda: self._take(total, asked))
 
     def report(self, taken: Taken, epoch: Epoch) -> None:
         """Stores an epoch's value as the trial's intermediate value at step ``epoch.index``.
@@ -165,6 +168,18 @@ class StoredStudy:
         self._unwritten[_Reported(taken.trial_id, taken.number, epoch.index)] = value
         self._history.note_report(taken.number, epoch.index, value)
         self._write_if_due()
+
+    def begin_anew(self, taken: Taken) -> Taken:
+        """Removes the epochs that an earlier life of a trial has reported; returns it without."""
+        self._forget_unwritten(taken.trial_id)
+        self.database.patiently(lambda: self._forget_reports(taken.trial_id))
+        self._history.forget_reports(taken.number)
+        return replace(taken, reported=0)
+
+    def _forget_reports(self, trial_id: int) -> None:
+        with self.database.engine.begin() as connection:
+            if trial_id in self._leases.mine(connection):
+                trial_rows.forget_reports(connection, trial_id)
 
     def _write_if_due(self) -> None:
         if self._unwritten and time.monotonic() - self._written > REPORT_SECONDS:
@@ -185,6 +200,9 @@ class StoredStudy:
     def _forget(self, trial_id: int) -> None:
         """Holds a trial no longer; what was not yet written of it is for another to report."""
         self._held.pop(trial_id, None)
+        self._forget_unwritten(trial_id)
+
+    def _forget_unwritten(self, trial_id: int) -> None:
         for one in [one for one in self._unwritten if one.trial_id == trial_id]:
             del self._unwritten[one]
 
@@ -270,9 +288,12 @@ class StoredStudy:
             lambda: self.study.set_user_attr(MARK, {**self.attributes, **changes})
         )
 
-    def _take(self, total: int) -> Taken | None:
+    def _take(self, total: int, asked: float) -> Taken | None:
         with self.database.exclusive():
             self._leases.prepare()
+            waited = time.monotonic() - asked
+            if waited > LEASE_SECONDS / 4:
+                self._leases.excuse(waited)
             while True:
                 self._update()
                 unfinished = self._unfinished()

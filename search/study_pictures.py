@@ -92,9 +92,7 @@ def rate_picture(
     figure = new_figure(WIDTH, 470, DENSITY)
     axes = figure.add_axes((0.08, 0.11, 0.9, 0.76))
     undecorate(axes)
-    shown = [e for e in entries if e.loss is not None or e.line.outcome == Outcome.DIVERGED]
-    broken = [e.line.outcome == Outcome.DIVERGED for e in shown]
-    top = upper_edge([e.loss for e in shown], broken)
+    shown, top = _shown(entries)
     losses = [top if e.loss is None else min(max(e.loss, 1e-12), top) for e in shown]
     rates = [e.line.params["learning_rate"] for e in shown]
     scale(axes, "y", [*losses, *([constant] if constant else [])], log=True)
@@ -103,7 +101,9 @@ def rate_picture(
     axes.set_ylabel("validation loss at the best epoch")
     _reference_lines(axes, constant, rates, losses)
     _scatter(axes, shown, rates, losses)
-    _envelope(axes, [(r, e.loss) for e, r in zip(shown, rates, strict=True) if _is_inside(e, top)])
+    if has_envelope(entries):
+        inside = [e for e in shown if _is_inside(e, top)]
+        _envelope(axes, [(e.line.params["learning_rate"], e.loss) for e in inside])
     for entry, rate, loss in zip(shown, rates, losses, strict=True):
         if entry.line.number in marked:
             said = f"{marked[entry.line.number]}: #{entry.line.number}"
@@ -180,14 +180,25 @@ def _scatter(
             )
 
 
+def _shown(entries: Sequence[Entry]) -> tuple[list[Entry], float]:
+    """Returns the trials that `rate_picture` draws, and the loss at its upper edge."""
+    shown = [e for e in entries if e.loss is not None or e.line.outcome == Outcome.DIVERGED]
+    broken = [e.line.outcome == Outcome.DIVERGED for e in shown]
+    return shown, upper_edge([e.loss for e in shown], broken)
+
+
+def has_envelope(entries: Sequence[Entry]) -> bool:
+    """Says whether `rate_picture` has enough good trials to draw a line through the best."""
+    shown, top = _shown(entries)
+    return sum(_is_inside(entry, top) for entry in shown) >= FEWEST_POINTS
+
+
 def _is_inside(entry: Entry, top: float) -> bool:
     return entry.loss is not None and entry.loss <= top and entry.line.outcome != Outcome.DIVERGED
 
 
 def _envelope(axes: Axes, points: Sequence[tuple[float, float | None]]) -> None:
     """Draws a line through the best trial of each third of a decade: the blackboard's curve."""
-    if len(points) < FEWEST_POINTS:
-        return
     best: dict[int, tuple[float, float]] = {}
     for rate, loss in points:
         place = math.floor(BIN * math.log10(rate))

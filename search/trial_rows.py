@@ -52,6 +52,7 @@ _LAST = (
     .order_by(_reported.c.step.desc())
     .limit(1)
 )
+_FORGET = sa.delete(_reported).where(_reported.c.trial_id == sa.bindparam("trial"))
 _END = sa.update(_trials).where(_trials.c.trial_id == sa.bindparam("trial"))
 
 
@@ -126,6 +127,11 @@ def report(connection: sa.Connection, reports: Iterable[tuple[int, int, float]])
         rows.append({**row, "intermediate_value": stored, "intermediate_value_type": kind})
     if rows:
         connection.execute(_reporting(connection.dialect.name), rows)
+
+
+def forget_reports(connection: sa.Connection, trial_id: int) -> None:
+    """Removes the intermediate values of a trial that begins anew."""
+    connection.execute(_FORGET, {"trial": trial_id})
 
 
 @functools.cache

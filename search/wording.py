@@ -29,6 +29,11 @@ def best_of(name: str, *values: float) -> float:
     return max(values) if name in SHARES else min(values)
 
 
+def count_of(count: int, noun: str) -> str:
+    """Writes a number of things: ``1 trial``, ``2 trials``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def trusting(config: StudyConfig) -> str:
     """Returns what a command that needs the study's network ends with, if that is the user's."""
     return "" if config.model is None else " --trust-code"

@@ -25,9 +25,8 @@ from tiny import (
 
 from search.cli import main
 from search.database import Database
-from search.evaluation import LOOKS
 from search.storage import open_study
-from search.stored_study import StoredStudy
+from search.stored_study import LOOKS, StoredStudy
 
 OPTIONS = ("--top", "2", "--seeds", "3", "--workers", "1", "--device", "cpu")
 

@@ -21,17 +21,8 @@ from search.data.splits import Splits
 from search.ensembles import combine
 from search.errors import RunError
 from search.evaluating import print_evaluation
-from search.evaluation import (
-    Candidate,
-    Contest,
-    Evaluation,
-    Look,
-    choose_seeds,
-    choose_winner,
-    evaluate_together,
-    load_models,
-    mean_and_std,
-)
+from search.evaluation import Candidate, Contest, choose_seeds, choose_winner, mean_and_std
+from search.looks import Evaluation, Look, evaluate_together, load_models
 from search.retraining import Result, Retrainer, Retraining, read_result
 from search.space import HyperParams
 from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
@@ -183,7 +174,7 @@ def test_an_evaluation_is_printed_as_it_is() -> None:
     won = contest(0, [0.25, 0.75])
     look = Look(each, each[0], {"ridge": {"loss": 7.125}})
     metric = "loss"
-    told = Evaluation("tiny", "forecast", metric, metric, [won], won, look, [{}], {})
+    told = Evaluation("tiny", "forecast", metric, Goal(metric), [won], won, look, [{}], [], {})
     screen = io.StringIO()
     print_evaluation(Console(file=screen, width=60), told)
     lines = screen.getvalue().splitlines()
@@ -197,6 +188,29 @@ def test_an_evaluation_is_printed_as_it_is() -> None:
     assert "…" not in screen.getvalue()
 
 
+def test_what_made_the_winner_win() -> None:
+    """Where failures decided and not the mean, that is said, with whose mean is better."""
+    steady, lucky = contest(5, [0.3, 0.3]), contest(3, [0.1, None])
+    look = Look([{"loss": 0.5}] * 2, {"loss": 0.5}, {})
+    for rivals, said in (
+        ([steady], "Winner: #5, by the mean of its validation loss\n"),
+        (
+            [lucky, steady],
+            "Winner: #5, because fewer of its seeds diverged or failed; #3 has a better mean of "
+            "the validation loss\n",
+        ),
+    ):
+        shared = "loss", LOSS, rivals, choose_winner(rivals, LOSS), look
+        before = [{"time": "then", "trial": 7, "study": "old", "mean": 0.1, "metric": "loss"}]
+        told = Evaluation("tiny", "forecast", *shared, [{"time": "now", "trial": 5}], before, {})
+        screen = io.StringIO()
+        print_evaluation(Console(file=screen, width=200), told)
+        assert said in screen.getvalue()
+        assert "look 2 at the test part; the first was at then (trial #7 of 'old')." in (
+            screen.getvalue()
+        )
+
+
 def test_one_lucky_seed_loses() -> None:
     """A configuration with the best single value loses to one that is better on average."""
     lucky, steady = contest(0, [0.1, 0.9, 0.9]), contest(1, [0.3, 0.3, 0.35])
@@ -205,7 +219,12 @@ def test_one_lucky_seed_loses() -> None:
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_mean_and_std(values: list[float]) -> None:
-    """They are the sample's mean and standard deviation; one value says nothing of the latter."""
+    """They are the sample's mean and standard deviation; one value says nothing of the latter.
+
+    Nor does one that is not finite.
+    """
+    assert math.isnan(mean_and_std([*values, math.inf])[1])
+    assert math.isnan(mean_and_std([*values, math.nan])[1])
     mean, std = mean_and_std(values)
     assert math.isclose(mean, statistics.mean(values), rel_tol=1e-9, abs_tol=1e-9)
     assert std == statistics.stdev(values) if len(values) > 1 else math.isnan(std)

@@ -48,7 +48,7 @@ def test_an_export_is_three_files_that_belong_together(here: Path, tmp_path: Pat
     assert card["study"] == "tiny"
     assert card["data"]["targets"] == ["y"]
     assert set(card["figures"]) == {"loss", "rmse", "mae"}
-    assert "'y'" in (folder / README).read_text()
+    assert "`new.csv` needs the columns `y`." in (folder / README).read_text()
 
 
 def test_an_export_is_the_same_each_time(here: Path, tmp_path: Path) -> None:
@@ -102,6 +102,33 @@ def test_an_export_needs_no_data(
     assert other.pop("band") is None
     assert one == other
     assert Path("with", WEIGHTS).read_bytes() == Path("without", WEIGHTS).read_bytes()
+
+
+def test_data_that_have_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What trains by name says that the data are gone, and follows them once the file has run."""
+    monkeypatch.delenv("RNN_SEARCH_STORAGE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    study = write_study(tmp_path, budget={"trials": 1})
+    run(tmp_path, study, 1)
+    (tmp_path / "series120.csv").rename(tmp_path / "moved.csv")
+    capsys.readouterr()
+    for command in ("resume", "evaluate", "check"):
+        assert main([command, "tiny"]) == 2
+        said = capsys.readouterr().err
+        assert "series120.csv does not exist any more; if the data lie elsewhere now" in said
+        assert len(said.splitlines()) == 1
+    study.write_text(study.read_text().replace("series120.csv", "moved.csv"))
+    run(tmp_path, study, 1)
+    study.unlink()
+    assert main(["resume", "tiny", "--trials", "2", "--workers", "1"]) == 0
+    # Fewer rows than batch sizes were fitted to: other data, whatever the line begins with.
+    lines = (tmp_path / "moved.csv").read_text().splitlines()
+    (tmp_path / "moved.csv").write_text("\n".join(lines[:45]) + "\n")
+    capsys.readouterr()
+    assert main(["resume", "tiny", "--trials", "3"]) == 2
+    assert "or are the data others than they were?" in capsys.readouterr().err
 
 
 def test_a_trial_without_weights_is_refused(here: Path, refuse: Refuse) -> None:

@@ -21,10 +21,11 @@ from search.cli import main
 from search.data.windows import ForecastSplits
 from search.database import Database
 from search.ensembles import combine
-from search.evaluation import LOOKS, evaluate_together
+from search.looks import evaluate_together
 from search.model_files import CARD, FORMAT, ONNX, README, WEIGHTS
 from search.prediction import LanguageModel
 from search.storage import open_study
+from search.stored_study import LOOKS
 from search.trial_files import WEIGHTS as KEPT
 
 __all__ = ["book", "folder", "gestures", "made", "sales"]

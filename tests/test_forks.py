@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from test_storage import (
     stored,
 )
 
-from search.storage import create_study, is_made, list_studies
-from search.stored_study import StoredStudy
+from search.errors import StudyError
+from search.looks import looks_before, looks_of
+from search.storage import create_study, is_made, list_studies, open_study
+from search.stored_study import LOOKS, StoredStudy
 from search.trial import Decision, Outcome, derive_seed
 
 __all__ = ["config", "database", "stored"]
@@ -79,6 +82,23 @@ def test_a_fork_of_a_fork_has_what_its_trials_were_trained_with(stored: StoredSt
     assert first != derive_seed(7, "training", 0)
 
 
+def test_a_fork_knows_of_looks_at_the_test_part(stored: StoredStudy) -> None:
+    """Who forks a study has seen what it saw; the looks of all before it are the fork's past."""
+    fill(stored, COMPLETE)
+    look = {"time": "2026-01-01T00:00:00+00:00", "metric": "rmse", "mean": 0.5, "trial": 0}
+    expected = []
+    for name, mean in (("second", 0.5), ("third", None)):
+        stored.study.set_user_attr(LOOKS, [{**look, "mean": mean, "figures": {"seeds": []}}])
+        expected.append({"study": stored.config.name, **look, "mean": mean})
+        config = changed(stored.config, {"name": name})
+        stored = create_study(stored.database, config, ATTRIBUTES, fork_of=stored)
+        assert stored.attributes["fork"]["looks"] == expected
+        assert looks_of(stored) == []
+    before = looks_before(stored)
+    assert [one["study"] for one in before] == ["tiny", "second"]
+    assert math.isnan(before[1]["mean"])
+
+
 def test_a_fork_is_a_matter_of_few_transactions(stored: StoredStudy) -> None:
     """More trials take no more transactions, for each of which other runs would wait."""
     commits: list[object] = []
@@ -131,6 +151,8 @@ def test_a_fork_that_was_cut_off_is_made_anew(
             fork(stored, {})
     (left,) = [one for one in list_studies(stored.database) if one.study_name == "forked"]
     assert not is_made(left)
+    with pytest.raises(StudyError, match=r"'forked' in .* is being made by another run"):
+        open_study(stored.database, "forked")
     new, copied = fork(stored, {})
     assert [number for number, _ in copied] == trials
     assert all(map(is_made, list_studies(stored.database)))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.intervals import _quantiles
+from search.model_files import Band
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,14 @@ def test_the_ranks_of_the_ends(count: int, rank: int) -> None:
     low, high = _quantiles(torch.stack([errors, -errors], dim=1))
     assert (low[0], high[0]) == (rank, count + 1 - rank)
     assert (low[1], high[1]) == (rank - count - 1, -rank)
+
+
+@pytest.mark.parametrize(
+    ("windows", "share"), [(1, 0.0), (4, 0.6), (8, 7 / 9), (19, 0.9), (99, 0.9)]
+)
+def test_few_windows_promise_less(windows: int, share: float) -> None:
+    """Between the extremes of n errors lie (n - 1) / (n + 1) of new ones, not nine in ten."""
+    assert Band(low=(-1.0,), high=(1.0,), windows=windows).share == pytest.approx(share)
 
 
 @given(st.integers(19, 400))

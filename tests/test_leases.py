@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,35 @@ def test_dead_process_holds_nothing(make: Make, url: str) -> None:
     assert make().held() == set()
 
 
+def test_a_process_that_is_not_shown_lives(
+    make: Make, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system hides other users' processes, they keep what they hold until it lapses."""
+    one, other = make(), make()
+    one.take(7)
+    hidden = psutil.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        change(url, pid=hidden.pid, owner="another", pid_started=0.0)
+        known = psutil.Process
+
+        def shown(pid: int | None = None) -> psutil.Process:
+            if pid == hidden.pid:
+                raise psutil.NoSuchProcess(pid)
+            return known(pid)
+
+        def kill(pid: int, _number: int) -> None:
+            raise PermissionError if pid == hidden.pid else ProcessLookupError
+
+        monkeypatch.setattr(module.psutil, "Process", shown)
+        assert other.held() == set()
+        monkeypatch.setattr(module.os, "kill", kill)
+        assert other.held() == {7}
+    finally:
+        monkeypatch.undo()
+        hidden.kill()
+        hidden.wait()
+
+
 def test_reused_process_id_holds_nothing(make: Make, url: str) -> None:
     """A process that has got a dead holder's id, but started at another time, is not the holder."""
     make().take(7)
@@ -175,6 +205,27 @@ def test_looking_writes_nothing(url: str) -> None:
     assert not sa.inspect(database.engine).has_table("rnn_search_leases")
 
 
+def test_who_waited_as_long_is_excused(make: Make, url: str) -> None:
+    """A lease that lapsed while one waited in the queue holds on for a while, an older one not."""
+    one, other = make(), make()
+    one.take(7)
+    change(url, expires=time.time() - 20)
+    other.excuse(10)
+    assert other.held() == set()
+    other.excuse(30)
+    assert other.held() == {7}
+    assert LEASE_SECONDS / 2 - 5 < expiry(url) - time.time() < LEASE_SECONDS / 2 + 5
+    change(url, expires=time.time() - 20)
+    other.excuse(30)  # Once: it may be dead.
+    assert other.held() == set()
+
+
+def expiry(url: str) -> float:
+    """Returns when the only lease ends."""
+    with Database(url, create=False).engine.connect() as connection:
+        return connection.execute(sa.select(module._leases.c.expires)).scalar_one()
+
+
 def test_sweeping_leaves_the_unfinished(make: Make, url: str) -> None:
     """Leases of finished trials go; those in training stay, and so do other studies'."""
     leases = make()
@@ -184,3 +235,14 @@ def test_sweeping_leaves_the_unfinished(make: Make, url: str) -> None:
     other.take(5)
     leases.sweep([4])
     assert (leases.held(), other.held()) == ({4}, {5})
+
+
+def test_who_loses_an_answer_finds_its_lease(make: Make, url: str) -> None:
+    """The lease of a trial just told stays while its holder lives and has not dropped it."""
+    teller, looker = make(), make()
+    teller.take(3)
+    assert looker.busy([]) == {3}
+    assert teller.mine() == {3}
+    change(url, expires=0.0)
+    assert looker.busy([]) == set()
+    assert teller.mine() == set()

@@ -20,7 +20,6 @@ from tiny import files_of, read_json, rnn_search, tiny_config, write_study
 from search.cli import main
 from search.config import StudyConfig, make_config
 from search.database import Database
-from search.evaluation import LOOKS
 from search.reporting import HTML, MARKDOWN, report
 from search.storage import open_study
 from search.trial import Outcome
@@ -144,25 +143,6 @@ def test_report_changes_nothing_in_the_study(
     assert look() == before
 
 
-def test_report_after_an_evaluation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The winner is the answer, with the test figure that was recorded; nothing looks again."""
-    options = ["--top", "2", "--seeds", "2", "--workers", "1", "--json"]
-    assert main(["evaluate", "tiny", *options]) == 0
-    found = read_json(capsys.readouterr().out)
-    assert main(["report", "tiny", "--json", "--out", "out"]) == 0
-    said = read_json(capsys.readouterr().out)
-    assert said["answer"] == found["winner"]
-    _, text = check_page(here / "out")
-    mean, std = f"{found['test']['mean']:.4g}", f"{found['test']['std']:.4g}"
-    assert f"#{found['winner']} of 4 trials, the winner of an evaluation: test rmse {mean}" in text
-    assert f"± {std} over 2 seeds" in text
-    naive = min(figures["rmse"] for figures in found["test"]["baselines"].values())
-    assert re.search(rf"naive method.* (has|with) {naive:.4g}\.", text)
-    assert f"{found['valid']['mean']:.4g} ± {found['valid']['std']:.4g}" in text
-    assert main(["evaluate", "tiny", *options]) == 0
-    assert len(read_json(capsys.readouterr().out)["looks"]) == 2, "the report itself did not look"
-
-
 def test_one_trial(tmp_path: Path) -> None:
     """A study of one trial has its answer, and says that there is nothing to compare it with."""
     config = tiny_config(tmp_path)
@@ -183,7 +163,7 @@ def test_one_trial(tmp_path: Path) -> None:
         (Outcome.DIVERGED, (1e30, None), "most diverged: search smaller learning rates"),
         (Outcome.FAILED, (), "most failed: the reasons are below"),
         (Outcome.OUT_OF_MEMORY, (), "most ran out of memory"),
-        (Outcome.PRUNED, (0.5, 0.6), "most were worse than their peers"),
+        (Outcome.PRUNED, (0.5, 0.6), "most did worse than their peers"),
     ],
 )
 def test_no_complete_trial(
@@ -227,7 +207,7 @@ def test_only_interrupted_trials(tmp_path: Path) -> None:
     far = "No trial is over yet (3 epochs trained so far), so there is "
     assert f"{far}nothing to draw." in text
     assert f"{far}no curve." in text
-    assert "most were interrupted and go on with rnn-search resume tiny." in text
+    assert "most wait to go on: rnn-search resume tiny." in text
     assert re.search(r"^\| interrupted \| 2 \| 3 \| \\?- \|  \|$", text, re.MULTILINE)
     assert "Not counted: the time of 2 trials that are not over." in text
 
@@ -351,23 +331,21 @@ def test_other_peoples_files_stay(
     assert not list(tmp_path.glob("studies/*.trials/*"))
 
 
-def test_looks_without_baselines_are_shown(tmp_path: Path) -> None:
-    """Evaluations that recorded no baselines of the test part are shown without them."""
+def test_what_is_said_of_a_few_is_not_said_of_most(tmp_path: Path) -> None:
+    """Where no trial completed, and no outcome is the rule, the largest share is a number."""
     config = tiny_config(tmp_path)
-    stored = made_study(tmp_path, [made_trial(config, n) for n in range(2)])
-    look = {
-        "time": "2026-01-01T00:00:00+00:00",
-        "trial": 1,
-        "seeds": [5, 6],
-        "metric": "rmse",
-        "mean": 0.5,
-        "std": 0.25,
-        "ensemble": 0.4,
-    }
-    stored.study.set_user_attr(LOOKS, [look, {**look, "mean": 0.75}])
-    report(stored, tmp_path / "out")
+    outcomes = [Outcome.FAILED] * 4 + [Outcome.PRUNED] * 3 + [Outcome.DIVERGED] * 2
+    trials = [made_trial(config, at, one, valid=()) for at, one in enumerate(outcomes)]
+    report(made_study(tmp_path, trials), tmp_path / "out")
     _, text = check_page(tmp_path / "out")
-    assert (
-        "#1 of 2 trials, the winner of an evaluation: test rmse 0.75 ± 0.25 over 2 seeds." in text
-    )
-    assert "This was look 2 at the test part; only the first (0.5, #1) is quite honest." in text
+    assert "No trial of 9 has completed, so there is no answer. Of these 4 failed:" in text
+
+
+def test_what_a_resumed_trial_cost_is_all_its_lives(tmp_path: Path) -> None:
+    """Training time counts what was trained before an interruption, as the epochs do."""
+    config = tiny_config(tmp_path)
+    trials = [made_trial(config, 0, seconds=60.0, epochs_seconds=600.0)]
+    trials.append(made_trial(config, 1, Outcome.PRUNED, seconds=200.0))
+    report(made_study(tmp_path, trials), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert re.search(r"complete *\| *1 *\| *3 *\| *10 min 00 s *\| *75 %", text)

@@ -23,12 +23,13 @@ from search.cli import main
 from search.dimensions import Dimension, Fixed
 from search.display import print_summary
 from search.entries import read_entries
-from search.evaluation import LOOKS, choose_candidates
+from search.evaluation import choose_candidates
 from search.notes import study_note, trial_note
 from search.report import headline_of, summarize
 from search.reporting import report
 from search.space_pictures import assign_lanes
 from search.storage import create_study
+from search.stored_study import LOOKS
 from search.trial_files import RESULT
 
 OWN: dict[str, Any] = {
@@ -41,6 +42,9 @@ OWN: dict[str, Any] = {
         "heads": 4,
     },
 }
+
+THEN = "2099-01-01T00:00:00+00:00"
+"""After the trials that `made_trial` makes."""
 
 
 def test_own_network_and_entries(tmp_path: Path) -> None:
@@ -89,7 +93,7 @@ def test_optimism_has_a_direction(again: float, says: str, tmp_path: Path) -> No
     """A search was optimistic if its best trial, trained again, is worse, and not if better."""
     config = tiny_config(tmp_path)
     stored = made_study(tmp_path, [made_trial(config, n, valid=[0.25]) for n in range(2)])
-    look = {"time": "then", "trial": 0, "seeds": [5], "metric": "rmse"}
+    look = {"time": THEN, "trial": 0, "seeds": [5], "metric": "rmse"}
     stored.study.set_user_attr(LOOKS, [{**look, "mean": 0.5, "std": 0.1, "ensemble": 0.4}])
     folder = stored.folder / "evaluation" / "0-5"
     folder.mkdir(parents=True)
@@ -103,7 +107,7 @@ def test_optimism_has_a_direction(again: float, says: str, tmp_path: Path) -> No
 def test_one_seed_has_no_spread(std: float | None, tmp_path: Path) -> None:
     """An evaluation on one seed is told without a deviation; older ones have recorded none as 0."""
     stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0, valid=[0.25])])
-    look = {"time": "then", "trial": 0, "seeds": [5], "metric": "rmse", "mean": 0.5}
+    look = {"time": THEN, "trial": 0, "seeds": [5], "metric": "rmse", "mean": 0.5}
     stored.study.set_user_attr(LOOKS, [{**look, "std": std, "ensemble": 0.5}])
     folder = stored.folder / "evaluation" / "0-5"
     folder.mkdir(parents=True)
@@ -112,7 +116,7 @@ def test_one_seed_has_no_spread(std: float | None, tmp_path: Path) -> None:
     report(stored, tmp_path / "out")
     _, text = check_page(tmp_path / "out")
     assert "test rmse 0.5 over 1 seed." in text
-    assert "won an evaluation on 1 seed (then). Test rmse: 0.5; of one seed" in text
+    assert f"won an evaluation on 1 seed ({THEN}). Test rmse: 0.5; of one seed" in text
     assert re.search(r"the same on 1 other seed *\| *0.375", text)
     assert "±" not in text
 
@@ -219,7 +223,7 @@ def test_the_export_that_is_offered_is_possible(
 ) -> None:
     """It is the winner's networks after an evaluation, else the trial's, if they are kept."""
     stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0)], keep=keep)
-    look = {"time": "then", "trial": 0, "seeds": [5], "metric": "rmse"}
+    look = {"time": THEN, "trial": 0, "seeds": [5], "metric": "rmse"}
     if looked:
         stored.study.set_user_attr(LOOKS, [{**look, "mean": 0.5, "std": 0.1, "ensemble": 0.4}])
     report(stored, tmp_path / "out")
