@@ -128,7 +128,9 @@ def _stored(sub: argparse.ArgumentParser) -> None:
 def _trained(sub: argparse.ArgumentParser) -> None:
     """Adds what every command has that trains on several trainers."""
     sub.add_argument(
-        "--workers", type=count, help="trials at once (default: one per core; on a GPU 32)"
+        "--workers",
+        type=count,
+        help="trials at once (default: one per core, 16 at most; on a GPU 32)",
     )
     sub.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or all (run: a GPU and the cores)"

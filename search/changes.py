@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from search.config import StudyConfig
-from search.errors import StudyError
+from search.errors import ConfigError, DataError, StudyError
 from search.factories import Factory
-from search.space import differences
+from search.space import differences, fit_to_data
 from search.stored_study import StoredStudy
 
 FREE_TO_CHANGE = ("[budget] ", "keep: ", "[data] path: ", "[data] test_path: ", "[model] folder: ")
 """What may differ on resume: how long, how much is kept, where the same data and code lie."""
+
+
+def require_data(config: StudyConfig) -> StudyConfig:
+    """Returns the configuration of a study that was begun, if its data are where they were then.
+
+    Raises:
+        DataError: They are not; says what to do if they are elsewhere by now.
+    """
+    for name in ("path", "test_path"):
+        path: Path | None = getattr(config.data, name, None)
+        if path is not None and _is_gone(path):
+            raise DataError(
+                f"{path} does not exist any more; if the data lie elsewhere now, write where into "
+                f"the study file, in which name is '{config.name}', and run that file: the study "
+                "remembers the new place"
+            )
+    return config
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        return not path.exists()
+    except OSError:  # Whoever reads it says why not.
+        return False
+
+
+def fit_again(config: StudyConfig, train_size: int) -> tuple[StudyConfig, list[str]]:
+    """Does what `fit_to_data` does, for a study that was begun: its sizes fitted the data then.
+
+    Raises:
+        ConfigError: They do not now.
+    """
+    try:
+        return fit_to_data(config, train_size)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or are the data others than they were?") from None
 
 
 def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None:

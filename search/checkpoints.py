@@ -61,9 +61,19 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def devices_of(folder: Path) -> list[str]:
-    """Returns on what kinds of devices a trial with a checkpoint was trained; without: none."""
-    return list((load_checkpoint(folder) or {}).get("devices", []))
+def devices_of(folder: Path, code: str | None) -> list[str]:
+    """Returns on what kinds of devices a trial was trained as far as its checkpoint.
+
+    Args:
+        folder: The trial's folder.
+        code: Fingerprint of the user's own code now; None: there is none.
+
+    Returns:
+        None of them if there is no checkpoint, or one of other code: the trial begins anew.
+    """
+    saved = load_checkpoint(folder) or {}
+    same = saved.get("job", {"code": code}).get("code") == code
+    return list(saved.get("devices", [])) if same else []
 
 
 def save_losses(

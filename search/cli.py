@@ -93,7 +93,12 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.
 
 
 def _fault(error: Exception) -> str | None:
-    """Returns what a disk or a database says that has failed; None: the program has failed."""
+    """Returns what disk, memory or database say that has failed; None: the program has failed."""
+    kind, said = type(error).__name__, " ".join(str(error).split()[:12])
+    if kind in ("OutOfMemoryError", "AcceleratorError"):  # torch's, which may not be imported
+        return f"the GPU is of no use now ({said} …); free its memory, or use --device cpu"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return f"this machine's memory is too small ({said or kind})"
     if isinstance(error, OSError) and error.errno in DISK:
         # Of two, the second is what was to be written.
         place = error.filename2 or error.filename or "the output cannot be written"

@@ -171,6 +171,8 @@ class Coordinator:
             self._observer.say("stopping at the next epoch; Ctrl-C again stops at once")
         elif ending is Ending.ENOUGH:
             self._observer.say(f"stopped: {self._enough()}")
+        elif ending is Ending.TIMEOUT:
+            self._observer.say("stopped: the time of this run is up (--timeout, [budget] timeout)")
 
     def _catch_up(self) -> None:
         """Shows and tidies what could wait until free trainers had work again."""
@@ -200,7 +202,10 @@ class Coordinator:
         seed = derive_seed(self._stored.config.seed, "training", taken.number)
         self._active[worker] = active
         folder = trial_folder(self._stored.folder, taken.number)
-        active.devices = devices_of(folder)
+        active.devices = devices_of(folder, code := self._surroundings.get("factory"))
+        # An earlier life, of which nothing is left to go on from, may have been another code's.
+        if code and taken.reported and not active.devices:
+            active.taken = taken = self._stored.begin_anew(taken)
         self._trainers.start(worker, Job(taken.number, taken.params, seed, folder.absolute()))
         self._later.append(partial(self._observer.started, worker, taken))
 
@@ -296,10 +301,10 @@ class Coordinator:
         # An end is shown before the next is told, as what is new since the one before.
         self._catch_up()
         del self._active[worker]
-        seconds = round(time.monotonic() - active.started, 3)
         finding = diagnose_trial(decision.outcome, active.curve, active.losses, *self._constants)
         extra = {
-            "seconds": seconds,
+            "seconds": round(time.monotonic() - active.started, 3),
+            "epochs_seconds": round(active.curve.seconds, 3),
             "worker": worker,
             "surroundings": self._surroundings_of(worker, active),
             **(finding.to_attributes() if finding else {}),

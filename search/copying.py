@@ -30,7 +30,8 @@ from search.database import Database, first_line
 from search.errors import StorageError, StudyError
 from search.storage import list_studies
 from search.stored_study import MARK, StoredStudy
-from search.trial_files import copy_file
+from search.trial_files import WEIGHTS, copy_file, trial_folder
+from search.whole_files import unfinished
 
 OF_STUDY = (
     models.StudyDirectionModel,
@@ -62,6 +63,8 @@ class Copied:
         trials: How many it has.
         unfinished: How many of these go on from where they were when the copy is resumed.
         in_training: How many of these are being trained in the original.
+        missing: Numbers of the best whose weights were not here, but, if they are not gone, where
+            they were trained.
     """
 
     study: str
@@ -70,19 +73,24 @@ class Copied:
     trials: int
     unfinished: int
     in_training: int
+    missing: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """Says it in words."""
         left = f", {self.unfinished} of them unfinished" if self.unfinished else ""
         training = f", {self.in_training} of these in training now" if self.in_training else ""
+        away = ""
+        if self.missing:
+            numbers = ", ".join(map(str, self.missing))
+            away = f", but not the weights of {numbers}: these are not here"
         return (
             f"the study '{self.study}' ({self.trials} trials{left}{training}) is in "
-            f"{self.storage}, its files in {self.folder}"
+            f"{self.storage}, its files in {self.folder}{away}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Returns what ``--json`` prints."""
-        return {**vars(self), "folder": str(self.folder)}
+        return {**vars(self), "folder": str(self.folder), "missing": list(self.missing)}
 
 
 def back_up(stored: StoredStudy, file: Path) -> Copied:
@@ -107,7 +115,8 @@ def back_up(stored: StoredStudy, file: Path) -> Copied:
             copied = copy_study(stored, target)
             target.engine.dispose()
             # The file comes last: where it is, the rest is.
-            (staging / folder.name).rename(folder)
+            with unfinished(folder):
+                (staging / folder.name).rename(folder)
             (staging / file.name).rename(file)
     except OSError as error:
         raise StorageError(
@@ -128,13 +137,14 @@ def _staging(file: Path) -> Iterator[Path]:
     except BlockingIOError:
         os.close(handle)
         raise StudyError(f"another backup to {file} is under way; wait for its end") from None
-    try:
-        for left in staging.iterdir():  # by a backup that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        os.close(handle)
+    with unfinished(staging):
+        try:
+            for left in staging.iterdir():  # by a backup that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            os.close(handle)
 
 
 def copy_study(stored: StoredStudy, target: Database) -> Copied:
@@ -165,11 +175,23 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
                 copy.exec_driver_sql("BEGIN IMMEDIATE")
             target.take_time(copy)
             ids = _Rows(rows, copy, stored.study._study_id).copy(own)
-            _copy_folder(stored.folder, home)
-            _copy_artifacts(copy, ids, source.artifacts, target.artifacts)
+            with unfinished(home):  # Until just before the end of the transaction.
+                _copy_folder(stored.folder, home)
+                _copy_artifacts(copy, ids, source.artifacts, target.artifacts)
         states = _states(target, ids)
-    unfinished = sum(not state.is_finished() for state in states)
-    return Copied(name, str(target), home, len(states), unfinished, in_training)
+    left = sum(not state.is_finished() for state in states)
+    return Copied(name, str(target), home, len(states), left, in_training, _without_weights(stored))
+
+
+def _without_weights(stored: StoredStudy) -> tuple[int, ...]:
+    """Returns the numbers of the trials that are to keep weights and have none here."""
+    sign = 1 if stored.goal.minimize else -1
+    done = [t for t in stored.trials() if t.state == TrialState.COMPLETE and t.value is not None]
+    best = sorted(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    numbers = [
+        trial.number for trial in best[: stored.config.keep] if "best_epoch" in trial.user_attrs
+    ]
+    return tuple(n for n in numbers if not (trial_folder(stored.folder, n) / WEIGHTS).exists())
 
 
 def _unfinished(rows: sa.Connection, study_id: int) -> set[int]:
@@ -328,11 +350,12 @@ def _copy_folder(source: Path, home: Path) -> None:
     part = home.with_name(f".{home.name}.part")
     if part.exists():  # of a copy that was killed
         shutil.rmtree(part)
-    part.mkdir(parents=True)
-    for file in sorted(source.rglob("*")):
-        if file.is_file() and not file.name.endswith(".part") and file.name != "lock":
-            copy_file(file, part / file.relative_to(source))
-    part.rename(home)
+    with unfinished(part):
+        part.mkdir(parents=True)
+        for file in sorted(source.rglob("*")):
+            if file.is_file() and not file.name.endswith(".part") and file.name != "lock":
+                copy_file(file, part / file.relative_to(source))
+        part.rename(home)
 
 
 def _copy_artifacts(copy: sa.Connection, ids: _Ids, source: Path, target: Path) -> None:

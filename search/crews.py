@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search.data.splits import Splits
 from search.errors import ConfigError
@@ -97,7 +97,7 @@ class Crew:
 
 
 def crew_here(
-    wanted: int | None, device: str, *, own_network: bool, shared: Splits | None = None
+    wanted: int | None, device: str, data: Splits, *, own_network: bool, beside: bool = False
 ) -> Crew:
     """Returns this machine's trainers: on a GPU one with many lanes, else one process each.
 
@@ -106,19 +106,37 @@ def crew_here(
     Args:
         wanted: How many; None: as many as do well here.
         device: What to train on, as torch writes it.
+        data: Of which each process has its own copies.
         own_network: Whether networks are the user's own; those cannot share lanes.
-        shared: The data, if the cores are to train beside a GPU.
+        beside: Whether the cores are to train beside a GPU.
 
     Raises:
         ConfigError: There cannot be so many, or not of this kind.
     """
-    if own_network and shared is not None:
+    if own_network and beside:
         raise ConfigError(f"--device {ALL}: networks of your own train on one device; use {device}")
     if not device.startswith("cuda") or own_network:
-        return Crew(choose_workers(wanted), device)
+        return Crew(choose_workers(wanted, 0 if wanted else _size(data)), device)
     lanes = Crew(choose_lanes(wanted), device, LaneTrainers, noun="lane")
-    beside = choose_beside(len(pickle.dumps(shared))) if shared is not None else 0
-    return replace(lanes, beside=Crew(beside, "cpu")) if beside else lanes
+    others = choose_beside(_size(data)) if beside else 0
+    return replace(lanes, beside=Crew(others, "cpu")) if others else lanes
+
+
+class _Scale:
+    """A file that keeps nothing of what is written but how much it was."""
+
+    size = 0
+
+    def write(self, content: Any) -> None:
+        """Counts bytes."""
+        self.size += memoryview(content).nbytes
+
+
+def _size(data: Splits) -> int:
+    """Returns how many bytes the data takes on its way to a trainer."""
+    scale = _Scale()
+    pickle.dump(data, scale)
+    return scale.size
 
 
 @dataclass(frozen=True)
@@ -158,7 +176,9 @@ def open_crew(wanted: ClusterRequest) -> Iterator[Crew]:
     from search.ray_cluster import open_cluster
     from search.ray_trainers import RayTrainers
 
-    with open_cluster(wanted.address, choose_workers(wanted.workers)) as cluster:
+    # A cluster elsewhere has a memory of its own.
+    here = choose_workers(wanted.workers) if wanted.address is None else 0
+    with open_cluster(wanted.address, here) as cluster:
         part = _part_of_a_gpu(wanted, cluster)
         room = cluster.room(part)
         if room == 0 and (part or wanted.workers is None):

@@ -109,6 +109,16 @@ class Teller:
             del self._untold[worker]
 
 
+def try_device(device: torch.device) -> None:
+    """Computes a little: a GPU that is too old for this torch takes data, and fails only then.
+
+    Raises:
+        RuntimeError: The device cannot compute.
+    """
+    ones = torch.ones(2, 2, device=device)
+    (ones @ ones).sum().item()
+
+
 class Desk:
     """Where a trainer works: takes orders between batches, sends epochs."""
 
@@ -182,8 +192,8 @@ class Desk:
             self._stopping = True
         elif isinstance(order, Job):
             self._next = order
-        elif order.number == self._number:
-            self._dropped = order
         elif self._next is not None and order.number == self._next.number:
             self._next = None
             self._connection.send((order.number, None))
+        elif order.number == self._number:
+            self._dropped = order

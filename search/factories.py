@@ -281,12 +281,13 @@ def blaming(name: str, doing: str) -> Iterator[None]:
     What it prints goes to standard error, because standard output may be JSON.
 
     Raises:
-        NetworkError: Caused by the exception; but lack of memory is raised as it is.
+        NetworkError: Caused by the exception; but lack of memory is raised as it is, and so is what
+            a GPU does not recover from.
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except (MemoryError, torch.OutOfMemoryError, NetworkError):
+    except (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, NetworkError):
         raise
     # The one place where any exception is caught: the code is the user's and may raise whatever
     # it likes, an exit among it. It is raised again, with all it said.

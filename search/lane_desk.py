@@ -19,7 +19,7 @@ from search.data.splits import Splits
 from search.desk import Drop, Line, Order, Stop, Teller
 from search.lane_shapes import shape_of
 from search.lanes import Lanes, Result
-from search.training import FAULTS, Run, is_out_of_memory
+from search.training import FAULTS, Run, is_lost_device, is_out_of_memory
 from search.trial import Decision, Outcome
 from search.worker import Job, TrialRules, TrialWorker
 
@@ -178,10 +178,14 @@ class LaneDesk:
             self._restart(run, alone=alone)
 
     def _halve(self) -> bool:
-        """Lets half of the largest group wait; returns False if no trial is in lanes."""
+        """Lets half of the largest group wait, or else frees what lanes keep for the next.
+
+        Returns:
+            False if there is neither.
+        """
         group = max(self._groups.values(), key=lambda one: len(one.lanes.runs), default=None)
         if group is None or not group.lanes.runs:
-            return False
+            return self._make_room()
         self._retreat(group, cramped=True)
         return True
 
@@ -209,7 +213,7 @@ class LaneDesk:
         causes = [one for one in (error, error.__context__) if one is not None]
         if any(map(is_out_of_memory, causes)):
             return True
-        if isinstance(error, torch.AcceleratorError):
+        if is_lost_device(error):
             raise error
         return False
 
@@ -220,7 +224,7 @@ class LaneDesk:
         try:
             result = run.advance(member.judge(run))
         except FAULTS as error:
-            if isinstance(error, torch.AcceleratorError):
+            if is_lost_device(error):
                 raise
             result = error
         out = isinstance(result, Decision) and result.outcome is Outcome.OUT_OF_MEMORY

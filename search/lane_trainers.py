@@ -112,12 +112,16 @@ class LaneTrainers(OneKind):
                 yield from self._bury()
                 return
             self._ready |= (number, message) == READY
-            seats = enumerate(self._workers)
-            index = next((at for at, one in seats if number in (one.number, one.dropping)), 0)
+            index = self._seat(number)
             events = self._read(index, number, message)
             if any(isinstance(event, TrialEnded) for event in events):
                 self._over(number)
             yield from events
+
+    def _seat(self, number: int) -> int:
+        """Returns whose word it is: of one that was dropped, until it says that it has been."""
+        both = [[one.dropping for one in self._workers], [one.number for one in self._workers]]
+        return next((numbers.index(number) for numbers in both if number in numbers), 0)
 
     def _over(self, number: int) -> None:
         self._inside.pop(number, None)

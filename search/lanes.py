@@ -26,7 +26,7 @@ from search.lane_shapes import Shape, shape_of
 from search.lane_steps import LaneStep
 from search.models import SequenceModel
 from search.steps import MOST, Settings
-from search.training import FAULTS, BatchJudge, Run, is_out_of_memory
+from search.training import FAULTS, BatchJudge, Run, is_lost_device, is_out_of_memory
 from search.trial import Decision, Epoch
 
 Result = Epoch | Decision | Exception
@@ -202,20 +202,26 @@ class Lanes:
         losses, norms = self._found.tolist()
         self._found = None
         gone: list[Run] = []
-        for at, lane in self._taken():
-            lane.losses.append(losses[at])
-            lane.run.batch_losses.append(losses[at])
-            result: Result | None
-            result = lane.judge(losses[at], norms[at], len(lane.run.curve) + 1)
-            assert lane.plan is not None
-            if result is None and len(lane.losses) == len(lane.plan.sizes):
-                result = self._validate(at, lane)
-            if result is not None:
-                ends.append((lane.run, result))
-            if isinstance(result, (Decision, Exception)):
-                gone.append(lane.run)
-        for run in gone:
-            self.leave(run)
+        try:
+            for at, lane in self._taken():
+                result = self._collect_one(at, lane, losses[at], norms[at])
+                if result is not None:
+                    ends.append((lane.run, result))
+                if isinstance(result, (Decision, Exception)):
+                    gone.append(lane.run)
+        finally:  # What has ended keeps what it was trained, though another's end is an exception.
+            for run in gone:
+                self.leave(run)
+
+    def _collect_one(self, at: int, lane: _Lane, loss: float, norm: float) -> Result | None:
+        """Takes what a batch has come to; returns the end of the epoch or of the run, if it is."""
+        lane.losses.append(loss)
+        lane.run.batch_losses.append(loss)
+        decision = lane.judge(loss, norm, len(lane.run.curve) + 1)
+        assert lane.plan is not None
+        if decision is None and len(lane.losses) == len(lane.plan.sizes):
+            return self._validate(at, lane)
+        return decision
 
     @property
     def _running(self) -> LaneStep:
@@ -249,9 +255,9 @@ class Lanes:
         lane.run.random = {**lane.run.random, lane.run.device.type: lane.random.get_state()}
         try:
             return lane.run.validate(lane.losses, lane.rate, lane.started)
-        except torch.AcceleratorError:
-            raise
         except FAULTS as error:
+            if is_lost_device(error):
+                raise
             if is_out_of_memory(error):
                 lane.spoilt = True
                 raise

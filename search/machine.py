@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,26 +42,31 @@ def choose_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     device = "cuda" if wanted == ALL else wanted
-    kind, _, index = device.partition(":")
-    if kind == "cpu" and not index:
+    if device == "cpu":
         return device
-    if kind != "cuda" or (index and not index.isdigit()):
+    if not re.fullmatch("cuda(:(0|[1-9][0-9]*))?", device):
         raise ConfigError(f"--device {wanted}: use auto, cpu, cuda, cuda:N or all")
     if not torch.cuda.is_available():
         raise ConfigError(f"--device {wanted}: torch finds no CUDA device here; use --device cpu")
-    if index and int(index) >= torch.cuda.device_count():
+    index = int(device.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
         raise ConfigError(f"--device {wanted}: there are only {torch.cuda.device_count()} devices")
     return device
 
 
-def choose_workers(wanted: int | None) -> int:
+def choose_workers(wanted: int | None, data: int = 0) -> int:
     """Returns how many trainers there may be; by default one per core, if memory has room.
+
+    Args:
+        wanted: How many were asked for; None: not said.
+        data: Bytes of the data, of which each has two copies while it starts.
 
     Raises:
         ConfigError: So many cannot fit in this machine's memory.
     """
     if wanted is None:
-        return max(1, min(_cores(), LARGEST_CREW, int(_free_memory() / TRAINER_BYTES)))
+        room = int(_free_memory() / (TRAINER_BYTES + 2 * data))
+        return max(1, min(_cores(), LARGEST_CREW, room))
     most = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / TRAINER_BYTES)
     if wanted > most:
         raise ConfigError(

@@ -61,8 +61,12 @@ def check_network(
     try:
         with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
             _check(factory, params, splits, target)
-    except NetworkError as error:
+    except (NetworkError, torch.AcceleratorError) as error:
+        if "CUDA error: out of memory" in str(error):  # Not the network's fault.
+            raise
         said = " ".join(str(error).split())
+        if not isinstance(error, NetworkError):  # What a GPU does not recover from.
+            said = f"{factory.name}: {said.partition(' CUDA kernel errors')[0]}"
         raise FactoryError(f"{said} (tried with the values of the first trial)") from error
     return _unread(factory.name, params, space)
 

@@ -5,8 +5,7 @@ it is first needed on a machine, and kept beside its source, or in the user's ca
 be written (or in ``NUMBA_CACHE_DIR``), by a fingerprint of all that it depends on.
 
 Without it, which the environment can ask for (``NUMBA_DISABLE_JIT``), all that is calculated by it
-is left to torch; layers are, too, where torch keeps its products of matrices to itself, as on
-Windows.
+is left to torch; layers are, too, where torch keeps its products of matrices to itself.
 """
 
 from __future__ import annotations

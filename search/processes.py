@@ -33,7 +33,7 @@ SERVED = ["search.trainer_process"]
 _DESCRIPTORS = Path("/proc/self/fd")
 
 FORKS = sys.platform == "linux"
-"""macOS's own libraries do not survive a fork, Windows has none: there, each trainer is new."""
+"""macOS's own libraries do not survive a fork: there, each trainer is new."""
 
 
 HEAVY = ("torch", "optuna", "sqlalchemy")

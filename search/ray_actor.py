@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from search.data.splits import Splits
-from search.desk import Desk, Order
+from search.desk import Desk, Order, try_device
 from search.errors import FactoryError
 from search.factories import Factory
 from search.processes import keep_freed_memory
@@ -149,10 +149,20 @@ class Actor:
             target = torch.device(device)
             if factory is not None:
                 factory.import_here()
-            self._line.words.put(Ready(place, surroundings(device, factory)))
-            Desk(self._line, splits.to(target), rules, target, factory).serve()
+            try:
+                found, splits = surroundings(device, factory), splits.to(target)
+                try_device(target)
+            except (RuntimeError, MemoryError) as error:  # Torch's lack of memory is the former.
+                said = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+                self._line.send((-1, f"a trainer cannot work on {device} ({said})"))
+                return
+            self._line.words.put(Ready(place, found))
+            Desk(self._line, splits, rules, target, factory).serve()
         except (FactoryError, OSError) as error:
             self._line.send((-1, str(error)))
+        except torch.AcceleratorError:  # Another process may use the GPU; this one no more.
+            traceback.print_exc()
+            os._exit(1)
         except BaseException:
             self._line.words.put(Crash(f"{place}:\n{traceback.format_exc()}"))
         finally:

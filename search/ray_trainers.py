@@ -191,8 +191,8 @@ class RayTrainers(OneKind):
                 continue
             if not seat.handle.ready:
                 other = self._idle()
-                if other is None:
-                    return
+                if other is None:  # Those at actors that are there do not wait for it.
+                    continue
                 seat.handle, other.handle = other.handle, seat.handle
             job, seat.held = seat.held, None
             seat.handle.call("order", Parcel(job, self._checkpoint(job)))
@@ -242,8 +242,10 @@ class RayTrainers(OneKind):
         if isinstance(word, Ready):
             handle.place, handle.surroundings = word.place, word.surroundings
             return self._compare(index, word)
-        folders = self._workers[index].folders
-        folder = folders.get(word.number)
+        seat, folders = self._workers[index], self._workers[index].folders
+        # What was dropped may have been started here again since: its files are not the new ones.
+        late = seat.number == seat.dropping == word.number
+        folder = None if late else folders.get(word.number)
         if folder is not None:
             try:
                 for name, content in word.files.items():
@@ -253,7 +255,8 @@ class RayTrainers(OneKind):
         if isinstance(word.message, str):
             return [TrainerFault(index, f"{handle.place}: {word.message}")]
         events = self._read(index, word.number, word.message)
-        if word.message is None or any(isinstance(event, TrialEnded) for event in events):
+        over = word.message is None or any(isinstance(event, TrialEnded) for event in events)
+        if over and not late:
             folders.pop(word.number, None)
         return events
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from search.attachments import Attachments
-from search.changes import check_unchanged, note_source
+from search.changes import check_unchanged, fit_again, note_source, require_data
 from search.config import StudyConfig, load_config, make_config
 from search.coordinator import Coordinator, Ending
 from search.crews import ClusterRequest, Crew, crew_here, open_crew
@@ -143,25 +143,31 @@ def make_plan(
     away = request.of_cluster is not None
     device = choose_device("cpu" if away else request.device)
     file = None if from_storage or stored else find_study_file(request.study)
-    config = load_config(file) if file else stored or _stored_config(request, from_storage)
+    if file:
+        config = load_config(file)
+    else:
+        config = require_data(stored or _stored_config(request, from_storage))
     origin, trusted = str(file or config.name), request.trust_code
     own = config.model if training or trusted else None
     factory = trust_factory(own, origin, trusted=trusted)
-    changes: dict[str, object] = {"budget": config.budget.model_copy(update=request.budget)}
-    if request.seed is not None:
-        changes["seed"] = request.seed
     try:
-        config = config.model_copy(update={"data": settle(config.data), **changes})
+        asked = {"data": settle(config.data), **_changes(request, config)}
+        config = config.model_copy(update=asked)
         splits = load_splits(config.data)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     _refuse_percent(config, None if stored else origin)
-    config, remarks = fit_to_data(config, splits.train.size)
-    wanted = None if away else request.workers
-    shared = splits if request.device == ALL else None
-    crew = crew_here(wanted, device, own_network=config.model is not None, shared=shared)
+    config, remarks = (fit_to_data if file else fit_again)(config, splits.train.size)
+    kind = {"own_network": config.model is not None, "beside": request.device == ALL}
+    crew = crew_here(None if away else request.workers, device, splits, **kind)
     notes = [*splits.notes, *remarks, *_try_network(config, splits, device, factory)]
     return Plan(config, splits, notes, crew, factory)
+
+
+def _changes(request: Request, config: StudyConfig) -> dict[str, object]:
+    """Returns what options change of a configuration."""
+    seed = {} if request.seed is None else {"seed": request.seed}
+    return {"budget": config.budget.model_copy(update=request.budget), **seed}
 
 
 def _refuse_percent(config: StudyConfig, origin: str | None) -> None:

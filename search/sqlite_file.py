@@ -123,7 +123,8 @@ class SqliteFile:
 def _lock(database: Path) -> IO[bytes]:
     """Takes a database's lock and returns its file; closing that gives it back."""
     # A name like those of SQLite's own files, which no file of the user's has.
-    path = database.with_name(f"{database.name}-lock")
+    real = _real(database)
+    path = real.with_name(f"{real.name}-lock")
     begun, said, wait = time.monotonic(), False, 0.001
     while True:
         file = _try_lock(path)
@@ -233,11 +234,16 @@ def _tidy_refusal(path: Path) -> Iterator[None]:
 
 def _is_writable(path: Path) -> bool:
     """Returns whether SQLite can write a file: the file, and others beside it."""
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return os.access(path, os.W_OK) and os.access(_real(path).parent, os.W_OK)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=LOCK_SECONDS)
+
+
+def _real(path: Path) -> Path:
+    """Returns the file that a link leads to, and of all others the path as it was given."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
@@ -253,8 +259,12 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _logs(path: Path) -> tuple[Path, Path]:
-    """Returns the files beside a database that have what is not yet in it, and the index of it."""
-    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    """Returns the files beside a database that have what is not yet in it, and the index of it.
+
+    SQLite has them beside the file itself, not beside a link to it.
+    """
+    real = _real(path)
+    return real.with_name(f"{real.name}-wal"), real.with_name(f"{real.name}-shm")
 
 
 def _make_whole(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from search.data.splits import Splits
-from search.desk import Desk
+from search.desk import Desk, try_device
 from search.errors import FactoryError, TrainerError
 from search.factories import Factory, ordinary_path
 from search.lane_desk import LaneDesk
@@ -88,7 +88,7 @@ def _main(connection: Connection) -> None:
         except (RuntimeError, MemoryError) as error:  # Torch's lack of memory is the former.
             said = " ".join(str(error).splitlines()[:1]) or type(error).__name__
             remedy = "free its memory, use fewer --workers, or another --device"
-            connection.send((-1, f"a trainer cannot load the data on {device} ({said}); {remedy}"))
+            connection.send((-1, f"a trainer cannot work on {device} ({said}); {remedy}"))
             return
         setup = replace(setup, splits=b"")  # Else every trainer keeps the data twice.
         connection.send(READY)
@@ -106,7 +106,9 @@ def _set_up(setup: Setup, device: torch.device) -> Splits:
     splits: Splits = pickle.loads(setup.splits)
     if setup.factory is not None:
         setup.factory.import_here()
-    return splits.to(device)
+    splits = splits.to(device)
+    try_device(device)
+    return splits
 
 
 class _Inbox:

@@ -208,8 +208,9 @@ class OneKind(Trainers):
         if message is None:
             worker.dropping = None if worker.dropping == number else worker.dropping
             return []
-        if number != worker.number:
-            return []  # a late word of a trial that was dropped
+        # A late word of a trial that was dropped, and may have been started again since.
+        if number != worker.number or number == worker.dropping:
+            return []
         if isinstance(message, list):
             return [EpochDone(index, number, *told) for told in message]
         worker.number = None

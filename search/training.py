@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from search.data.splits import Batch, Part, Splits
-from search.factories import Factory
+from search.factories import Factory, OwnNetwork, blaming
 from search.layer_memory import give_up_workspaces
 from search.models import Network, SequenceModel, build, detach, widened
 from search.optimizers import Optimizer, gradient_norm
@@ -39,6 +39,16 @@ EVALUATION_STREAMS = 16
 
 FAULTS = (MemoryError, RuntimeError, ValueError, ArithmeticError)
 """What training itself can raise; such an exception ends the trial, and not the trainer."""
+
+LACKS_MEMORY = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Words of errors for want of memory outside of torch's own allocators: of the CPU's, of a CUDA
+graph that is recorded, of the libraries that multiply matrices and run recurrent layers."""
 
 BatchJudge = Callable[[float, float, int], Decision | None]
 """Judges a batch by its loss, the norm of its gradient and its epoch, from 1; returns why to stop,
@@ -193,9 +203,14 @@ class Run:
 
         Nothing of autograd's graph is left, so that the next minibatch takes its memory.
         """
-        outputs, state = self.model(batch.inputs, batch.lengths, state)
-        loss = self.splits.loss(outputs, batch.targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        model = self.model
+        outputs, state = model(batch.inputs, batch.lengths, state)
+        # A gradient may be the user's own code, too, and raise whatever it likes.
+        own = model.name if isinstance(model, OwnNetwork) else ""
+        words = "the loss of its outputs, or the gradient,"
+        with blaming(own, words) if own else nullcontext():
+            loss = self.splits.loss(outputs, batch.targets)
+            loss.backward()  # type: ignore[no-untyped-call]
         return loss.item(), detach(state)
 
     def set_learning_rate(self) -> float:
@@ -315,11 +330,16 @@ def _seeded_state(seed: int, device: torch.device) -> dict[str, Tensor]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for MemoryError, CUDA's OutOfMemoryError and the CPU allocator's RuntimeError."""
+    """True for MemoryError, torch's OutOfMemoryError and whatever else says so in its words."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)
-    return "DefaultCPUAllocator" in text or "not enough memory" in text
+    return any(words in text for words in LACKS_MEMORY)
+
+
+def is_lost_device(error: BaseException) -> bool:
+    """True if the GPU is of no use to this process any more, whatever it is asked for."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def failure(error: BaseException) -> Decision:

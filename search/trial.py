@@ -99,6 +99,11 @@ class Curve:
     def __len__(self) -> int:
         return len(self.epochs)
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
     def then(self, epoch: Epoch) -> Curve:
         """Returns the curve with one epoch more."""
         if epoch.index != len(self) + 1:

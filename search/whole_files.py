@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,20 +20,29 @@ def written_whole(path: Path) -> Iterator[Path]:
         path: The file; its folder is there.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _unfinished.add(part)
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-        _unfinished.discard(part)
+    with unfinished(part):
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 _unfinished: set[Path] = set()
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[None]:
+    """Has `remove_unfinished` remove a file or folder until the end of the block."""
+    _unfinished.add(path)
+    try:
+        yield
+    finally:
+        _unfinished.discard(path)
 
 
 def remove_unfinished() -> None:
     """Removes what is being written, for a process that ends here and now."""
     for part in list(_unfinished):
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            part.unlink() if not part.is_dir() else shutil.rmtree(part)

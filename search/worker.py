@@ -20,7 +20,7 @@ from search.data.splits import Splits
 from search.factories import Factory
 from search.space import HyperParams
 from search.stopping import Divergence, Pruner, batch_judge, out_of_patience
-from search.training import FAULTS, BatchJudge, Run, failure
+from search.training import FAULTS, BatchJudge, Run, failure, is_lost_device
 from search.trial import Decision, Epoch, Goal, Outcome
 from search.trial_files import WEIGHTS, remove_checkpoint
 
@@ -117,10 +117,14 @@ class TrialWorker:
 
         Raises:
             OSError: The trial's files cannot be written.
+            torch.AcceleratorError: The GPU is of no use to this process any more: any other trial
+                would fail in it, too.
         """
         try:
             yield from self._epochs()
         except FAULTS as error:
+            if is_lost_device(error):
+                raise
             self.blame(error)
 
     def begin(self) -> Run:
@@ -128,7 +132,8 @@ class TrialWorker:
         job = self.job
         run = Run(job.params, self._splits, job.seed, self._rules.goal, self._device, self._factory)
         saved = load_checkpoint(job.folder)
-        # Where a copy of the database was put back, another trial may have had this number.
+        # Where a copy of the database was put back, another trial may have had this number; and
+        # half of a training by one code and half by another is what neither gives.
         if saved is not None and saved.get("job", self._identity) == self._identity:
             run.load_state_dict(saved["run"])
             self.decision = _read_decision(saved)
@@ -197,7 +202,8 @@ class TrialWorker:
     @property
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must be of, to be gone on from."""
-        return {"params": self.job.params.to_dict(), "seed": self.job.seed}
+        code = {} if self._factory is None else {"code": self._factory.source}
+        return {"params": self.job.params.to_dict(), "seed": self.job.seed, **code}
 
     def _epochs(self) -> Iterator[Epoch]:
         run = self.begin()

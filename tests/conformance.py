@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -203,6 +204,21 @@ class TrainersConformance:
         assert events == []
         assert load_checkpoint(one.folder) is not None
         assert not (one.folder / LOSSES).exists()
+
+    def test_abandoned_trial_comes_back(self, trainers: Trainers, tmp_path: Path) -> None:
+        """Late words of a trial's life that ended count for nothing in its next one there."""
+        worker = trainers.free()[0]
+        trainers.start(worker, job(tmp_path, 0, LONG))
+        collect(trainers, lambda events: len(epochs_in(events)) >= 3, "three epochs")
+        time.sleep(0.6)  # There are words that nobody has heard.
+        trainers.abandon(0)
+        trainers.start(worker, job(tmp_path, 0))
+        events = until_end(trainers)
+        assert [epoch.index for epoch in epochs_in(events)] == [1, 2, 3]
+        assert isinstance(events[-1], TrialEnded)
+        assert (events[-1].worker, events[-1].decision.outcome) == (worker, Outcome.COMPLETE)
+        assert trainers.busy() == []
+        assert {file.name for file in (tmp_path / "0").iterdir()} >= {LOSSES, WEIGHTS}
 
     def test_stopped_trial_goes_on(
         self,

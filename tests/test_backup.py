@@ -37,6 +37,7 @@ from search.database import Database
 from search.errors import StudyError
 from search.storage import list_studies, open_study
 from search.trial_files import CHECKPOINT
+from search.whole_files import remove_unfinished
 
 if TYPE_CHECKING:
     from postgres import Postgres
@@ -68,6 +69,31 @@ def test_backups_in_the_way_of_each_other(tmp_path: Path) -> None:
         back_up(stored, file)
     assert back_up(stored, file).trials == 7
     assert not left.parent.exists()
+
+
+def test_ended_by_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who ends a backup, or a copy, by a signal finds nothing of it, whatever had been copied."""
+    stored = fill(Database(f"sqlite:///{tmp_path / 'a' / 'x.db'}", create=True), tmp_path)
+    target = Database(f"sqlite:///{tmp_path / 'b' / 'x.db'}", create=True)
+    left: list[list[str]] = []
+    for step in ("copy_file", "_copy_artifacts"):
+
+        def leave(*_: object) -> None:
+            """Does what the answer to a signal does, but for the end of this process."""
+            remove_unfinished()
+            files = [path for place in "bc" for path in (tmp_path / place).rglob("*")]
+            left.append([path.name for path in files if not path.name.startswith("x.db")])
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(copying, step, leave)
+            for copy in (
+                lambda: copying.copy_study(stored, target),
+                lambda: back_up(stored, tmp_path / "c" / "mine.db"),
+            ):
+                with pytest.raises(KeyboardInterrupt):
+                    copy()
+    assert left == [["x.trials"], ["x.trials"], ["x.trials"], ["x.trials"]]
 
 
 @dataclass(frozen=True)

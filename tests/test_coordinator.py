@@ -23,7 +23,7 @@ from scripted import (
 from search.coordinator import LIVES, Coordinator, Ending
 from search.errors import RunError, TrainerError
 from search.observing import Attacher
-from search.report import summarize
+from search.report import summarize, trial_line
 from search.storage import open_study
 from search.stored_study import StoredStudy, Taken
 from search.trainers import Event, TrainerDied, TrainerFault, TrialEnded
@@ -191,9 +191,21 @@ def test_interruption_gives_trials_back(stored: StoredStudy) -> None:
 def test_timeout_is_an_ordinary_end(stored: StoredStudy) -> None:
     """When time is up a run stops with its trial unfinished, as if it had been interrupted."""
     trainers = ScriptedTrainers(completes)
-    ending, _ = run(stored, trainers, 3, timeout=-1.0)
+    ending, observer = run(stored, trainers, 3, timeout=-1.0)
     assert ending is Ending.TIMEOUT
     assert trainers.started == []
+    assert observer.lines == [
+        "stopped: the time of this run is up (--timeout, [budget] timeout)",
+    ]
+
+
+def test_what_an_earlier_life_took_counts(stored: StoredStudy) -> None:
+    """What epochs took is stored beside the time since the last begin, which may be less."""
+    run(stored, ScriptedTrainers(completes), 1)
+    (trial,) = stored.trials()
+    spent = trial.user_attrs["epochs_seconds"]
+    assert spent == pytest.approx(0.1 * len(trial.intermediate_values))
+    assert trial_line(stored, trial, set()).cost == max(spent, trial.user_attrs["seconds"])
 
 
 def test_deadly_trial_fails_in_the_end(stored: StoredStudy) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+import torch
 from asked import Asked
+from made import made_study, made_trial
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import TrialState
 from tiny import (
@@ -20,6 +22,7 @@ from tiny import (
 )
 
 from search import copying
+from search.checkpoints import save_weights
 from search.copying import copy_study
 from search.database import Database
 from search.errors import StorageError, StudyError
@@ -194,6 +197,17 @@ def test_a_copy_is_made_once(ends: tuple[Database, Database], tmp_path: Path) ->
     assert files_in(target.folder) == files
     assert len(open_study(target, "tiny").trials()) == 7
     assert open_study(target, "tiny").study.user_attrs["mine"] == 1
+
+
+def test_weights_that_are_elsewhere_are_said(tmp_path: Path) -> None:
+    """A copy of a study that others trained has not their weights, and says of which trials."""
+    config = tiny_config(tmp_path)
+    stored = made_study(tmp_path, [made_trial(config, at, valid=[0.5 + at]) for at in range(7)])
+    save_weights(trial_folder(stored.folder, 1), {"a": torch.zeros(1)})
+    copied = copy_study(stored, Database(f"sqlite:///{tmp_path / 'b.db'}", create=True))
+    assert copied.missing == (0, 2, 3, 4)
+    assert "but not the weights of 0, 2, 3, 4: these are not here" in str(copied)
+    assert copied.to_json()["missing"] == [0, 2, 3, 4]
 
 
 def test_half_a_copy_is_none(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,8 @@ def test_more_workers_than_room_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.workers == 9
     assert found.place.endswith("which has room for 4 of them now")
     assert crew(monkeypatch, 0, 0.0, workers=1).workers == 1
+    # What this machine's memory has room for does not matter there.
+    assert crew(monkeypatch, 4, 0.0, workers=100_000).workers == 100_000
 
 
 @pytest.mark.parametrize(
@@ -101,38 +104,40 @@ def test_no_room(
     ],
 )
 def test_who_trains_on_this_machine(
-    wanted: int | None, device: str, own: bool, expected: str
+    wanted: int | None, device: str, own: bool, expected: str, tmp_path: Path
 ) -> None:
     """On a GPU trials share lanes of one trainer, unless networks are the user's own."""
-    found = crew_here(wanted, device, own_network=own)
+    data = load_splits(tiny_config(tmp_path).data)
+    found = crew_here(wanted, device, data, own_network=own)
     assert str(found) == expected
     assert found.hire is (LaneTrainers if "lane" in expected else LocalTrainers)
 
 
-def test_no_more_than_there_are_trials() -> None:
+def test_no_more_than_there_are_trials(tmp_path: Path) -> None:
     """A crew for few trials is small, and there is always one."""
-    assert str(crew_here(None, "cuda", own_network=False).at_most(5)) == "5 lanes on cuda"
-    assert crew_here(None, "cuda", own_network=False).at_most(0).workers == 1
+    crew = crew_here(None, "cuda", load_splits(tiny_config(tmp_path).data), own_network=False)
+    assert str(crew.at_most(5)) == "5 lanes on cuda"
+    assert crew.at_most(0).workers == 1
 
 
 def test_the_cores_train_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Who asks for all gets lanes and the cores but two, the latter cut first for few trials."""
     data = load_splits(tiny_config(tmp_path).data)
     monkeypatch.setattr("search.machine._cores", lambda: 16)
-    both = crew_here(None, "cuda", own_network=False, shared=data)
+    both = crew_here(None, "cuda", data, own_network=False, beside=True)
     assert str(both) == "32 lanes on cuda, 14 workers on cpu"
     assert both.size == 46
     assert str(both.alone()) == "32 lanes on cuda"
     assert str(both.at_most(40)) == "32 lanes on cuda, 8 workers on cpu"
     assert str(both.at_most(32)) == "32 lanes on cuda"
     assert str(both.at_most(0)) == "1 lane on cuda"
-    assert str(crew_here(8, "cuda", own_network=False, shared=data).at_most(9)) == (
+    assert str(crew_here(8, "cuda", data, own_network=False, beside=True).at_most(9)) == (
         "8 lanes on cuda, 1 worker on cpu"
     )
     monkeypatch.setattr("search.machine._cores", lambda: 64)
-    assert crew_here(None, "cuda", own_network=False, shared=data).size == 48
+    assert crew_here(None, "cuda", data, own_network=False, beside=True).size == 48
     monkeypatch.setattr("search.machine._cores", lambda: 2)
-    assert crew_here(None, "cuda", own_network=False, shared=data).beside is None
+    assert crew_here(None, "cuda", data, own_network=False, beside=True).beside is None
 
 
 @pytest.mark.parametrize(
@@ -181,16 +186,42 @@ def test_data_that_is_large_leaves_room_for_fewer(monkeypatch: pytest.MonkeyPatc
     assert choose_beside(int(5e9)) == 0
 
 
+def test_every_trainer_has_room_for_the_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By default there are as many workers as memory has room for, each with two copies."""
+    free = SimpleNamespace(available=8e9)
+    monkeypatch.setattr("search.machine.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("search.machine.OWN_GROUP", Path("/nowhere"))
+    monkeypatch.setattr("search.machine._cores", lambda: 16)
+    assert (choose_workers(None), choose_workers(None, int(850e6))) == (16, 4)
+    assert choose_workers(None, int(1e12)) == 1
+    data = load_splits(tiny_config(tmp_path).data)
+    assert crew_here(None, "cpu", data, own_network=False).workers == 16
+    monkeypatch.setattr("search.machine.TRAINER_BYTES", 2e9 - 2 * len(pickle.dumps(data)))
+    assert crew_here(None, "cpu", data, own_network=False).workers == 4
+
+
+@pytest.mark.parametrize(
+    "wanted", ["cpu:", "cpu:0", "cuda:", "cuda:01", "cuda:²", "cuda:-1", "gpu"]
+)
+def test_devices_that_torch_does_not_know(wanted: str) -> None:
+    """What is no device in torch's own words is refused in one line, before anything is made."""
+    with pytest.raises(ConfigError, match=f"--device {wanted}: use auto, cpu, cuda, cuda:N or all"):
+        choose_device(wanted)
+
+
 def test_all_is_a_gpu_and_needs_networks_of_ours(tmp_path: Path) -> None:
     """Without a GPU, or with a network of the user's own, all is refused in one line."""
     with pytest.raises(ConfigError, match="--device all: torch finds no CUDA device here"):
         choose_device("all")
     data = load_splits(tiny_config(tmp_path).data)
     with pytest.raises(ConfigError, match="--device all: networks of your own train on one device"):
-        crew_here(None, "cuda", own_network=True, shared=data)
+        crew_here(None, "cuda", data, own_network=True, beside=True)
 
 
-def test_more_lanes_than_make_sense() -> None:
+def test_more_lanes_than_make_sense(tmp_path: Path) -> None:
     """What no GPU gains by is refused in one line that says how many there can be."""
+    data = load_splits(tiny_config(tmp_path).data)
     with pytest.raises(ConfigError, match=r"--workers 5000: a GPU trains at most 1024 trials"):
-        crew_here(5000, "cuda", own_network=False)
+        crew_here(5000, "cuda", data, own_network=False)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -199,6 +200,32 @@ def test_lock_keeps_others_out(url: str) -> None:
         assert not entered.wait(0.2)
     assert entered.wait(30)
     thread.join()
+
+
+def test_a_link_to_a_database(tmp_path: Path) -> None:
+    """Whoever comes by a link shares lock and log with whoever does not, and misses nothing."""
+    (tmp_path / "far").mkdir()
+    real, link = tmp_path / "far" / "real.db", tmp_path / "studies.db"
+    one = Database(f"sqlite:///{real}", create=True)
+    link.symlink_to(real)
+    other = Database(f"sqlite:///{link}", create=True)
+    optuna.create_study(storage=other.storage, study_name="mine")
+    assert one.storage.get_study_id_from_name("mine") == 1
+    synced: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite_file.os, "fsync", lambda file: synced.append(path_of(file)))
+        other.flush()
+    assert synced == [real.with_name("real.db-wal")]
+    with closing(sqlite_file.connect_to_read(link)) as connection:
+        assert connection.execute("SELECT study_name FROM studies").fetchall() == [("mine",)]
+    with other.exclusive():
+        assert sqlite_file._try_lock(real.with_name("real.db-lock")) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "studies.db"]
+
+
+def path_of(file: int) -> Path:
+    """Returns the path of an open file."""
+    return Path(f"/proc/self/fd/{file}").readlink()
 
 
 def hold(url: str) -> subprocess.Popen[str]:

@@ -146,6 +146,17 @@ def test_training_windows_see_no_later_part(tmp_path: Path) -> None:
     assert before.constant_loss == after.constant_loss
 
 
+def test_parts_share_their_rows_on_every_device(tmp_path: Path) -> None:
+    """A table is on a GPU once, whatever parts windows are cut from it for."""
+    (tmp_path / "d.csv").write_text("y\n" + "\n".join(map(str, range(200))))
+    splits = load_forecast(ForecastData(task="forecast", path=tmp_path / "d.csv", window=8))
+    moved = splits.to(torch.device("meta"))
+    parts = [moved.train, moved.valid, moved.test]
+    assert all(isinstance(part, ForecastPart) for part in parts)
+    assert len({id(part.values) for part in parts}) == 1  # type: ignore[attr-defined]
+    assert {part.values.device.type for part in parts} == {"meta"}  # type: ignore[attr-defined]
+
+
 def test_a_season_that_no_series_reaches_is_noted(tmp_path: Path) -> None:
     """A season as long as the longest series is no reason to stop, but one to say so."""
     series = {"series": "s", "window": 4}

@@ -110,8 +110,7 @@ class Killer:
 
     def kill(self, kind: str, epochs: int) -> bool:
         """Kills once, after some epochs more; returns False if the study ended before that."""
-        goal = epochs_reported(self.folder) + self.chance.randint(1, 2 * epochs)
-        wait_until(lambda: epochs_reported(self.folder) >= goal or self.ended, "the moment to kill")
+        self._train(self.chance.randint(1, 2 * epochs))
         self.started |= set(children_of(self.run.pid))
         if self.ended or not getattr(self, f"_{kind}")():
             return False
@@ -140,6 +139,10 @@ class Killer:
         assert self.run.wait(2 * PATIENCE) == 0, self.output
         wait_for_end(self.started)
 
+    def _train(self, epochs: int) -> None:
+        goal = epochs_reported(self.folder) + epochs
+        wait_until(lambda: epochs_reported(self.folder) >= goal or self.ended, f"epoch {goal}")
+
     def _coordinator(self) -> bool:
         self.run.kill()
         return self._again()
@@ -166,6 +169,14 @@ class Killer:
         if not before:
             return False
         sleeper.send_signal(signal.SIGSTOP)
+        # Not as long as they hold: a quick machine would have the whole study done meanwhile. The
+        # next run finds leases that have just lapsed, or some that hold for a moment more.
+        ahead = self.chance.choice((0, 3))
+
+        def lapsing() -> bool:
+            return not leased(self.folder, sleeper.pid, later_than=time.time() + ahead)
+
+        wait_until(lapsing, "a sleeper's leases lapse")
         self.run = self.begin()
 
         patience = time.monotonic() + self.lease + 30  # Others may be busy with their own trials.
@@ -175,9 +186,9 @@ class Killer:
             lapsed = not leased(self.folder, sleeper.pid, later_than=time.time())
             return self.ended or (lapsed and (taken or time.monotonic() > patience))
 
-        wait_until(lost, "a sleeper's leases lapse")
+        wait_until(lost, "a sleeper's trials are others'")
         sleeper.send_signal(signal.SIGCONT)
-        time.sleep(self.chance.uniform(0, 2))
+        self._train(self.chance.randint(0, 30))
         self.started |= set(children_of(sleeper.pid))
         sleeper.send_signal(signal.SIGINT)
         assert sleeper.wait(PATIENCE) in (0, 130), self.output

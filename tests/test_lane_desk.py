@@ -14,11 +14,10 @@ from networks import CPU, LOSS, figures, hyper, sine
 from search import desk
 from search.desk import Drop, Stop
 from search.lane_desk import LaneDesk, Seated
-from search.lane_rows import Rows
 from search.lanes import Lanes
 from search.training import Run, one_thread
 from search.trial import Decision, Epoch, Outcome
-from search.worker import Job, TrialRules, TrialWorker
+from search.worker import Job, TrialRules
 
 RULES = TrialRules(LOSS, patience=0, divergence=True)
 COUNT = 6
@@ -229,101 +228,6 @@ def test_what_ended_is_told_though_another_failed(
     monkeypatch.undo()
     assert len(failed) > 1
     assert_complete(line, orders)
-
-
-def test_no_memory_to_validate_in_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trial that never can be validated beside others trains to its end without lanes."""
-    validate, advance, alone = Run.validate, Run.advance, []
-
-    def cramped(run: Run, *rest: Any) -> Any:
-        if run.params.hidden_units == 14 and not alone:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        return validate(run, *rest)
-
-    def by_itself(run: Run, judge: Any) -> Any:
-        alone.append(run)
-        try:
-            return advance(run, judge)
-        finally:
-            alone.pop()
-
-    monkeypatch.setattr(Run, "validate", cramped)
-    monkeypatch.setattr(Run, "advance", by_itself)
-    orders = jobs(tmp_path)
-    line = serve(orders)
-    monkeypatch.undo()
-    assert_complete(line, orders)
-
-
-@pytest.mark.parametrize("pause", [0.0, 1e6])
-def test_no_memory_for_the_weights_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float
-) -> None:
-    """Where they cannot be written back, the epoch is trained again by fewer at once."""
-    monkeypatch.setattr(desk, "TELL_SECONDS", pause)
-    write, failed = Rows.write, []
-
-    def cramped(rows: Rows, table: torch.Tensor, run: Run) -> None:
-        if run.params.hidden_units == 14 and not failed:
-            failed.append(run)
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        write(rows, table, run)
-
-    monkeypatch.setattr(Rows, "write", cramped)
-    orders = jobs(tmp_path)
-    assert_complete(serve(orders), orders)
-    assert failed
-
-
-def test_a_newcomer_for_whom_others_make_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A trial that finds no memory to begin with gets it from those in lanes, and none is lost."""
-    begin, seen = TrialWorker.begin, []
-
-    def cramped(worker: TrialWorker) -> Run:
-        if worker.job.number == 5 and not seen:
-            seen.append(worker)
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        return begin(worker)
-
-    monkeypatch.setattr(TrialWorker, "begin", cramped)
-    orders = jobs(tmp_path)
-    line = Line(orders[:5])
-    send = line.send
-
-    def later(message: Any, /) -> None:
-        send(message)
-        if len(line.epochs) == 5 and not line.orders and not seen:
-            line.orders.append(orders[5])
-
-    monkeypatch.setattr(line, "send", later)
-    LaneDesk(line, sine(), RULES, CPU).serve()
-    assert len(seen) == 1
-    assert_complete(line, orders)
-
-
-def test_it_is_too_large_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trial that finds no memory with nobody beside it ends so, and the others do not."""
-    launch, advance = Lanes.launch, Run.advance
-
-    def cramped(lanes: Lanes) -> None:
-        if any(run.params.hidden_units == 14 for run in lanes.runs):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        launch(lanes)
-
-    def large(run: Run, judge: Any) -> Any:
-        if run.params.hidden_units == 14:
-            return Decision(Outcome.OUT_OF_MEMORY, "out of memory")
-        return advance(run, judge)
-
-    monkeypatch.setattr(Lanes, "launch", cramped)
-    monkeypatch.setattr(Run, "advance", large)
-    orders = jobs(tmp_path)
-    line = serve(orders)
-    monkeypatch.undo()
-    assert line.ends.pop(2).outcome is Outcome.OUT_OF_MEMORY
-    assert_complete(line, [one for one in orders if one[0] != 2])
 
 
 def test_a_fault_of_validation_has_its_traceback(

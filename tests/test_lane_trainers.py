@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,20 @@ def test_one_that_fails_leaves_the_others(crowd: LaneTrainers, tmp_path: Path) -
     events += collect(crowd, lambda _: crowd.busy() == [], "the end")
     assert ends_in(events) == {0: Outcome.DIVERGED, 1: Outcome.FAILED, 3: Outcome.COMPLETE}
     assert len(saved_losses(tmp_path / "2")) * 40 == len(saved_losses(tmp_path / "3")) * 2
+
+
+def test_a_trial_comes_back_to_another_seat(crowd: LaneTrainers, tmp_path: Path) -> None:
+    """Late words of a trial's life at one seat count for nothing at its next, before or after."""
+    for before, after in ((0, 1), (2, 0)):
+        crowd.start(before, job(tmp_path, 0, LONG))
+        collect(crowd, lambda events: len(epochs_in(events)) >= 3, "three epochs")
+        time.sleep(0.6)  # There are words that nobody has heard.
+        crowd.abandon(0)
+        crowd.start(after, job(tmp_path, 0))
+        events = collect(crowd, lambda _: crowd.busy() == [], "the end")
+        assert [epoch.index for epoch in epochs_in(events)] == [1, 2, 3]
+        assert ends_in(events) == {0: Outcome.COMPLETE}
+        assert {event.worker for event in events} == {after}
 
 
 def test_stopped_all_at_once(crowd: LaneTrainers, tmp_path: Path) -> None:

@@ -121,14 +121,14 @@ def assert_close(one: Any, other: Any) -> None:
 
 @tasks
 @cells
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("layers", "compiled"), [(2, False), (2, True), (1, False), (3, False)])
 @pytest.mark.usefixtures("double_precision")
 def test_equal_to_one_after_another(
-    task: Task, cell: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    task: Task, cell: str, layers: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every loss, weight and figure of many epochs is what torch's modules give, or ours alone."""
     splits = doubled(task())
-    runs, torchs = mixed(splits, cell), mixed(splits, cell)
+    runs, torchs = mixed(splits, cell, layers), mixed(splits, cell, layers)
     lanes = Lanes(shape_of(runs[2].params), splits)
     with monkeypatch.context() as patched:  # What is dropped is by the places of what there is.
         patched.setattr(lane_batches, "HAS_PRODUCTS", compiled)

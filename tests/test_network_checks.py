@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import series, sine, text
+from networks import CPU, LOSS, hyper, series, sine, text, unjudged
 from own import HEAD, READER, SPEAKER, clean_imports
 from refusing import Refuse, Said, cases, csv, forecast
 
 from search.config import OwnModel
 from search.data.splits import Splits
 from search.dimensions import HYPERPARAMETERS, Choices, Dimension, Fixed, Range
-from search.errors import FactoryError
+from search.errors import FactoryError, NetworkError
 from search.factories import Factory, trust_factory
 from search.network_checks import check_network
+from search.training import Run
 
 pytestmark = pytest.mark.usefixtures("clean_imports")
 __all__ = ["clean_imports"]
@@ -175,6 +176,27 @@ def factory_of(folder: Path, name: str, code: str) -> Factory:
     factory = trust_factory(own, "a test", trusted=True)
     assert factory is not None
     return factory
+
+
+STUMBLES = """
+class Stumble(torch.autograd.Function):
+    @staticmethod
+    def forward(context, outputs):
+        return outputs
+
+    @staticmethod
+    def backward(context, gradient):
+        raise IndexError("list index out of range")
+
+""" + layer("Stumble.apply(self.head(inputs[:, -1]))")
+
+
+def test_a_gradient_that_raises_fails_its_trial(tmp_path: Path) -> None:
+    """Whatever a gradient of the user's own raises in training is a fault of their network."""
+    run = Run(hyper(), sine(), 0, LOSS, CPU, factory_of(tmp_path, "stumbles", STUMBLES))
+    said = "own_stumbles:Net: the loss of its outputs, or the gradient, raised IndexError: list"
+    with pytest.raises(NetworkError, match=said):
+        run.advance(unjudged)
 
 
 HEEDS = "hidden[torch.arange(len(inputs)), lengths - 1]"

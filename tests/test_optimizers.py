@@ -64,6 +64,21 @@ def test_the_steps_are_torchs(kind: str, decay: float) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_adagrad_where_torch_has_no_fused_kernel(decay: float) -> None:
+    """On a GPU its steps are made of products and roots, as torch's are there: to the last bit."""
+    ours, _, weights, others = pair("adagrad", decay)
+    torchs = torch.optim.Adagrad(others, RATE, foreach=True, weight_decay=decay)
+    squares = [torch.zeros_like(weight) for weight in weights]
+    for step in range(50):
+        give_gradients(weights, step)
+        give_gradients(others, step)
+        with torch.no_grad():
+            ours._divide_by_root(weights, [weight.grad for weight in weights], squares)
+        torchs.step()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(weights, others, strict=True))
+
+
 @kinds
 def test_a_weight_without_a_gradient(kind: str) -> None:
     """It stays as it is; once it has a gradient, its steps are counted from there, as torch's."""

@@ -266,38 +266,6 @@ def test_a_model_whose_code_is_gone_or_changed(
     assert said in capsys.readouterr().err
 
 
-def test_changed_code_is_said(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On resume a changed source is said and stays among the study's notes; replay names it."""
-    forget(copy, SPEAKER.replace(".relu()", ".tanh()"))
-    said = "the source of mynet:build changed after trial 5"
-    assert said in call(capsys, *RUN, "--fork", "another")
-    assert said in call(capsys, *RUN, "--trials", "7")
-    stored = open_study(Database("sqlite:///studies/studies.db", create=False), "tiny")
-    assert said in stored.attributes["notes"][-1]
-    sources = [trial.user_attrs["surroundings"]["factory"] for trial in stored.trials()]
-    assert len(set(sources[:6])) == 1
-    assert sources[6] == stored.attributes["factory"] != sources[0]
-    assert main(["replay", "tiny", "0", TRUST]) == 1
-    assert f"factory: {sources[0]} → {sources[6]}" in capsys.readouterr().out
-    call(capsys, *RUN, "--trials", "7")
-    notes = open_study(stored.database, "tiny").attributes["notes"]
-    assert len([note for note in notes if said in note]) == 1
-
-
-def test_another_factory_is_another_study(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another factory, or another entry, is refused as a changed space is, also for a fork."""
-    (copy / "mynet.py").write_text(SPEAKER.replace("def build", "def other"))
-    for text, said in (
-        (study("mynet:other"), "[model] factory: mynet:build → mynet:other"),
-        (study("mynet:other", SPACE + "heads = [1, 2]\n"), "[space] heads: not set → [1, 2]"),
-    ):
-        (copy / "tiny.toml").write_text(text)
-        assert main([*RUN, TRUST]) == 2
-        assert said in capsys.readouterr().err
-    assert main([*RUN, TRUST, "--fork", "new"]) == 2
-    assert "the factories differ (mynet:build → mynet:other)" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_a_fork_with_one_entry_more(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No trial of a study without an entry fits one with it; without more, all of them do."""

@@ -49,6 +49,20 @@ LOAD = (
 )
 
 
+NO_KERNELS = """
+from search import trainer_process
+
+def broken(device):
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+class Splits:
+    def to(self, device):
+        return self
+
+trainer_process.try_device = broken
+"""
+
+
 class Deadly:
     """Data that end the first processes that load them, as the lack of memory does."""
 
@@ -64,6 +78,13 @@ class TooLarge:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return eval, ("(_ for _ in ()).throw(MemoryError())",)
+
+
+class Broken:
+    """Data with which a device comes that has no kernels."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, dict[str, object]]]:
+        return eval, ("(exec(code, made), made['Splits']())[1]", {"code": NO_KERNELS, "made": {}})
 
 
 def faults(events: list[Event]) -> list[Event]:
@@ -101,8 +122,20 @@ def test_without_memory_for_the_data(
         trainers.start(0, job(tmp_path))
         (event, *_) = collect(trainers, lambda events: events != [], "a word")
     assert isinstance(event, TrainerFault)
-    assert "cannot load the data on cpu (MemoryError)" in event.reason
+    assert "cannot work on cpu (MemoryError)" in event.reason
     assert "--workers" in event.reason
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_that_takes_data_and_cannot_compute(
+    kind: type[LocalTrainers | LaneTrainers], tmp_path: Path
+) -> None:
+    """A GPU too old for this torch is found before a trial is given to it, which it would blame."""
+    with kind(Broken(), RULES, 1, "cpu") as trainers:  # type: ignore[arg-type]
+        trainers.start(0, job(tmp_path))
+        (event, *_) = collect(trainers, lambda events: events != [], "a word")
+    assert isinstance(event, TrainerFault)
+    assert "cannot work on cpu (CUDA error: no kernel image is available" in event.reason
 
 
 def test_trainers_that_never_live_to_be_ready(splits: Splits, tmp_path: Path) -> None:

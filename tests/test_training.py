@@ -28,7 +28,6 @@ from search.data.forecasting import ForecastPart
 from search.data.splits import Batch, Splits
 from search.dimensions import CELLS, DECAYS, OPTIMIZERS
 from search.models import build
-from search.optimizers import MOMENTUM
 from search.training import (
     HALVING_EPOCHS,
     PLATEAU_EPOCHS,
@@ -334,48 +333,6 @@ def test_training_decreases_the_loss(cell: str, optimizer: str) -> None:
     epochs = train(run, 20)
     assert epochs[-1].train_loss < 0.5 * run.batch_losses[0]
     assert epochs[-1].valid_loss < epochs[0].valid_loss
-
-
-def plain_optimizer(name: str, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Returns torch's optimizer as its manual writes it, without fused kernels."""
-    made: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(weights, lr=0.02, foreach=False, weight_decay=1e-3),
-        "sgd": lambda: torch.optim.SGD(
-            weights, lr=0.02, momentum=0.9, foreach=False, weight_decay=1e-3
-        ),
-        "rmsprop": lambda: torch.optim.RMSprop(weights, lr=0.02, foreach=False, weight_decay=1e-3),
-        "adagrad": lambda: torch.optim.Adagrad(weights, lr=0.02, foreach=False, weight_decay=1e-3),
-    }
-    return made[name]()
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_run_is_a_plain_torch_loop(cell: str, optimizer: str) -> None:
-    """Batch by batch, losses are those of a loop of torch.nn as one would write it by hand."""
-    changes = {"hidden_layers": 2, "weight_decay": 1e-3, "learning_rate": 0.02}
-    run = start(sine(), seed=3, cell=cell, optimizer=optimizer, **changes)
-    part = sine().train
-    assert isinstance(part, ForecastPart)
-    recurrent = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[cell](1, 6, 2, batch_first=True)
-    head = nn.Linear(6, 1)
-    recurrent.load_state_dict(run.model.recurrent.state_dict())
-    head.load_state_dict(run.model.head.state_dict())
-    stepper = plain_optimizer(optimizer, [*recurrent.parameters(), *head.parameters()])
-    windows = torch.stack([part.values[at : at + 8] for at in part.starts.tolist()])
-    order = torch.Generator().manual_seed(3)
-    losses = []
-    for _ in range(3):
-        for chosen in torch.randperm(len(windows), generator=order).split(16):
-            hidden, _ = recurrent(windows[chosen])
-            loss = (head(hidden[:, -1]) - part.targets[chosen]).square().mean()
-            stepper.zero_grad()
-            loss.backward()
-            stepper.step()
-            losses.append(loss.item())
-    train(run, 3)
-    assert run.batch_losses == pytest.approx(losses, rel=1e-3)
-    assert MOMENTUM == 0.9
 
 
 def test_a_text_carries_its_state_in_training() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from search.training import (
     evaluate,
 )
 from search.trial import Decision, Outcome
+from search.worker import Job, TrialRules, TrialWorker
 
 
 def one_batch(splits: Splits) -> int:
@@ -74,14 +76,29 @@ def out_of_cuda() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore lines")
 
 
+def out_of(words: str) -> Callable[[], None]:
+    """Returns what raises what a GPU's libraries raise for want of memory."""
+
+    def fail() -> None:
+        raise torch.AcceleratorError(words) if "ALLOC" not in words else RuntimeError(words)
+
+    return fail
+
+
+CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+
+
 @pytest.mark.parametrize(
     ("allocate", "reason"),
     [
         (lambda: bytearray(2**62), "out of memory"),
         (lambda: torch.empty(10**14), "DefaultCPUAllocator"),
         (out_of_cuda, "CUDA out of memory. Tried to allocate 20 GiB."),
+        (out_of("CUDA error: out of memory"), "CUDA error: out of memory"),
+        (out_of(CUBLAS), "CUBLAS_STATUS_ALLOC_FAILED"),
+        (out_of("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "CUDNN_STATUS_ALLOC_FAILED"),
     ],
-    ids=["python", "torch", "cuda"],
+    ids=["python", "torch", "cuda", "graph", "cublas", "cudnn"],
 )
 def test_out_of_memory_ends_a_run(allocate: Callable[[], object], reason: str) -> None:
     """Whoever runs out of memory in an epoch, it ends the run with one line that says so."""
@@ -102,6 +119,19 @@ def test_other_errors_of_torch_are_no_decision() -> None:
     """A RuntimeError that has nothing to do with memory is not taken for it."""
     with pytest.raises(RuntimeError, match="shapes"):
         start(replace(sine(), input_size=3)).advance(unjudged)
+
+
+def test_what_a_gpu_does_not_recover_from_ends_its_process(tmp_path: Path) -> None:
+    """It is no trial's end, because every other in the same process would have the same one."""
+
+    def fail() -> Decision | None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    job = Job(0, hyper(epochs=2), 0, tmp_path)
+    worker = TrialWorker(job, sine(), TrialRules(LOSS, 0, divergence=False), CPU, fail)
+    with pytest.raises(torch.AcceleratorError):
+        list(worker.epochs())
+    assert worker.decision is None
 
 
 def test_a_judge_ends_the_epoch_at_once() -> None:

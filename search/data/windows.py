@@ -189,6 +189,20 @@ class ForecastSplits(Splits):
         """Returns (N, K) float64: the last observed targets of a part's windows, in units."""
         return self.observed[self._part(part).starts.cpu() + self.window - 1]
 
+    def to(self, device: torch.device) -> ForecastSplits:
+        """Returns these splits with every part on ``device``, where they share their rows, too."""
+        assert isinstance(self.train, ForecastPart)
+        shared = self.train.values
+        values = shared.to(device)
+
+        def moved(part: Part) -> Part:
+            assert isinstance(part, ForecastPart)
+            same = part.values is shared
+            return replace(part, values=values if same else part.values).to(device)
+
+        parts = moved(self.train), moved(self.valid), moved(self.test)
+        return replace(self, train=parts[0], valid=parts[1], test=parts[2])
+
     def to_units(self, outputs: Tensor, last: Tensor) -> Tensor:
         """Turns what the network predicts into the data's units.
 
