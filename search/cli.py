@@ -89,7 +89,8 @@ def _obey(arguments: argparse.Namespace) -> int:
         return FAILED
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+FULL, FORBIDDEN = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
+DISK = (*FULL, *FORBIDDEN, errno.EIO, errno.ENAMETOOLONG)
 
 
 def _fault(error: Exception) -> str | None:

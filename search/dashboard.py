@@ -215,6 +215,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 def _listen(host: str, port: int | None) -> _Server:
     try:
         return _Server(host, PORT if port is None else port)
+    except UnicodeError:  # No name of a machine: it may not be written so.
+        raise RequestError(f"--host {host}: is no address; give one of this machine") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE and port is None:
             return _Server(host, 0)

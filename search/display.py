@@ -8,7 +8,7 @@ import time
 from typing import Any, Self
 
 from rich.cells import cell_len
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
@@ -226,26 +226,39 @@ def print_summary(console: Console, summary: Summary) -> None:
         if counts[name]
     ]
     console.print(f"{counts['total']} of {summary.target} trials: {', '.join(parts)}")
-    for outcome, reasons in summary.reasons.items():
-        for reason, count in reasons.items():
-            console.print(f"  {outcome} {count}: {reason}", markup=False, highlight=False)
-    for name, count in summary.verdicts.items():
-        console.print(f"  {name} {count}: {ADVICE[name][0]}", markup=False, highlight=False)
-    if summary.enough:
-        console.print(f"  enough: {summary.enough}", markup=False, highlight=False)
-    for note in summary.notes:
-        console.print(f"  note: {note}", markup=False, highlight=False)
+    _explain(console, summary)
     console.print()
     if summary.ranking:
-        console.print(ranking_table(summary, console.width))
+        table, left_out = ranking_table(summary, console.width)
+        console.print(table)
+        if left_out:
+            names = ", ".join(left_out)
+            _say(console, f"No room here for {names}: rnn-search show {summary.name} --json")
     else:
         console.print("No trial has completed, so there is no best one yet.")
-    console.print(_beside_baselines(summary), markup=False, highlight=False, soft_wrap=True)
+    _say(console, _beside_baselines(summary))
     if len(summary.progress) > 1:
         bars = sparkline(summary.progress, console.encoding)
         first, last = (f"{summary.metric} {summary.progress[i]:.4g}" for i in (0, -1))
-        said = f"Best so far: {first}  {bars}  {last}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"Best so far: {first}  {bars}  {last}")
+
+
+def _explain(console: Console, summary: Summary) -> None:
+    """Prints why trials ended, what their curves say, and what else a person should know."""
+    for outcome, reasons in summary.reasons.items():
+        for reason, count in reasons.items():
+            _say(console, f"  {outcome} {count}: {reason}")
+    for name, count in summary.verdicts.items():
+        _say(console, f"  {name} {count}: {ADVICE[name][0]}")
+    if summary.enough:
+        _say(console, f"  enough: {summary.enough}")
+    for note in summary.notes:
+        _say(console, f"  note: {note}")
+
+
+def _say(console: Console, line: str) -> None:
+    """Prints a line as it is, which a terminal may break and a file or pipe keeps whole."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _beside_baselines(summary: Summary) -> str:
@@ -266,7 +279,9 @@ def studies_table(summaries: list[Summary]) -> Table:
     """Returns one line a study."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("study", "task", "trials", "complete", "best", "figure"):
-        table.add_column(column, justify="left" if column in ("study", "task") else "right")
+        # A name cut short is none that can be given to another command: it is broken rather.
+        side: JustifyMethod = "left" if column in ("study", "task") else "right"
+        table.add_column(column, justify=side, overflow="fold")
     for summary in summaries:
         best, headline = summary.best, summary.headline
         value = math.nan if best is None else best.figures.get(headline, math.nan)
@@ -281,8 +296,8 @@ def studies_table(summaries: list[Summary]) -> Table:
     return table
 
 
-def ranking_table(summary: Summary, width: int) -> Table:
-    """Returns the best trials with their hyperparameters, one line each.
+def ranking_table(summary: Summary, width: int) -> tuple[Table, list[str]]:
+    """Returns the best trials with their hyperparameters, one line each, and what is left out.
 
     It takes 80 columns or so; of a narrower terminal it leaves out what does not fit, from the
     right, because a figure cut short is worse than none.
@@ -305,14 +320,14 @@ def ranking_table(summary: Summary, width: int) -> Table:
         table.add_column(Text(title), justify="right", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*map(Text, row[:fit]))
-    return table
+    return table, rows[0][fit:]
 
 
 def print_trial(console: Console, line: TrialLine, metric: str) -> None:
     """Prints all that is known of one trial."""
     console.print(f"[bold]Trial {line.number}[/]: {line.outcome}")
     if line.reason:
-        console.print(f"  {line.reason}", markup=False, highlight=False)
+        console.print(f"  {line.reason}", markup=False, highlight=False, soft_wrap=True)
     if line.follows is not None:
         console.print(f"  follows the advice on trial {line.follows}", highlight=False)
     if line.finding is not None:
@@ -322,13 +337,15 @@ def print_trial(console: Console, line: TrialLine, metric: str) -> None:
     if line.value is not None:
         when = f" at epoch {line.epoch} of {line.epochs}" if line.epoch else ""
         console.print(f"  {metric} {line.value:.6g}{when}")
+    elif line.epoch:
+        console.print(f"  best epoch {line.epoch} of {line.epochs}", highlight=False)
     for name, value in {**line.params, **line.figures}.items():
-        console.print(f"  {name} = {value}", markup=False, highlight=False)
+        console.print(f"  {name} = {value}", markup=False, highlight=False, soft_wrap=True)
     rows = zip(line.curve.get("train", []), line.curve.get("valid", []), strict=True)
     for index, (train, valid) in enumerate(rows, start=1):
         console.print(f"  epoch {index:3d}  train {_loss(train)}  valid {_loss(valid)}")
     if line.traceback:
-        console.print(line.traceback, markup=False, highlight=False)
+        console.print(line.traceback, markup=False, highlight=False, soft_wrap=True)
 
 
 def _loss(value: float | None) -> str:

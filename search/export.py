@@ -38,7 +38,7 @@ from search.onnx_check import make_onnx, require_onnx
 from search.selection import Selection, select
 from search.stored_study import StoredStudy
 from search.training import one_thread
-from search.whole_files import written_whole
+from search.whole_files import unfinished, written_whole
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,9 @@ def _beside(folder: Path, ending: str) -> Iterator[Path]:
     whole = Path(os.path.abspath(folder))  # noqa: PTH100  (resolve() would follow a link)
     path = whole.with_name(f".{whole.name}.{os.getpid()}.{ending}")
     try:
-        yield path
+        # What is there by the name of ``old`` is the only model until the new one has its name.
+        with unfinished(path) if ending == "part" else contextlib.nullcontext():
+            yield path
     finally:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)

@@ -19,7 +19,7 @@ from torch import Tensor
 from search.config import ForecastData
 from search.data.calendars import Step, alike, go_on, say_step
 from search.data.cards import ForecastCard
-from search.data.rows import Rows, arrange, refuse_extremes, runs_of
+from search.data.rows import Reading, Rows, arrange, refuse_extremes, runs_of
 from search.data.tables import read_table, require_columns, take_table
 from search.data.timeline import NUMBERS, Stamps, day_first, on_the_wall, own_step
 from search.data.windows import ForecastPart, in_units, standardised
@@ -99,7 +99,9 @@ def _arrange(frame: pd.DataFrame, card: ForecastCard, path: Path) -> Rows:
         task="forecast", path=path, time=card.time, series=card.series, missing=card.missing
     )
     whole = data.model_copy(update={"split": (1.0, 0.0, 0.0)})
-    return arrange(frame, list(card.features), whole, path, card.time_format)
+    # One series without a value of something must not cost all others their forecasts.
+    how = Reading(card.time_format, lenient=True)
+    return arrange(frame, list(card.features), whole, path, how)
 
 
 def _in_units(outputs: Tensor, card: ForecastCard, rows: Rows, last: Ints) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ class Objective:
 
     Attributes:
         direction: What the Optuna study must be created with.
+        notes: What a person should know of the data and the space; each is also a warning.
 
     Raises:
         RequestError: The study file or its data makes no sense.
@@ -55,11 +57,14 @@ class Objective:
         config = study if isinstance(study, StudyConfig) else load_config(Path(study))
         self._factory = trust_factory(config.model, config.name, trusted=trust_code)
         splits = load_splits(config.data)
-        self.config, _ = fit_to_data(config, splits.train.size)
+        self.config, remarks = fit_to_data(config, splits.train.size)
         self.direction = config.direction
         self._device = torch.device(device)
+        self.notes = [*splits.notes, *remarks]
         if self._factory is not None:
-            check_network(self._factory, self.config.space, splits, device)
+            self.notes += check_network(self._factory, self.config.space, splits, device)
+        for note in self.notes:
+            warnings.warn(f"{config.name}: {note}", stacklevel=2)
         self._splits = splits.to(self._device)
         self._constants = splits.constant_valid_loss, splits.constant_loss
         self._goal = Goal(config.metric, config.direction == "minimize")
@@ -84,7 +89,8 @@ class Objective:
         if study is not None and MARK in study.user_attrs:
             raise ConfigError(
                 f"the study '{study.study_name}' is one that rnn-search runs, which takes whatever "
-                "is in training there for its own; give the script a study of another name"
+                "is in training there for its own; give the script a study of another name (this "
+                "call has left a failed trial in it, which counts: add one to --trials)"
             )
         if not _ALONE.acquire(blocking=False):
             raise ConfigError(

@@ -6,6 +6,8 @@ Shapes: N series, C classes, n characters, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +126,32 @@ class Classifier(Model):
             {"task": "classify", "path": name, "missing": card.missing, **keys}
         )
         read = read_unlabelled(source, data, card.channels, card.time_format)
-        for label, place in zip(read.labels, read.places, strict=True):
+        labels = [_as_class(label, card.classes) for label in read.labels]
+        for label, place in zip(labels, read.places, strict=True):
             if label and label not in card.classes:
                 raise DataError(
                     f"{name}, {place}: the label '{label}' is no class of the model"
                     f"{nearest(label, card.classes)} (correct it, or leave the labels out)"
                 )
-        return without_missing(read, card.missing)
+        return without_missing(replace(read, labels=labels), card.missing)
+
+
+def _as_class(label: str, classes: Sequence[str]) -> str:
+    """Returns the class that a label means: who writes it may write TRUE and 1.0 as True and 1."""
+    if label in classes:
+        return label
+    for alike in (str.casefold, _as_number):
+        same = [one for one in classes if alike(one) == alike(label)]
+        if len(same) == 1:
+            return same[0]
+    return label
+
+
+def _as_number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 class LanguageModel(Model):

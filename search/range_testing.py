@@ -19,6 +19,7 @@ from search.lr_range import Sweep, suggest_range, sweeps
 from search.range_picture import range_picture
 from search.running import Plan, Request, make_plan
 from search.training import is_out_of_memory, out_of_memory
+from search.whole_files import written_whole
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def measure_range(
     suggested = suggest_range(found)
     drawn = range_picture(found, suggested, plan.splits.constant_loss, name)
     try:
-        picture.write_bytes(drawn)
+        with written_whole(picture) as part:
+            part.write_bytes(drawn)
     except OSError as error:
         raise RunError(f"{picture} cannot be written: {error.strerror}") from None
     searched = space["learning_rate"].to_toml()

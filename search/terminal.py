@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from search.coordinator import Ending
     from search.stored_study import StoredStudy
 
+UNBOUNDED = 10_000
+"""Columns of what has none."""
 INTERRUPTED = 130
 """The exit code."""
 HUNG_UP = (errno.EIO, errno.ENXIO, errno.EBADF)
@@ -105,7 +107,7 @@ def make_console(*, to_stderr: bool) -> Console:
         return Patient(stderr=to_stderr, emoji=False)
     # A file or a pipe has no width, so that tables must not be cut to the 80 columns that rich then
     # assumes; and it is no terminal, whatever FORCE_COLOR says, which rich takes for one.
-    return Patient(stderr=to_stderr, width=120, force_terminal=False, emoji=False)
+    return Patient(stderr=to_stderr, width=UNBOUNDED, force_terminal=False, emoji=False)
 
 
 def print_next_commands(

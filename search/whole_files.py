@@ -14,16 +14,21 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Yields the path to write to, which takes ``path``'s place at the end of the block.
 
     If the block raises, ``path`` is as it was, and what was written is removed. Processes that
-    write the same file at once do not meet: the last one's is kept.
+    write the same file at once do not meet: the last one's is kept. Of a link it is the file that
+    the link leads to. What is no file (a pipe, ``/dev/null``) is written to as it is.
 
     Args:
         path: The file; its folder is there.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    real = Path(os.path.realpath(path)) if path.is_symlink() else path
+    part = real.with_name(f".{real.name}.{os.getpid()}.part")
     with unfinished(part):
         try:
             yield part
-            part.replace(path)
+            part.replace(real)
         finally:
             part.unlink(missing_ok=True)
 

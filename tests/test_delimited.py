@@ -50,6 +50,16 @@ def test_three_decimals_without_decimal_commas(text: str) -> None:
     assert read_csv(text, PATH)["level"].between(0.1, 90).all()
 
 
+def test_decimals_about_one_level_are_no_thousands() -> None:
+    """Averages of three readings have three decimals, and now and then none: 119 beside 120.333."""
+    for rows in ("120.333\n118.667\n119\n", "-120.333\n-118.667\n119\n"):
+        frame = read_csv("pressure\n" + rows, PATH)
+        assert frame["pressure"].abs().between(118, 121).all()
+    for rows in ("1.000\n1.237\n998\n", "12.345\n980\n120\n", "1.204\n120.333\n119\n"):
+        with pytest.raises(DataError, match="looks like thousands"):
+            read_csv("pressure\n" + rows, PATH)
+
+
 def test_names_may_have_points_beside_decimal_commas() -> None:
     """A column of names is no number with thousands, whatever stands beside it."""
     assert read_csv(GERMAN, PATH, ["Umsatz"])["Umsatz"].tolist() == ["85.210", "64.058"]

@@ -178,8 +178,9 @@ def test_a_study_of_ours_is_refused(objective: Objective) -> None:
     """A run of ours would take the script's trial for one that was left, and train it, too."""
     study = optuna.create_study(study_name="mine")
     study.set_user_attr(MARK, {})
-    with pytest.raises(ConfigError, match="'mine' is one that rnn-search runs"):
+    with pytest.raises(ConfigError, match=r"'mine' is one that rnn-search runs.* failed trial"):
         study.optimize(objective, n_trials=1)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
 
 
 def test_one_trial_at_a_time(objective: Objective) -> None:
@@ -225,6 +226,14 @@ def test_other_metrics_and_directions(tmp_path: Path) -> None:
     for trial in study_of(objective, 2, PruneAt(99)).trials:
         assert trial.value == max(trial.intermediate_values.values())
         assert trial.value == trial.user_attrs["figures"]["accuracy"]
+
+
+def test_what_a_run_would_note_is_a_warning(tmp_path: Path) -> None:
+    """A script is warned of what `rnn-search run` says of data and space, and can read it."""
+    study = write_study(tmp_path, space={"epochs": {"low": 1, "high": 2}})
+    with pytest.warns(UserWarning, match="tiny: batch sizes limited to the training part of"):
+        objective = Objective(study)
+    assert [note for note in objective.notes if note.startswith("batch sizes limited")]
 
 
 def test_data_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from search.data.cards import Card, ClassifyCard, ForecastCard, LanguageCard
 from search.data.timeline import find_step, parse_times
 from search.errors import DataError
 from search.model_files import CARD, WEIGHTS, ModelCard, card_bytes, make_network, read_model
+from search.prediction import _as_class
 
 FORECAST = ForecastCard(
     task="forecast",
@@ -258,6 +259,37 @@ def test_what_is_not_forecast_is_said(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.predict(frame[frame["s"] == "a"])
+
+
+def test_a_series_without_a_value_costs_no_other_its_forecasts(tmp_path: Path) -> None:
+    """Where missing values are interpolated, a dead sensor is said, and the others are forecast."""
+    sizes = {"window": 3, "horizon": 1, "time": "t", "step": 1.0, "series": "s"}
+    card = FORECAST.model_copy(
+        update={**sizes, "shift": (0.0,), "scale": (1.0,), "missing": "interpolate"}
+    )
+    model = search.load(put_model(tmp_path / "model", card))
+    rows = [{"s": name, "t": at, "y": 0.5, "x": float(at)} for name in "ab" for at in range(9)]
+    frame = pd.DataFrame(rows)
+    alone = model.predict(frame[frame["s"] == "a"])
+    frame.loc[frame["s"] == "b", "x"] = np.nan
+    with pytest.warns(UserWarning, match="nothing is forecast for series 'b'"):
+        said = model.predict(frame)
+    pd.testing.assert_frame_equal(said, alone)
+
+
+@pytest.mark.parametrize(
+    ("label", "meant"),
+    [("TRUE", "True"), ("1.0", "1"), ("01", "1"), ("Up", "Up"), ("up", "Up"), ("2", "2"), ("", "")],
+)
+def test_labels_that_are_written_otherwise(label: str, meant: str) -> None:
+    """A class is known again as Excel, R or pandas write it, unless it could be two."""
+    assert _as_class(label, ("True", "1", "Up", "Down")) == meant
+
+
+def test_labels_that_could_be_two_classes() -> None:
+    """What differs from two classes alike is neither."""
+    assert _as_class("up", ("UP", "uP")) == "up"
+    assert _as_class("1", ("1.0", "1.00")) == "1"
 
 
 @settings(max_examples=40)

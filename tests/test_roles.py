@@ -44,6 +44,16 @@ def test_time(time: str, stamps: list[Any]) -> None:
     assert (found.time, found.values, found.series) == (time, ("y",), None)
 
 
+def test_a_duration_is_no_time() -> None:
+    """What is called so and goes up and down is a value; it is time if it rises."""
+    waits = [(0.2131, 0.0872, 0.4127, 0.1, 0.39)[at % 5] + at / 1e6 for at in range(30)]
+    found = roles(request=list(range(1, 31)), response_time=waits)
+    assert (found.time, found.values) == ("request", ("response_time",))
+    rising = [0.5 * at for at in range(30)]
+    assert roles(elapsed_time=rising, y=WAVE).time == "elapsed_time"
+    assert roles(time=waits, y=WAVE).time == "time"
+
+
 def test_year_and_month_beside_a_date() -> None:
     """A date is the time by itself; what else tells of it is shown to the network."""
     stamps = pd.date_range("2023-12-15", periods=30)

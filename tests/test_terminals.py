@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -37,9 +38,10 @@ from tiny import (
 )
 
 from search.database import Database
-from search.display import ranking_table
+from search.display import ranking_table, studies_table
 from search.report import summarize
 from search.storage import open_study
+from search.terminal import make_console
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +221,24 @@ def test_a_signal_before_the_training(tmp_path: Path, number: signal.Signals) ->
     assert "interrupted; run it again to go on" in (tmp_path / "output.txt").read_text()
 
 
+def test_long_names_of_studies_are_whole(folder: Path) -> None:
+    """A terminal breaks them, a pipe has them on one line: never are they cut short."""
+    with contextlib.chdir(folder):
+        database = Database("sqlite:///studies/studies.db", create=False)
+        summary = summarize(open_study(database, "tiny"))
+    named = replace(summary, name="sales-2024-store-17-weekly-logarithmic-features-a")
+    for width in (60, 80):
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(studies_table([named]))
+        text = console.export_text()
+        assert "…" not in text
+        assert "".join(line.split(" ")[0] for line in text.splitlines()[1:]) == named.name
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen):
+        make_console(to_stderr=False).print(studies_table([named]))
+    assert named.name in screen.getvalue()
+
+
 def wait_for_handler(pid: int) -> None:
     """Waits until the process catches SIGTERM: bit 14 of the mask that the kernel shows."""
 
@@ -237,7 +257,10 @@ def test_a_narrow_table_has_fewer_columns(folder: Path) -> None:
         summary = summarize(open_study(database, "tiny"))
     for width in (40, 60, 120):
         console = Console(width=width, file=io.StringIO(), record=True)
-        console.print(ranking_table(summary, width))
+        table, left_out = ranking_table(summary, width)
+        console.print(table)
+        assert bool(left_out) == (width < 120)
+        assert left_out[-1:] in ([], ["clip"])
         text = console.export_text()
         assert "…" not in text
         assert "loss" in text

@@ -190,10 +190,11 @@ def _test_path(path: Path, given: Path | None) -> tuple[Path | None, list[str]]:
 
 def _lonely(train: Labelled, valid: Labelled) -> list[str]:
     """Notes the classes that have a single training series, which validation therefore lacks."""
+    known = set(valid.labels)
     return [
         f"class '{label}' has a single series for training and none for validation"
         for label in in_order(train.labels)
-        if label not in set(valid.labels)
+        if label not in known
     ]
 
 
@@ -202,9 +203,9 @@ def _repeated(train: Labelled, valid: Labelled, test: Labelled) -> list[str]:
     in_train, in_valid, in_test = (
         [(one.shape, one.tobytes()) for one in part.values] for part in (train, valid, test)
     )
-    seen = {*in_train, *in_valid}
+    trained, seen = set(in_train), {*in_train, *in_valid}
     pairs = (
-        ("validation", "training", sum(one in set(in_train) for one in in_valid)),
+        ("validation", "training", sum(one in trained for one in in_valid)),
         ("test", "training or validation", sum(one in seen for one in in_test)),
     )
     return [

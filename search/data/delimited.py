@@ -271,8 +271,8 @@ def _refuse_thousands(written: pd.DataFrame, path: Path, delimiter: str) -> None
     """Refuses a column in which 998 is followed by 1.000: thousands, read as decimals.
 
     The sign is taken for a separator of thousands where all numbers that have it have three digits
-    behind it, and a number without it has three digits, too; or where it is a point, and all
-    decimals are written with a comma.
+    behind it, and a number without it has three digits, too, unless as decimals all are about one
+    level; or where it is a point, and all decimals are written with a comma.
 
     Args:
         written: (L, columns) text, indexed by the line of the file.
@@ -287,7 +287,8 @@ def _refuse_thousands(written: pd.DataFrame, path: Path, delimiter: str) -> None
             at = values.index[thousands][0]
             raise DataError(
                 f"{path}: column '{name}' has '{values[at]}' in row {at}, which "
-                "looks like thousands; write numbers without thousands separators"
+                "looks like thousands; write numbers without thousands separators, and if these "
+                "are decimals, whole ones with them, too (119.000)"
             )
 
 
@@ -304,7 +305,19 @@ def _thousands(values: pd.Series[Any], commas: bool) -> pd.Series[bool]:
     grouped = values.str.fullmatch(GROUPED)
     plain = values[~grouped]
     whole = plain.str.fullmatch(r"[-+]?\d+").all()
-    return grouped & bool(whole and plain.str.fullmatch(r"[-+]?[1-9]\d\d").any())
+    three = bool(whole and plain.str.fullmatch(r"[-+]?[1-9]\d\d").any())
+    return grouped & (three and not _alike(values[grouped], plain))
+
+
+def _alike(grouped: pd.Series[Any], plain: pd.Series[Any]) -> bool:
+    """Whether numbers are decimals about one level, whole ones among them: 120.333 beside 119."""
+    decimals = grouped.str.extract(r"(\d+[.,]\d{3})$", expand=False)
+    if decimals.isna().any() or not len(plain):
+        return False
+    near = decimals.str.replace(",", ".").astype(float)
+    others = plain.astype(float).abs()
+    level = float(near.max()) <= 10 * float(near.min())
+    return level and bool(others.between(0.5 * near.min(), 2 * near.max()).all())
 
 
 def _decimals_have_commas(written: pd.DataFrame) -> bool:

@@ -270,7 +270,7 @@ def check_labels(train: Labelled, test: Labelled | None) -> list[str]:
     folded: dict[str, str] = {}
     notes = []
     for label in labels:
-        other = without_blanks.setdefault("".join(label.split()), label)
+        other = without_blanks.setdefault(" ".join(label.split()), label)
         if other != label:
             raise DataError(
                 f"{train.path}: the labels {other!r} and {label!r} differ only in blanks; "
@@ -279,13 +279,14 @@ def check_labels(train: Labelled, test: Labelled | None) -> list[str]:
         other = folded.setdefault(label.casefold(), label)
         if other != label:
             notes.append(f"the labels '{other}' and '{label}' differ only in upper and lower case")
-    if len(set(train.labels)) == 1:
+    trained = set(train.labels)
+    if len(trained) == 1:
         raise DataError(
             f"{train.path}: every series has the label '{train.labels[0]}'; "
             "classification needs at least two classes"
         )
     for label in labels:
-        if label not in set(train.labels):
+        if label not in trained:
             assert test is not None
             raise DataError(
                 f"{test.path}: no series of {train.path} has the label '{label}' of the test "

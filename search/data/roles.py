@@ -179,7 +179,10 @@ def _clocks(frame: pd.DataFrame, path: Path, wanted: Collection[str]) -> Iterato
             instants = parse_times(column, path).instants
         except DataError:
             continue
-        if not (name in named or isinstance(instants, pd.DatetimeIndex) or counts(column)):
+        # A ``response_time`` is a time only if it mostly rises.
+        falls = name in numeric and bool((column.diff() < 0).mean() > 1 / FEWEST_ROWS)
+        told = name in named and (words_of(name) <= TIME_WORDS or not falls)
+        if not (told or isinstance(instants, pd.DatetimeIndex) or counts(column)):
             continue
         codes = pd.factorize(instants)[0].astype(np.int64)
         if int(codes.max()) > 0:
