@@ -232,8 +232,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         table, left_out = ranking_table(summary, console.width)
         console.print(table)
         if left_out:
-            names = ", ".join(left_out)
-            _say(console, f"No room here for {names}: rnn-search show {summary.name} --json")
+            _say(console, f"No room here for {', '.join(left_out)}; a pipe (| cat) has it")
     else:
         console.print("No trial has completed, so there is no best one yet.")
     _say(console, _beside_baselines(summary))
@@ -279,9 +278,10 @@ def studies_table(summaries: list[Summary]) -> Table:
     """Returns one line a study."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("study", "task", "trials", "complete", "best", "figure"):
-        # A name cut short is none that can be given to another command: it is broken rather.
         side: JustifyMethod = "left" if column in ("study", "task") else "right"
-        table.add_column(column, justify=side, overflow="fold")
+        # A name cut short is none that can be given to another command: it is broken rather.
+        name = column == "study"
+        table.add_column(column, justify=side, overflow="fold", no_wrap=not name)
     for summary in summaries:
         best, headline = summary.best, summary.headline
         value = math.nan if best is None else best.figures.get(headline, math.nan)

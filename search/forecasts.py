@@ -19,7 +19,7 @@ from torch import Tensor
 from search.config import ForecastData
 from search.data.calendars import Step, alike, go_on, say_step
 from search.data.cards import ForecastCard
-from search.data.rows import Reading, Rows, arrange, refuse_extremes, runs_of
+from search.data.rows import Rows, arrange, refuse_extremes, runs_of
 from search.data.tables import read_table, require_columns, take_table
 from search.data.timeline import NUMBERS, Stamps, day_first, on_the_wall, own_step
 from search.data.windows import ForecastPart, in_units, standardised
@@ -99,9 +99,25 @@ def _arrange(frame: pd.DataFrame, card: ForecastCard, path: Path) -> Rows:
         task="forecast", path=path, time=card.time, series=card.series, missing=card.missing
     )
     whole = data.model_copy(update={"split": (1.0, 0.0, 0.0)})
-    # One series without a value of something must not cost all others their forecasts.
-    how = Reading(card.time_format, lenient=True)
-    return arrange(frame, list(card.features), whole, path, how)
+    living = _without_dead(frame, card, path)
+    return arrange(living, list(card.features), whole, path, card.time_format)
+
+
+def _without_dead(frame: pd.DataFrame, card: ForecastCard, path: Path) -> pd.DataFrame:
+    """Leaves out series that nothing can be interpolated in: they cost no other its forecasts."""
+    if card.series is None or card.missing != "interpolate":
+        return frame
+    empty = frame[list(card.features)].isna().groupby(frame[card.series], sort=False).all()
+    dead = empty[empty.any(axis=1)]
+    if dead.empty or len(dead) == len(empty):
+        return frame
+    name, missing = dead.index[0], dead.columns[dead.iloc[0]][0]
+    more = f", nor for {len(dead) - 1} more of the kind" if len(dead) > 1 else ""
+    warnings.warn(
+        f"{path}: nothing is forecast for series '{name}', which has no value of '{missing}'{more}",
+        stacklevel=4,
+    )
+    return frame[~frame[card.series].isin(dead.index)]
 
 
 def _in_units(outputs: Tensor, card: ForecastCard, rows: Rows, last: Ints) -> Tensor:

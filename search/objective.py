@@ -89,8 +89,8 @@ class Objective:
         if study is not None and MARK in study.user_attrs:
             raise ConfigError(
                 f"the study '{study.study_name}' is one that rnn-search runs, which takes whatever "
-                "is in training there for its own; give the script a study of another name (this "
-                "call has left a failed trial in it, which counts: add one to --trials)"
+                "is in training there for its own; give the script a study of another name (what "
+                "optimize began there ends as a failed trial, which counts: add it to --trials)"
             )
         if not _ALONE.acquire(blocking=False):
             raise ConfigError(

@@ -149,7 +149,7 @@ def _as_class(label: str, classes: Sequence[str]) -> str:
 
 def _as_number(text: str) -> object:
     try:
-        return float(text)
+        return text if "_" in text else float(text)
     except ValueError:
         return text
 

@@ -97,7 +97,8 @@ def _require_writable(picture: Path) -> None:
     """Refuses a picture that could not be written, before minutes of training are lost for it."""
     if picture.suffix != ".png" or not picture.parent.is_dir():
         raise ConfigError(f"--out {picture}: must be a .png file in a folder that exists")
-    if picture.is_dir() or not os.access(picture if picture.exists() else picture.parent, os.W_OK):
+    place = Path(os.path.realpath(picture)).parent
+    if picture.is_dir() or not os.access(place, os.W_OK):
         raise ConfigError(f"{picture} cannot be written; give another file with --out")
 
 

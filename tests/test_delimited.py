@@ -55,7 +55,12 @@ def test_decimals_about_one_level_are_no_thousands() -> None:
     for rows in ("120.333\n118.667\n119\n", "-120.333\n-118.667\n119\n"):
         frame = read_csv("pressure\n" + rows, PATH)
         assert frame["pressure"].abs().between(118, 121).all()
-    for rows in ("1.000\n1.237\n998\n", "12.345\n980\n120\n", "1.204\n120.333\n119\n"):
+    for rows in (
+        "1.000\n1.237\n998\n",
+        "12.345\n980\n120\n",
+        "1.204\n120.333\n119\n",
+        "1.234.567\n2.345.678\n350\n",
+    ):
         with pytest.raises(DataError, match="looks like thousands"):
             read_csv("pressure\n" + rows, PATH)
 

@@ -272,9 +272,13 @@ def test_a_series_without_a_value_costs_no_other_its_forecasts(tmp_path: Path) -
     frame = pd.DataFrame(rows)
     alone = model.predict(frame[frame["s"] == "a"])
     frame.loc[frame["s"] == "b", "x"] = np.nan
-    with pytest.warns(UserWarning, match="nothing is forecast for series 'b'"):
+    with pytest.warns(UserWarning, match="series 'b', which has no value of 'x'$"):
         said = model.predict(frame)
     pd.testing.assert_frame_equal(said, alone)
+    # A stretch without is no series without: its last rows would be forecast from older ones.
+    gap = pd.DataFrame([{"s": "a", "t": at, "y": 0.5, "x": np.nan} for at in range(20, 29)])
+    with pytest.raises(DataError, match="column 'x' has no value at all in rows"):
+        model.predict(pd.concat([frame, gap]))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,10 @@ def test_a_duration_is_no_time() -> None:
     rising = [0.5 * at for at in range(30)]
     assert roles(elapsed_time=rising, y=WAVE).time == "elapsed_time"
     assert roles(time=waits, y=WAVE).time == "time"
+    newest_first = [1_600_000_000 - 60 * at for at in range(30)]
+    assert roles(unix_time=newest_first, y=WAVE).time == "unix_time"
+    mixed = [1_600_000_000 + 60 * (7 * at % 30) for at in range(30)]
+    assert roles(unix_time=mixed, y=WAVE).time == "unix_time"
 
 
 def test_year_and_month_beside_a_date() -> None:

@@ -283,16 +283,6 @@ def test_nothing_to_interpolate_from(tmp_path: Path) -> None:
         treat_missing(gappy(), "interpolate", [slice(0, 1), slice(1, 8)], tmp_path)
 
 
-def test_who_predicts_drops_what_nothing_can_be_interpolated_in(tmp_path: Path) -> None:
-    """A run without any value of a column is left out, the others are as ever; never all."""
-    runs = [slice(0, 1), slice(1, 8)]
-    filled, keep = treat_missing(gappy(), "interpolate", runs, tmp_path, lenient=True)
-    assert np.flatnonzero(~keep).tolist() == [0]
-    assert filled[1:, 1].tolist() == [1, 2, 3, 10, 20, 30, 40]
-    with pytest.raises(DataError, match=r"every row has a missing value"):
-        treat_missing(gappy().iloc[:1], "interpolate", runs[:1], tmp_path, lenient=True)
-
-
 def test_drops_rows(tmp_path: Path) -> None:
     """Dropping keeps exactly the rows in which nothing is missing, and never all of none."""
     _, keep = treat_missing(gappy(), "drop", [], tmp_path)

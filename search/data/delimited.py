@@ -287,8 +287,7 @@ def _refuse_thousands(written: pd.DataFrame, path: Path, delimiter: str) -> None
             at = values.index[thousands][0]
             raise DataError(
                 f"{path}: column '{name}' has '{values[at]}' in row {at}, which "
-                "looks like thousands; write numbers without thousands separators, and if these "
-                "are decimals, whole ones with them, too (119.000)"
+                "looks like thousands; write numbers without thousands separators"
             )
 
 
@@ -311,10 +310,9 @@ def _thousands(values: pd.Series[Any], commas: bool) -> pd.Series[bool]:
 
 def _alike(grouped: pd.Series[Any], plain: pd.Series[Any]) -> bool:
     """Whether numbers are decimals about one level, whole ones among them: 120.333 beside 119."""
-    decimals = grouped.str.extract(r"(\d+[.,]\d{3})$", expand=False)
-    if decimals.isna().any() or not len(plain):
+    if not grouped.str.fullmatch(r"[-+]?\d+\.\d{3}").all() or not len(plain):
         return False
-    near = decimals.str.replace(",", ".").astype(float)
+    near = grouped.astype(float).abs()
     others = plain.astype(float).abs()
     level = float(near.max()) <= 10 * float(near.min())
     return level and bool(others.between(0.5 * near.min(), 2 * near.max()).all())

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,24 +93,8 @@ class Rows:
     notes: list[str]
 
 
-class Reading(NamedTuple):
-    """How a table is read if that is not the study's own.
-
-    Attributes:
-        form: How times of the kind were read, see `search.data.timeline.parse_times`.
-        lenient: See `treat_missing`.
-    """
-
-    form: str | None = None
-    lenient: bool = False
-
-
-FIRST = Reading()
-"""The study's own."""
-
-
 def arrange(
-    frame: pd.DataFrame, columns: list[str], data: ForecastData, path: Path, how: Reading = FIRST
+    frame: pd.DataFrame, columns: list[str], data: ForecastData, path: Path, form: str | None = None
 ) -> Rows:
     """Sorts the rows by series and time, and treats gaps and missing values.
 
@@ -120,19 +104,19 @@ def arrange(
         data: Which columns are time and series, what to do about missing values, and the parts of
             each series, over whose borders, as over gaps, nothing is interpolated.
         path: The file, for messages.
-        how: If it is not the study's own.
+        form: How other times of the kind were read, see `search.data.timeline.parse_times`.
 
     Raises:
         DataError: A time, series or value is missing or makes no sense.
     """
     codes, names = _series(frame, data.series, path)
-    order, gaps, stamps, timing = _in_time(frame, codes, data, path, how.form)
+    order, gaps, stamps, timing = _in_time(frame, codes, data, path, form)
     codes = codes[order]
     values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
     table = pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
     gaps[1:] |= np.diff(codes) != 0
     runs = list(runs_of(np.cumsum(gaps), _parts(codes, data.split)))
-    values, keep = treat_missing(table, data.missing, runs, path, lenient=how.lenient)
+    values, keep = treat_missing(table, data.missing, runs, path)
     # A dropped row raises the count, so that no stretch holds rows from both of its sides.
     stretches = np.cumsum(gaps) + np.cumsum(np.logical_not(keep))
     return Rows(

@@ -186,7 +186,7 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> Floats:
 
 
 def treat_missing(
-    frame: pd.DataFrame, how: str, runs: Iterable[slice], path: Path, *, lenient: bool = False
+    frame: pd.DataFrame, how: str, runs: Iterable[slice], path: Path
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Does what a study asks for about missing values.
 
@@ -197,11 +197,10 @@ def treat_missing(
         runs: Stretches that may be interpolated over: one series in one part of the split each,
             and no gap.
         path: The file, for messages.
-        lenient: Drop a run that nothing can be interpolated in, instead of refusing the table.
 
     Returns:
-        (L, F) values, and (L,) which rows stay: all but those that are dropped, which keep their
-        NaN.
+        (L, F) values, and (L,) which rows stay: all but those that ``drop`` drops, which keep
+        their NaN.
 
     Raises:
         DataError: ``error``, and a value is missing; or no value is left.
@@ -212,17 +211,14 @@ def treat_missing(
     if how == "interpolate":
         for run in runs:
             for column in np.flatnonzero(absent[run].any(axis=0)).tolist():
-                if not absent[run, column].all():
-                    values[run, column] = interpolate(values[run, column])
-                elif lenient:
-                    keep[run] = False
-                else:
+                if absent[run, column].all():
                     raise DataError(f"{path}: {_nothing_left(frame.iloc[run, [column]])}")
+                values[run, column] = interpolate(values[run, column])
     elif how == "drop":
         keep = np.logical_not(absent.any(axis=1))
-    if not keep.any():
-        raise DataError(f"{path}: every row has a missing value; name fewer columns")
-    if how == "error" and absent.any():
+        if not keep.any():
+            raise DataError(f"{path}: every row has a missing value; name fewer columns")
+    elif absent.any():
         raise DataError(f"{path}: {_missing_message(frame)}")
     return values, keep
 
@@ -313,8 +309,7 @@ def _counted(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     drop = nameless or counting
     twins = [] if drop else [name for at, name in enumerate(index.names) if _twin(frame, at, name)]
     frame = frame.drop(columns=twins).reset_index(drop=drop, allow_duplicates=True)
-    # As names in the header of a file are taken.
-    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+    frame.columns = pd.Index([str(name) for name in frame.columns])
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         which = f"the index and a column, which differs, are both named '{twice}'"
