@@ -38,14 +38,14 @@ ATTRIBUTES = {"data": "f00d", "baselines": {"ridge": {"loss": 0.5}}, "notes": ["
 LONG: dict[str, Any] = {
     "rows": 400,
     "space": {
-        "epochs": {"low": 6, "high": 10},
+        "epochs": {"low": 24, "high": 40},
         "hidden_units": {"low": 4, "high": 8},
         "batch_size": [8, 16],
     },
     "keep": 2,
     "budget": {"trials": 6},
 }
-"""Trials of a second or so."""
+"""Trials of a second or more, so that on a quick machine, too, something is done meanwhile."""
 New = Callable[[], Database]
 
 

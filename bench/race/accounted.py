@@ -42,7 +42,6 @@ def run(study: str, url: str) -> None:
     worker, summed, so that one with nothing left to do does not count; ``training``: training and
     validation, summed over both.
     """
-    from search.cli import main
     from search.display import Progress
 
     begun: dict[int, float] = {}
@@ -61,14 +60,7 @@ def run(study: str, url: str) -> None:
         ended[worker] = time.monotonic()
         end(self, worker, *arguments)
 
-    with (
-        mock.patch.object(Progress, "advanced", note_epoch),
-        mock.patch.object(Progress, "ended", note_end),
-        redirect_stdout(sys.stderr),
-    ):
-        code = main(["run", study, "--storage", url, "--workers", str(WORKERS)])
-    if code:
-        sys.exit(code)
+    _train(study, url, note_epoch, note_end)
     found = {
         "trials": max(ended.values()) - min(begun.values()),
         "working": sum(ended[worker] - begun[worker] for worker in ended),
@@ -85,7 +77,6 @@ def processor(study: str, url: str) -> None:
     of the epochs that were told between.
     """
     from search import processes
-    from search.cli import main
     from search.display import Progress
 
     processes.SERVED.append("bench.race.processor_time")
@@ -105,6 +96,15 @@ def processor(study: str, url: str) -> None:
         end(self, *arguments)
         spent["end"] = sum(processor_times(os.getpid()).values())
 
+    _train(study, url, note_epoch, note_end)
+    print(json.dumps({"all": spent["end"] - spent["begin"], "training": spent["training"]}))
+
+
+def _train(study: str, url: str, note_epoch: object, note_end: object) -> None:
+    """Trains them with two workers, noting what `Progress` is told."""
+    from search.cli import main
+    from search.display import Progress
+
     with (
         mock.patch.object(Progress, "advanced", note_epoch),
         mock.patch.object(Progress, "ended", note_end),
@@ -113,7 +113,6 @@ def processor(study: str, url: str) -> None:
         code = main(["run", study, "--storage", url, "--workers", str(WORKERS)])
     if code:
         sys.exit(code)
-    print(json.dumps({"all": spent["end"] - spent["begin"], "training": spent["training"]}))
 
 
 def plain(data: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:
