@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conformance import (
@@ -114,28 +115,24 @@ def test_who_dies_while_loading_blames_no_trial(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_memory_for_the_data(
-    kind: type[LocalTrainers | LaneTrainers], tmp_path: Path
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (TooLarge(), "cannot work on cpu (MemoryError)"),
+        (Broken(), "cannot work on cpu (CUDA error: no kernel image is available"),
+    ],
+    ids=["without memory", "without kernels"],
+)
+def test_a_device_that_cannot_work(
+    kind: type[LocalTrainers | LaneTrainers], data: Any, said: str, tmp_path: Path
 ) -> None:
-    """What the data do not fit into is said in a line, with a remedy, and is no trial's fault."""
-    with kind(TooLarge(), RULES, 1, "cpu") as trainers:  # type: ignore[arg-type]
+    """What has no room for the data, or takes them and cannot compute, is no trial's fault."""
+    with kind(data, RULES, 1, "cpu") as trainers:
         trainers.start(0, job(tmp_path))
         (event, *_) = collect(trainers, lambda events: events != [], "a word")
     assert isinstance(event, TrainerFault)
-    assert "cannot work on cpu (MemoryError)" in event.reason
+    assert said in event.reason
     assert "--workers" in event.reason
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_device_that_takes_data_and_cannot_compute(
-    kind: type[LocalTrainers | LaneTrainers], tmp_path: Path
-) -> None:
-    """A GPU too old for this torch is found before a trial is given to it, which it would blame."""
-    with kind(Broken(), RULES, 1, "cpu") as trainers:  # type: ignore[arg-type]
-        trainers.start(0, job(tmp_path))
-        (event, *_) = collect(trainers, lambda events: events != [], "a word")
-    assert isinstance(event, TrainerFault)
-    assert "cannot work on cpu (CUDA error: no kernel image is available" in event.reason
 
 
 def test_trainers_that_never_live_to_be_ready(splits: Splits, tmp_path: Path) -> None:
