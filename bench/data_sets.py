@@ -2,7 +2,8 @@
 
 Most are files that packages carry, cut short; two are made from a seed. The pruner was chosen on
 all but fading together, starting points on CO2, vowels, recall and help, thresholds of findings on
-sunspots, vowels and shakespeare (`studies/LOG.md`).
+sunspots, vowels and shakespeare (`studies/LOG.md`). `HELD_OUT` has chosen nothing and must not: it
+is what defaults are judged on.
 `write` puts the file that a study reads into a folder, `config_of` returns a study on it, so that
 any tool can read the same.
 
@@ -129,6 +130,32 @@ def _help() -> str:
     return "\n".join(topics.topics[name] for name in sorted(topics.topics))[:4_200]
 
 
+def _equipment() -> str:
+    """Returns the monthly index of what makers of electrical equipment turned over."""
+    lines = _carried("statsmodels", "datasets/elec_equip/elec_equip.csv").split()[1:]
+    rows = [f"{index},{line.split(',')[1]}" for index, line in enumerate(lines)]
+    return "\n".join(["month,turnover", *rows, ""])
+
+
+def _motions() -> str:
+    """Returns both parts of the recordings, every second step of each: 50 steps rather than 100."""
+    rows: list[str] = []
+    for part in ("TRAIN", "TEST"):
+        lines = _carried("sktime", f"datasets/data/BasicMotions/BasicMotions_{part}.ts").split("\n")
+        start = next(i for i, line in enumerate(lines) if line.strip().lower() == "@data")
+        for line in filter(None, map(str.strip, lines[start + 1 :])):
+            *channels, label = line.split(":")
+            rows.append(":".join([*(",".join(c.split(",")[::2]) for c in channels), label]))
+    head = [line.strip() for line in lines[:start] if line.startswith("@")]
+    head = [line for line in head if not line.lower().startswith("@serieslength")]
+    return "\n".join([*head, "@seriesLength 50", "@data", *rows, ""])
+
+
+def _newsgroups() -> str:
+    """Returns the start of what scikit-learn says of newsgroups, with code and tables in it."""
+    return _carried("sklearn", "datasets/descr/twenty_newsgroups.rst")[:4_200]
+
+
 TEXT = {"sequence_length": 24, "split": (0.8, 0.1, 0.1)}
 
 DATA_SETS: Mapping[str, DataSet] = {
@@ -181,10 +208,33 @@ DATA_SETS: Mapping[str, DataSet] = {
     "help": DataSet("language", "4 200 characters of Python's help", TEXT, "help.txt", _help),
 }
 
+HELD_OUT: Mapping[str, DataSet] = {
+    "equipment": DataSet(
+        "forecast",
+        "monthly turnover of electrical equipment, a quarter ahead (statsmodels)",
+        {"target": "turnover", "time": "month", "window": 12, "horizon": 3},
+        "equipment.csv",
+        _equipment,
+    ),
+    "motions": DataSet(
+        "classify",
+        "what a wrist moves like, at rest and in three sports, 80 series of 6 channels (sktime)",
+        {"valid": 0.3, "test": 0.2},
+        "motions.ts",
+        _motions,
+    ),
+    "newsgroups": DataSet(
+        "language", "4 200 characters of scikit-learn's guide", TEXT, "newsgroups.txt", _newsgroups
+    ),
+}
+"""Sets for judging alone: nothing may be chosen on them, whatever they show."""
+
+ALL_SETS: Mapping[str, DataSet] = {**DATA_SETS, **HELD_OUT}
+
 
 def write(name: str, folder: Path) -> dict[str, Any]:
     """Writes a set's file, if it has one, and returns the ``[data]`` of a study on it."""
-    chosen = DATA_SETS[name]
+    chosen = ALL_SETS[name]
     data: dict[str, Any] = {"task": chosen.task, **chosen.settings}
     folder.mkdir(parents=True, exist_ok=True)
     if chosen.file is not None:
@@ -198,7 +248,7 @@ def config_of(name: str, folder: Path, **changes: Any) -> tuple[StudyConfig, Spl
     """Returns a study on a set, its space limited to the data as a run does it, and the data.
 
     Args:
-        name: A key of `DATA_SETS`.
+        name: A key of `ALL_SETS`.
         folder: Where its file is written.
         changes: Tables and keys of the study file besides ``[data]``.
     """
@@ -212,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    for name in DATA_SETS:
+    for name in ALL_SETS:
         study = {"name": name, "data": write(name, folder)}
         (folder / f"{name}.toml").write_text(tomli_w.dumps(study), encoding="utf-8")
 

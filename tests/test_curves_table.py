@@ -23,7 +23,7 @@ from bench.curves.simulation import Board, Plan, Trial, simulate
 from bench.curves.stoppers import AsInSearch, Halving, Patience, Percentile
 from bench.curves.table import EPOCHS, CurveTable
 from bench.curves.train import configuration, finished
-from bench.data_sets import DATA_SETS, config_of
+from bench.data_sets import DATA_SETS, HELD_OUT, config_of
 from search.config import make_config
 from search.space import suggest
 from search.stopping import PRUNERS, out_of_patience, worse_than_peers
@@ -245,6 +245,15 @@ def test_every_data_set_is_as_large_as_the_largest_batch(tmp_path: Path) -> None
         config, splits = config_of(name, tmp_path)
         assert splits.train.size >= 128
         assert config.space == SPACE
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_held_out_sets_are_read_and_have_chosen_nothing(name: str, tmp_path: Path) -> None:
+    """A set for judging alone is read as its task says, and no table of curves is of it."""
+    config, splits = config_of(name, tmp_path)
+    assert config.data.task == HELD_OUT[name].task
+    assert min(splits.train.size, splits.valid.size, splits.test.size) >= 16
+    assert name not in {*DATA_SETS, *tables.names()}
 
 
 def test_rules_end_trials(table: CurveTable) -> None:

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.data_sets import DATA_SETS
+from bench.data_sets import ALL_SETS
 from bench.race.contestants import CONTESTANTS
 from bench.race.prepare import prepare
 from bench.race.runner import CORES, RaceError, run_race
@@ -59,7 +59,7 @@ def race(wanted: Sequence[Key], store: Store, folder: Path, calm: float) -> list
     complaints: dict[str, None] = {}
     left = store.missing(wanted)
     for place, key in enumerate(left, start=1):
-        contestant, task = CONTESTANTS[key.contestant], DATA_SETS[key.data].task
+        contestant, task = CONTESTANTS[key.contestant], ALL_SETS[key.data].task
         obstacle = contestant.obstacle(task)
         if obstacle is not None:
             complaints[f"{key.contestant} has not run on {key.data}: {obstacle}"] = None
@@ -125,7 +125,7 @@ def main() -> None:
     )
     verbs = ("short", "long", "tables", "throughput", "loops", "evaluated", "landscape")
     parser.add_argument("verb", choices=verbs)
-    parser.add_argument("--sets", nargs="+", choices=DATA_SETS, help="data sets")
+    parser.add_argument("--sets", nargs="+", choices=ALL_SETS, help="data sets")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
     parser.add_argument("--seeds", type=int, help="how many (long: 5, else 1)")
     parser.add_argument("--seconds", type=float, help="of a race (long: 180, short: 45)")
@@ -154,7 +154,7 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
         show(Store(args.store), seconds)
         draw_all(Store(args.store), seconds)
     elif args.verb == "landscape":
-        show_landscape(folder, args.sets or list(DATA_SETS), args.count)
+        show_landscape(folder, args.sets or list(ALL_SETS), args.count)
     elif args.verb == "loops":
         from bench.race.loops import show_loops
 
