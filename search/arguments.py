@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -94,6 +95,19 @@ def part(text: str) -> float:
     return float(text)
 
 
+def stored_name(text: str) -> str:
+    """Reads a study's name, or a study file: the name that it gives its study."""
+    if not text.endswith(".toml"):
+        return text
+    try:
+        name = tomllib.loads(Path(text).read_text(encoding="utf-8-sig")).get(
+            "name", Path(text).stem
+        )
+    except (OSError, ValueError):  # No such file, or none that names a study: as it is written.
+        return text
+    return name if isinstance(name, str) else text
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -158,9 +172,9 @@ def _searched(sub: argparse.ArgumentParser) -> None:
 
 
 def _named(sub: argparse.ArgumentParser, metavar: str = "NAME") -> None:
-    """Adds the study: the NAME of one in the storage, or a STUDY that may be a file, too."""
+    """Adds the study: the NAME of one in the storage, or a STUDY that may be made from its file."""
     _stored(sub)
-    sub.add_argument("study", metavar=metavar)
+    sub.add_argument("study", metavar=metavar, type=stored_name if metavar == "NAME" else str)
 
 
 def _run(sub: argparse.ArgumentParser) -> None:

@@ -200,7 +200,7 @@ def _times(forecasts: Forecasts, card: ForecastCard) -> tuple[pd.Index[Any], pd.
     for run, step in zip(runs, _steps(rows, rows.stamps, runs, card), strict=True):
         stretch = rows.stamps.take(np.arange(run.start, run.stop))
         line = stretch.instants.append(pd.Index(_after(stretch, step, horizon)))
-        ends = last[(last >= run.start) & (last < run.stop)] - run.start
+        ends = last[slice(*np.searchsorted(last, (run.start, run.stop)))] - run.start
         at = ends[:, None] + np.arange(1, horizon + 1)
         pieces.append(line[at.reshape(-1)])
     following = instants[:0].append(pieces)
@@ -223,12 +223,15 @@ def _after(stamps: Stamps, step: Step, count: int) -> list[Any]:
 def _steps(rows: Rows, stamps: Stamps, runs: list[slice], card: ForecastCard) -> list[Step]:
     """Returns the step of each run: its series' own, where that cannot be told the study's."""
     wanted = None if stamps.dates and card.time_format == NUMBERS else card.step
-    # By number: a series may have been dropped whole.
-    own = {
-        rows.series[run.start]: own_step(stamps.take(np.arange(run.start, run.stop)), wanted)
-        for run in runs_of(rows.series)
-    }
-    return [own[rows.series[run.start]] for run in runs]
+    own: dict[int, Step] = {}  # By number: a series may have been dropped whole.
+    known: dict[bytes, Step] = {}  # Most series of a table have the same times.
+    for run in runs_of(rows.series):
+        series = stamps.take(np.arange(run.start, run.stop))
+        times = series.instants.to_numpy().tobytes() + series.clock.to_numpy().tobytes()
+        if times not in known:
+            known[times] = own_step(series, wanted)
+        own[int(rows.series[run.start])] = known[times]
+    return [own[int(rows.series[run.start])] for run in runs]
 
 
 def _warn_of_times(rows: Rows, card: ForecastCard, path: Path) -> None:

@@ -26,7 +26,9 @@ def surroundings(device: str, factory: Factory | None = None) -> dict[str, str]:
     """
     import torch  # Not above: who only looks at a study does not wait for it.
 
-    kernels = torch.backends.cpu.get_cpu_capability()
+    from search.object_code import ENABLED
+
+    kernels = torch.backends.cpu.get_cpu_capability() + ("" if ENABLED else " without Numba")
     if device.startswith("cuda"):
         kernels = torch.cuda.get_device_name(device)
     # A trainer computes with one thread, whatever the machine has.

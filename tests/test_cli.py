@@ -163,6 +163,16 @@ def test_show_a_trial(ran: SimpleNamespace) -> None:
     assert "has trials 0 to 4" in refused.stderr
 
 
+def test_a_study_file_names_its_study(ran: SimpleNamespace) -> None:
+    """Where a study's name is asked for, its file will do; one that is not there is no study."""
+    by_name, by_file = (rnn_search(ran.folder, "show", one) for one in ("tiny", "tiny.toml"))
+    assert by_file.returncode == 0
+    assert by_file.stdout == by_name.stdout
+    refused = rnn_search(ran.folder, "show", "tinny.toml")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "no study 'tinny.toml'" in refused.stderr
+
+
 def test_list(ran: SimpleNamespace) -> None:
     """`list` names the study and how far it is."""
     listed = rnn_search(ran.folder, "list")

@@ -142,17 +142,18 @@ from torch import nn
 from search import object_code
 from search.dropout import dropped
 from search.recurrent import compile_ahead, recur
+from search.surroundings import surroundings
 assert not object_code.HAS_PRODUCTS
 compile_ahead()
 layers, steps = nn.GRU(2, 3, batch_first=True), torch.randn(2, 4, 2)
 assert torch.equal(recur(layers, steps, None)[0], layers(steps)[0])
 assert 0 < (dropped(torch.ones(99), 0.5, training=True) == 0).sum() < 99
-print("numba" in sys.modules)
+print("numba" in sys.modules, "without Numba" in surroundings("cpu")["kernels"])
 """
     forbidden = {"NUMBA_DISABLE_JIT": "1"} if how == "forbidden" else {}
     root = Path(search.__file__).parent.parent
     found = run(code, how, at=root, NUMBA_CACHE_DIR=str(tmp_path), **forbidden)
-    assert found == [str(how == "hidden")]
+    assert found == [str(how == "hidden"), str(how == "forbidden")]
     assert len(kept(tmp_path)) == (how == "hidden")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.data.calendars import Step, go_on
+from search.data.calendars import Step, go_on, offset_of, share_kept
 from search.data.timeline import NUMBERS, Stamps, find_gaps, find_step, own_step, parse_times
 from search.errors import DataError
 
@@ -155,6 +156,19 @@ def test_dates_without_a_calendar_go_on_by_their_median() -> None:
 def test_new_stamps_keep_their_own_calendar(step: Step, new: Any, own: Step) -> None:
     """A step that stamps keep is theirs; else their own, and the anchor is always theirs."""
     assert own_step(Stamps(new, new), step) == own
+
+
+@given(
+    step=st.sampled_from(["D", "h", "B", "MS", "ME", "BME", "W-WED", "QS-OCT", "YE", "M-30"]),
+    start=st.datetimes(pd.Timestamp("1990-01-01"), pd.Timestamp("2030-01-01")),
+    missing=st.sets(st.integers(1, 28)),
+)
+def test_steps_are_kept_by_as_many_as_one_by_one(step: str, start: Any, missing: set[int]) -> None:
+    """The share of stamps one step after that before is that of adding the step to each."""
+    times = go_on(pd.Timestamp(start).floor("h"), step, 30)
+    index = pd.DatetimeIndex(times).delete(sorted(missing))
+    kept = [one + offset_of(step) == other for one, other in itertools.pairwise(index)]
+    assert share_kept(index, step) == sum(kept) / len(kept)
 
 
 def test_business_hours_are_hours_with_gaps() -> None:

@@ -129,7 +129,9 @@ def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> 
     if pd.api.types.is_datetime64_any_dtype(column):
         index: pd.Index[Any] = pd.DatetimeIndex(column)
     elif pd.api.types.is_numeric_dtype(column):
-        values = column.to_numpy(dtype=np.float64)
+        # Nanoseconds since 1970 have more digits than a float.
+        exact = pd.api.types.is_signed_integer_dtype(column)
+        values = column.to_numpy(dtype=np.int64 if exact else np.float64)
         if form != NUMBERS and _are_months(values, form):
             return _from_words(column.map("{:.4f}".format), path, form)
         index = _from_numbers(values, column, path, form)
@@ -239,13 +241,14 @@ def _only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
 
 
 def _from_numbers(
-    values: NDArray[np.float64], column: pd.Series[Any], path: Path, form: str | None
+    values: NDArray[Any], column: pd.Series[Any], path: Path, form: str | None
 ) -> pd.Index[Any]:
     infinite = np.isinf(values)
     if infinite.any():
         row = column.index[int(np.argmax(infinite))]
         raise DataError(f"{path}: column '{column.name}' is infinite in row {row}; mend the time")
-    whole = (values == np.floor(values)).all() and np.abs(values).max() < 2**53
+    whole = values.dtype == np.int64
+    whole = whole or ((values == np.floor(values)).all() and np.abs(values).max() < 2**53)
     for written, first, end in COMPACT if whole and form != NUMBERS else ():
         power = 10 ** (len(f"{pd.Timestamp(0):{written}}") - 4)
         if ((values > first * power) & (values < end * power)).all():
@@ -257,7 +260,7 @@ def _from_numbers(
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _are_months(values: NDArray[np.float64], form: str | None) -> bool:
+def _are_months(values: NDArray[Any], form: str | None) -> bool:
     """Whether numbers are `MONTHS`, most of them at least.
 
     If nothing is known of them, several months and a year that is no multiple of 100 must be
