@@ -128,12 +128,14 @@ def _text_answer(
     seed: int | None,
 ) -> str:
     if length is None:
-        figures = model.predict(source)
+        with _noting():
+            figures = model.predict(source)
         plain = "".join(f"{name} {value:.6g}\n" for name, value in figures.items())
         said = json.dumps(figures) + "\n" if as_json else plain
     else:
         heat = 1.0 if temperature is None else temperature
-        text = model.generate(source, length, heat, seed or 0)
+        with _noting():
+            text = model.generate(source, length, heat, seed or 0)
         said = json.dumps({"text": text}) if as_json else text
         said = said if out is not None else said + "\n"
     if out is None:

@@ -5,6 +5,7 @@ Shapes: N series, C classes, n characters, V vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,14 @@ from search.config import ClassifyData
 from search.data.cards import ClassifyCard, ForecastCard, LanguageCard
 from search.data.classification import padded_part
 from search.data.labelled import Labelled, read_unlabelled, without_missing
-from search.data.language import TextPart, encode, read_text, tally_text, text_figures
+from search.data.language import (
+    TextPart,
+    encode,
+    read_text,
+    some_of,
+    tally_text,
+    text_figures,
+)
 from search.ensembles import Networks
 from search.errors import DataError, RequestError, nearest
 from search.forecasts import forecast, table_of
@@ -169,11 +177,15 @@ class LanguageModel(Model):
 
         Raises:
             DataError: The text has no character to predict, or there is no such file.
+
+        Warns:
+            UserWarning: Some characters are left out.
         """
         card, codes = self._codes(data)
         if len(codes) < 2 or bool((codes[1:] == card.output_size).all()):
+            place = data if isinstance(data, Path) else "the text"
             raise DataError(
-                "the text has no character, after its first, that the model knows; give a longer "
+                f"{place} has no character, after its first, that the model knows; give a longer "
                 "text in the language of the study's"
             )
         part = TextPart(codes, card.output_size, card.sequence_length)
@@ -225,7 +237,18 @@ class LanguageModel(Model):
     def _codes(self, text: str | Path) -> tuple[LanguageCard, Tensor]:
         card = self.card.data
         assert isinstance(card, LanguageCard)
-        return card, encode(read_text(text) if isinstance(text, Path) else text, card.vocabulary)
+        written = read_text(text) if isinstance(text, Path) else text
+        codes = encode(written, card.vocabulary)
+        unknown = {*written} - {*card.vocabulary}
+        if unknown:
+            count = int((codes == card.output_size).sum())
+            warnings.warn(
+                f"{text if isinstance(text, Path) else 'the text'}: the model does not know "
+                f"{count} of {len(codes)} characters ({some_of(unknown)}); it has learned nothing "
+                "of them, and they are not judged",
+                stacklevel=3,
+            )
+        return card, codes
 
 
 class _Reader:

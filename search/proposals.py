@@ -115,7 +115,9 @@ def _is_table(path: Path) -> bool:
         return True
     try:
         text = decode(head, path)
-        if numeric_columns(read_csv(text, path)):
+        frame = read_csv(text, path)
+        # Where the first line of prose has the most commas, the last columns are empty.
+        if frame[numeric_columns(frame)].notna().any(axis=None):
             return True
     except DataError:
         text = head.decode(errors="replace")
@@ -141,7 +143,9 @@ def _label(
     """Returns label and series if the table is to be classified, None if it is to be forecast."""
     named = targets[0] if len(targets) == 1 else None
     series = roles.series
-    if named not in (None, series) and series and is_label(frame, series, named):
+    # As the study will read it: null is a class like others, and no missing number.
+    worded = read_table(path, (series, named)) if named and series else frame
+    if named not in (None, series) and series and is_label(worded, series, named):
         text = named not in numeric_columns(frame)
         if task == "classify" or text or named == roles.label:
             return named, series

@@ -24,6 +24,7 @@ ORDER = [
     "dimensions",
     "config",
     "space",
+    "data.encodings",
     "data.calendars",
     "data.timeline",
     "data.cards",

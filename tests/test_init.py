@@ -314,6 +314,26 @@ def test_compact_stamps_are_the_time(here: Path) -> None:
     assert (data["time"], data.get("features")) == ("ts", None)
 
 
+def test_prose_with_commas_is_no_table(here: Path) -> None:
+    """An essay whose first line has the most commas is learned as text."""
+    lines = ["red, green, blue, or black, and then, at last, white"]
+    lines += [f"Paragraph {at}, which is short, says little of {at * at}." for at in range(40)]
+    (here / "essay.txt").write_text("\n".join(lines * 3) + "\n")
+    assert data_of(initiate(here / "essay.txt").study)["task"] == "language"
+
+
+def test_a_class_that_looks_like_a_missing_number(here: Path) -> None:
+    """A label column of 1, 2 and null is one of classes, as a study reads it."""
+    names = {0: "1", 1: "2", 2: "null"}
+    head, *rows = gestures().splitlines()
+    cells = [row.split(",") for row in rows]
+    lines = [",".join([row[0], row[1], names[int(row[0][1:]) % 3], *row[3:]]) for row in cells]
+    (here / "activity.csv").write_text("\n".join([head, *lines]) + "\n")
+    study = initiate(here / "activity.csv", task="classify", targets=("gesture",)).study
+    assert data_of(study)["label"] == "gesture"
+    assert load_splits(load_config(study).data).output_size == 3
+
+
 def test_comments_are_short() -> None:
     """Comments are wrapped to 100 characters."""
     lines = comment("word " * 100).splitlines()

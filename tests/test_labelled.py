@@ -118,6 +118,18 @@ def test_whole_numbers_as_names_in_parquet(tmp_path: Path, kind: str) -> None:
     assert read(tmp_path / "long.parquet").labels == ["1", "2"] * 3
 
 
+@pytest.mark.parametrize("blank", ["", "  "])
+@pytest.mark.parametrize("kind", ["object", "str", "string", "category"])
+def test_a_blank_name_is_none(tmp_path: Path, kind: str, blank: str) -> None:
+    """A label or series of nothing but blanks is missing, in Parquet as in a CSV."""
+    frame = pd.DataFrame({"id": list("abcdef"), "kind": ["a", "b"] * 3, "x": 1.5})
+    for key in ("id", "kind"):
+        wrong = frame.assign(**{key: frame[key].where(frame.index != 3, blank).astype(kind)})
+        wrong.to_parquet(tmp_path / "long.parquet")
+        with pytest.raises(DataError, match=f"column '{key}' is empty in row 4"):
+            read(tmp_path / "long.parquet")
+
+
 def test_no_lists_as_names(tmp_path: Path) -> None:
     """A column of lists can be neither label nor series, and is in nobody's way."""
     frame = pd.DataFrame({"id": [0, 1], "kind": ["a", "b"], "x": 1.5, "more": [[1], [2]]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 from collections import Counter
 from itertools import chain, pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from search.config import LanguageData
 from search.data import language_baselines
-from search.data.language import LanguageSplits, TextPart, load_language
+from search.data.language import LanguageSplits, TextPart, load_language, read_text
 from search.data.splits import IGNORED
 from search.errors import DataError
 
@@ -218,6 +219,8 @@ def test_describe_says_what_was_read() -> None:
         (b"abc\n" * 300 + b"\xff", r"byte 1200 \(in line 301\) is 0xff.*iconv"),
         (b"\xef\xbb\xbfabc\n\xff", r"byte 7 \(in line 2\)"),
         ("abc".encode("utf-16"), "UTF-16.*iconv"),
+        (b"PK\x03\x04" + b"abc" * 300, "is a ZIP archive, as .docx"),
+        (b"%PDF-1.7\n" + b"abc" * 300, "is a PDF, and no text"),
         (b"abc\n\0" * 300, r"binary: character 4 \(in line 2\)"),
         (b"ab" * 450 + b"xy" * 25 + b"ab" * 25, "no character of the validation part"),
     ],
@@ -230,6 +233,18 @@ def test_files_that_cannot_be_used(tmp_path: Path, content: bytes, said: str) ->
         load_language(config(path=path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_remedy_for_another_encoding_is_one(tmp_path: Path) -> None:
+    """What is said of a Western text makes it readable, quotation marks and all."""
+    text = "“It’s a long way”, she said – caf\xe9 after caf\xe9. " * 20
+    path = tmp_path / "my text.txt"
+    path.write_bytes(text.encode("cp1252"))
+    with pytest.raises(DataError, match="iconv") as caught:
+        load_language(config(path=path))
+    command = str(caught.value).partition("for example: ")[2]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert read_text(tmp_path / "NEW") == text
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

@@ -261,6 +261,21 @@ def test_what_is_not_forecast_is_said(tmp_path: Path) -> None:
         model.predict(frame[frame["s"] == "a"])
 
 
+def test_characters_that_are_not_judged_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever judges or continues a text in other characters is told how many are unknown."""
+    model = put_model(tmp_path / "model", LANGUAGE)
+    (tmp_path / "t.txt").write_text("abcabczz?abc")
+    for arguments in ([], ["--length", "3"]):
+        assert main(["predict", str(model), str(tmp_path / "t.txt"), *arguments]) == 0
+        noted = capsys.readouterr().err
+        assert "t.txt: the model does not know 3 of 12 characters ('?', 'z')" in noted
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert search.load(model).predict("abcabc")
+
+
 def test_a_series_without_a_value_costs_no_other_its_forecasts(tmp_path: Path) -> None:
     """Where missing values are interpolated, a dead sensor is said, and the others are forecast."""
     sizes = {"window": 3, "horizon": 1, "time": "t", "step": 1.0, "series": "s"}

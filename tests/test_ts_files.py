@@ -156,6 +156,15 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         read_ts(tmp_path)
 
 
+@pytest.mark.parametrize("word", ["false", "False", "FALSE"])
+def test_labels_that_need_not_be(tmp_path: Path, word: str) -> None:
+    """A header that says that there are no labels is one of a file to be classified."""
+    path = tmp_path / "toy.ts"
+    path.write_text(f"@univariate true\n@classLabel {word}\n@data\n1,2,3\n4,5,6\n")
+    assert len(read_ts(path, labelled=False).cases) == 2
+    assert "@classLabel is false" in message(tmp_path, path.read_text())
+
+
 def test_a_length_that_contradicts_the_header_is_noted(tmp_path: Path) -> None:
     """A case shorter than @seriesLength may be a cut file, so it is noted with its line."""
     text = "@equalLength true\n@seriesLength 3\n" + HEADER + "1,2,3:a\n1,2:b\n"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from search.data.encodings import as_utf8, binary_kind
 from search.data.timeline import CLOCK, parse_times
 from search.errors import DataError
 
@@ -52,8 +53,8 @@ def decode(content: bytes, path: Path) -> str:
         DataError: It is binary, or no UTF-8; names the row.
     """
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path} is UTF-16 text; save it as UTF-8: iconv -f UTF-16 -t UTF-8")
-    if b"\x00" in content or content[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        raise DataError(f"{path} is UTF-16 text; save it as UTF-8: {as_utf8(path, 'UTF-16')}")
+    if b"\x00" in content or binary_kind(content):
         raise DataError(f"{path} is binary, not CSV; export it as CSV or Parquet")
     try:
         text = content.decode("utf-8-sig")
@@ -61,7 +62,7 @@ def decode(content: bytes, path: Path) -> str:
         row = content.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path} is not UTF-8: byte 0x{content[error.start]:02x} in row {row}; save it as "
-            "UTF-8, for example: iconv -f LATIN1 -t UTF-8"
+            f"UTF-8, for example: {as_utf8(path)}"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

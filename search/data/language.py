@@ -5,9 +5,8 @@ Shapes: n characters of a part, B streams, T characters of a chunk, V vocabulary
 
 from __future__ import annotations
 
-import codecs
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from search.config import LanguageData
 from search.data.cards import LanguageCard
+from search.data.encodings import read_utf8
 from search.data.language_baselines import ngrams, unigrams
 from search.data.splits import IGNORED, Batch, EpochPlan, Part, Splits, fingerprint
 from search.errors import DataError
@@ -229,7 +229,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: There is none at ``path``, or it is empty or not UTF-8.
     """
-    text = _read(path, None).replace("\r\n", "\n").replace("\r", "\n")
+    text = read_utf8(path, None).replace("\r\n", "\n").replace("\r", "\n")
     _require_text(text, str(path))
     return text
 
@@ -241,6 +241,12 @@ def encode(text: str, vocabulary: str) -> Tensor:
         for part in (text, vocabulary)
     )
     return torch.from_numpy(_encode(points, known).astype(np.int32))
+
+
+def some_of(characters: Collection[str]) -> str:
+    """Returns some characters as they are written in a program, for people."""
+    ordered = sorted(characters)
+    return ", ".join(map(repr, ordered[:SHOWN])) + (", ..." * (len(ordered) > SHOWN))
 
 
 def load_language(data: LanguageData, text: str | None = None) -> LanguageSplits:
@@ -257,7 +263,7 @@ def load_language(data: LanguageData, text: str | None = None) -> LanguageSplits
     if text is None:
         if data.path is None:
             raise ValueError("load_language needs data.path or a text")
-        text = _read(data.path, data.characters)
+        text = read_utf8(data.path, data.characters)
     notes = []
     if "\r" in text:
         returns = text.count("\r")
@@ -302,35 +308,6 @@ def _splits(
         vocabulary=vocabulary,
         source=source,
     )
-
-
-def _read(path: Path, characters: int | None) -> str:
-    """Reads at least the first ``characters`` characters, without the byte order mark."""
-    # No character, and no line end of Windows, has more than 4 bytes.
-    limit = -1 if characters is None else 4 * characters + len(codecs.BOM_UTF8)
-    try:
-        limit = limit if limit < path.stat().st_size else -1
-        with path.open("rb") as file:
-            raw = file.read(limit)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; check the path") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; give one text file (cat *.txt makes one)") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path} > NEW")
-    text = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        # What is cut off at the limit may be cut in the middle of a character.
-        return codecs.getincrementaldecoder("utf-8")().decode(text, final=len(raw) != limit)
-    except UnicodeDecodeError as error:
-        at = error.start + len(raw) - len(text)
-        line = raw.count(b"\n", 0, at) + 1
-        raise DataError(
-            f"{path} is not UTF-8: byte {at} (in line {line}) is 0x{raw[at]:02x}; "
-            f"convert it: iconv -f ISO-8859-1 -t UTF-8 {path} > NEW"
-        ) from None
 
 
 def _require_text(text: str, source: str) -> None:
@@ -378,8 +355,7 @@ def _unknown_notes(
                 "shuffle the documents, or give the training part a larger share in split"
             )
         if len(unknown):
-            distinct = sorted({text[start + at] for at in unknown})
-            shown = ", ".join(map(repr, distinct[:SHOWN])) + (", ..." * (len(distinct) > SHOWN))
+            shown = some_of({text[start + at] for at in unknown})
             notes.append(
                 f"{len(unknown)} characters of the {name} part never occur in training "
                 f"({shown}); they are read as unknown and not predicted"

@@ -327,9 +327,12 @@ def _twin(frame: pd.DataFrame, level: int, name: Any) -> bool:
 
 
 def _names(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
-    """Returns names as text; a whole number without a point, however it was stored."""
+    """Returns names as text; a whole number without a point, however it was stored.
+
+    One of nothing but blanks is missing, as it is in a CSV.
+    """
     if isinstance(column.dtype, pd.StringDtype):
-        return column
+        return column.mask((column.fillna("-").str.strip() == "").to_numpy(dtype=np.bool_))
     for row, value in column.items():
         if isinstance(value, NESTED):
             raise DataError(
@@ -339,7 +342,8 @@ def _names(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
     present = column.dropna()
     if pd.api.types.is_float_dtype(present) and (present % 1 == 0).all():
         present = present.map(int)
-    return present.map(str).astype("str").reindex(column.index)
+    words = present.map(str).astype("str")
+    return words[words.str.strip() != ""].reindex(column.index)
 
 
 def _decoded(value: bytes) -> str:

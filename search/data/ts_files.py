@@ -162,7 +162,8 @@ def _directive(text: str, header: _Header) -> bool:
         header.numbers[name] = _count(name, values)
     elif name == "classlabel":
         # Without the need for labels, "false" says as much as no directive at all.
-        header.classes = _declared(values) if header.labelled or values != ["false"] else None
+        none = [value.lower() for value in values] == ["false"] and not header.labelled
+        header.classes = None if none else _declared(values)
     else:
         header.problem = " ".join(values)
     return False
