@@ -237,7 +237,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, content: bytes, said: str) ->
 
 def test_the_remedy_for_another_encoding_is_one(tmp_path: Path) -> None:
     """What is said of a Western text makes it readable, quotation marks and all."""
-    text = "“It’s a long way”, she said – caf\xe9 after caf\xe9. " * 20
+    text = "\u201cIt\u2019s far\u201d, she said \u2013 caf\xe9 after caf\xe9. " * 30
     path = tmp_path / "my text.txt"
     path.write_bytes(text.encode("cp1252"))
     with pytest.raises(DataError, match="iconv") as caught:

@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 import search
 from search.data.calendars import go_on
+from search.cli import main
 from search.data.cards import Card, ClassifyCard, ForecastCard, LanguageCard
 from search.data.timeline import find_step, parse_times
 from search.errors import DataError
@@ -267,8 +268,8 @@ def test_characters_that_are_not_judged_are_said(
     """Whoever judges or continues a text in other characters is told how many are unknown."""
     model = put_model(tmp_path / "model", LANGUAGE)
     (tmp_path / "t.txt").write_text("abcabczz?abc")
-    for arguments in ([], ["--length", "3"]):
-        assert main(["predict", str(model), str(tmp_path / "t.txt"), *arguments]) == 0
+    for more in ([], ["--length", "3"]):
+        assert main(["predict", str(model), str(tmp_path / "t.txt"), *more]) == 0
         noted = capsys.readouterr().err
         assert "t.txt: the model does not know 3 of 12 characters ('?', 'z')" in noted
     with warnings.catch_warnings():
