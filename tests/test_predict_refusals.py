@@ -21,8 +21,8 @@ from refusing import Refuse
 from safetensors.torch import save
 
 import search
-from search.data.calendars import go_on
 from search.cli import main
+from search.data.calendars import go_on
 from search.data.cards import Card, ClassifyCard, ForecastCard, LanguageCard
 from search.data.timeline import find_step, parse_times
 from search.errors import DataError
