@@ -31,6 +31,8 @@ from bench.race.plain import epochs as plainly
 from bench.race.prepare import prepare
 from bench.race.progress import (
     best_at,
+    ever_ahead,
+    half_in_time,
     improvements,
     last_behind,
     median_curve,
@@ -109,6 +111,14 @@ def test_what_is_reached_when() -> None:
     assert last_behind([SLOW], [FAST], 180.0) == pytest.approx(180.0)
 
 
+def test_pairs_of_single_races_are_counted() -> None:
+    """Of one seed: half the time, later or never; of all: ahead at some moment after 20 s."""
+    late, lost = ((2.0, 1.0), (100.0, 0.4)), ((2.0, 1.0),)
+    assert half_in_time([FAST, late, lost], [SLOW] * 3, 180.0) == ["half", "later", "never"]
+    assert ever_ahead(SLOW, [FAST, late, lost], 20.0, 180.0) == 2
+    assert ever_ahead(FAST, [SLOW, FAST], 20.0, 180.0) == 1
+
+
 def test_quartiles_are_values_that_were_measured() -> None:
     """No mean of a loss and of nothing yet: the median of an even number is the worse one."""
     assert quartiles([3.0]) == (3.0, 3.0, 3.0)
@@ -126,9 +136,10 @@ def test_tables_say_what_was_reached_and_claimed() -> None:
     assert "| optuna | 20.0 s |  | 20.0 s |" in text
     assert "| ray | 2.0 s |  | 2.0 s |" in text
     assert "| optuna | never |  | never |" in text
-    assert "| ours | 1 | 0.5 | 0.4 | 0.4 | 0.4 | 9 | 2% |" in text
+    assert "| sunspots | optuna | 1 / 0 / 0 | 0 of 1 |" in text
+    assert "| ours | 1 | 0.5 | 0.4 | 0.4 | 0.4 | 0.4 | 9 | 2 |" in text
     assert "| ours | 0.4 | 0.6 | 1.5 |" in text
-    assert "| ray | 1 | - | - | - | - | 9 | 2% |" in text
+    assert "| ray | 1 | - | - | - | - | - | 9 | 2 |" in text
     assert text.index("| ours | 1 |") < text.index("| optuna | 1 |") < text.index("| ray | 1 |")
 
 

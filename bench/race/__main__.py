@@ -58,6 +58,8 @@ def race(wanted: Sequence[Key], store: Store, folder: Path, calm: float) -> list
     """
     complaints: dict[str, None] = {}
     left = store.missing(wanted)
+    if not left:
+        print(f"nothing left to race: {len(wanted)} races are in {store.folder}; --store NEW")
     for place, key in enumerate(left, start=1):
         contestant, task = CONTESTANTS[key.contestant], ALL_SETS[key.data].task
         obstacle = contestant.obstacle(task)

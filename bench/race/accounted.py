@@ -3,7 +3,8 @@
     python -m bench.race.accounted enqueue STUDY.toml URL POINTS
     python -m bench.race.accounted run STUDY.toml URL
     python -m bench.race.accounted processor STUDY.toml URL
-    python -m bench.race.accounted plain DATA URL POINTS
+    python -m bench.race.accounted enqueue-plain DATA URL POINTS
+    python -m bench.race.accounted plain DATA URL
 
 Ours is `rnn-search run` itself, of which two methods note in passing what they are told.
 """
@@ -11,6 +12,7 @@ Ours is `rnn-search run` itself, of which two methods note in passing what they 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -73,23 +75,22 @@ def processor(study: str, url: str) -> None:
     """Trains them with two workers and prints the processor's time, in seconds.
 
     ``all``: of the coordinator, the trainers and what they are forked from, from the moment when
-    each worker has told an epoch, so that imports are over, to the last trial's end; ``training``:
-    of the epochs that were told between.
+    the first worker has told its first epoch, which is told at once, to the last trial's end;
+    ``training``: of all epochs that were told after it. So the imports of a worker that begins
+    later count as no training.
     """
     from search import processes
     from search.display import Progress
 
     processes.SERVED.append("bench.race.processor_time")
-    told: set[int] = set()
-    spent = {"begin": 0.0, "end": 0.0, "training": 0.0}
+    spent = {"begin": math.nan, "end": 0.0, "training": 0.0}
     advanced, end = Progress.advanced, Progress.ended
 
     def note_epoch(self: Any, worker: int, taken: Any, epoch: Any) -> None:
-        if len(told) == WORKERS:
-            spent["training"] += epoch.seconds
-        elif {*told, worker} != told:
-            told.add(worker)
+        if math.isnan(spent["begin"]):
             spent["begin"] = sum(processor_times(os.getpid()).values())
+        else:
+            spent["training"] += epoch.seconds
         advanced(self, worker, taken, epoch)
 
     def note_end(self: Any, *arguments: Any) -> None:
@@ -115,30 +116,38 @@ def _train(study: str, url: str, note_epoch: object, note_end: object) -> None:
         sys.exit(code)
 
 
-def plain(data: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:
+def enqueue_plain(_: str, url: str, points: Sequence[Mapping[str, Any]]) -> None:
+    """Creates plain Optuna's study with trials that wait to be trained."""
+    import optuna
+
+    study = optuna.create_study(study_name="listed", storage=url, pruner=optuna.pruners.NopPruner())
+    for point in points:
+        study.enqueue_trial(dict(point))
+
+
+def plain(data: str, url: str) -> None:
     """Trains them by plain Optuna and prints the seconds of all trials."""
     import optuna
 
     from bench.race.exported import read
     from bench.race.plain import make_objective
 
-    study = optuna.create_study(storage=url, pruner=optuna.pruners.NopPruner())
-    for point in points:
-        study.enqueue_trial(dict(point))
+    study = optuna.load_study(study_name="listed", storage=url, pruner=optuna.pruners.NopPruner())
+    count = len(study.get_trials(deepcopy=False))
     objective = make_objective(read(Path(data)))
     begun = time.monotonic()
-    study.optimize(objective, n_trials=len(points))
+    study.optimize(objective, n_trials=count)
     print(json.dumps({"trials": time.monotonic() - begun}))
 
 
 def main() -> None:
     """Reads the command line."""
     verb, where, url, *points = sys.argv[1:]
-    listed = json.loads(points[0]) if points else []
-    if verb in ("run", "processor"):
-        {"run": run, "processor": processor}[verb](where, url)
+    if points:
+        makers = {"enqueue": enqueue, "enqueue-plain": enqueue_plain}
+        makers[verb](where, url, json.loads(points[0]))
     else:
-        {"enqueue": enqueue, "plain": plain}[verb](where, url, listed)
+        {"run": run, "processor": processor, "plain": plain}[verb](where, url)
 
 
 if __name__ == "__main__":

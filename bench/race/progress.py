@@ -57,6 +57,24 @@ def times_to_final(ours: Sequence[Improvements], theirs: Sequence[Improvements])
     return [time_to(curve, end) for curve, end in product(ours, ends)]
 
 
+def half_in_time(
+    ours: Sequence[Improvements], theirs: Sequence[Improvements], seconds: float
+) -> list[str]:
+    """Returns for each pair of one seed if ours had theirs' last loss in half the time."""
+    times = [
+        time_to(mine, best_at(other, math.inf)) for mine, other in zip(ours, theirs, strict=True)
+    ]
+    return ["half" if at <= seconds / 2 else "later" if at < math.inf else "never" for at in times]
+
+
+def ever_ahead(
+    theirs: Improvements, ours: Sequence[Improvements], after: float, seconds: float
+) -> int:
+    """Returns of how many of ours a race of theirs was ahead at some moment after ``after``."""
+    at = [one for one in moments(seconds) if one > after]
+    return sum(any(best_at(theirs, one) < best_at(mine, one) for one in at) for mine in ours)
+
+
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns lower quartile, median and upper quartile, each one of the values.
 

@@ -10,12 +10,16 @@ from bench.race.contestants import CONTESTANTS
 from bench.race.progress import (
     Improvements,
     best_at,
+    ever_ahead,
+    half_in_time,
     last_behind,
     quartiles,
     times_to_final,
 )
 from bench.race.store import Result
 
+AFTER = 20.0
+"""Seconds from which on nobody is to be ahead of ours."""
 MOMENTS = (10.0, 20.0, 60.0, 180.0)
 OURS = "ours"
 NONE = "-"
@@ -38,16 +42,20 @@ def curves(results: Iterable[Result]) -> list[Improvements]:
 
 
 def loss_table(by_contestant: dict[str, list[Result]], seconds: float) -> str:
-    """Returns one data set's table: median (quartiles) of the best loss at some moments."""
+    """Returns one data set's table: median (quartiles) of the best loss at some moments.
+
+    ``worst`` is the largest of the last.
+    """
     moments = [moment for moment in MOMENTS if moment < seconds] + [seconds]
-    rows = [["", "seeds", *(f"{moment:g} s" for moment in moments), "trials", "others' load"]]
+    rows = [["", "seeds", *(f"{moment:g} s" for moment in moments), "worst", "trials", "others, %"]]
     for name, results in by_contestant.items():
         shown = [
             _spread([best_at(one.improvements, moment) for one in results]) for moment in moments
         ]
         trials = quartiles([one.trials for one in results])[1]
-        others = quartiles([one.others for one in results])[1]
-        rows.append([name, str(len(results)), *shown, f"{trials:g}", f"{others:.0%}"])
+        worst = _number(max(best_at(one.improvements, seconds) for one in results))
+        others = _spread([100 * one.others for one in results])
+        rows.append([name, str(len(results)), *shown, worst, f"{trials:g}", others])
     return _table(rows)
 
 
@@ -92,6 +100,26 @@ def goal_table(all_results: Grouped, seconds: float) -> str:
     return f"{_table(rows)}\n\n{_table(behind)}"
 
 
+def pair_table(all_results: Grouped, seconds: float) -> str:
+    """Returns how single races of others compare with single races of ours.
+
+    ``of one seed``: in how many pairs ours had their last loss within half the time / later /
+    never; ``ahead``: in how many of all pairs they were ahead at some moment after `AFTER`.
+    """
+    rows = [["", "", "of one seed: half the time / later / never", "ahead, of all pairs"]]
+    for data, by_contestant in all_results.items():
+        mine = {one.key.seed: one.improvements for one in by_contestant.get(OURS, [])}
+        for name in (name for name in by_contestant if name != OURS and mine):
+            theirs = {one.key.seed: one.improvements for one in by_contestant[name]}
+            both = sorted(mine.keys() & theirs.keys())
+            found = half_in_time([mine[at] for at in both], [theirs[at] for at in both], seconds)
+            counts = " / ".join(str(found.count(word)) for word in ("half", "later", "never"))
+            each = [*mine.values()]
+            ahead = sum(ever_ahead(one, each, AFTER, seconds) for one in theirs.values())
+            rows.append([data, name, counts, f"{ahead} of {len(mine) * len(theirs)}"])
+    return _table(rows)
+
+
 def describe(results: Sequence[Result]) -> str:
     """Returns lines on when, where and with what the results were made."""
     kinds = ["date", "code"]
@@ -110,7 +138,8 @@ def all_tables(results: Sequence[Result], seconds: float) -> str:
     parts = []
     for data, by_contestant in found.items():
         parts += [f"### {data}", loss_table(by_contestant, seconds), claim_table(by_contestant)]
-    return "\n\n".join(["### Goals", goal_table(found, seconds), *parts, describe(results)])
+    goals = ["### Goals", goal_table(found, seconds), pair_table(found, seconds)]
+    return "\n\n".join([*goals, *parts, describe(results)])
 
 
 def _spread(values: Sequence[float]) -> str:

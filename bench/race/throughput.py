@@ -79,9 +79,10 @@ def of_ours(data: Path, points: Sequence[Mapping[str, Any]], folder: Path) -> Th
 
 
 def of_plain(data: Path, points: Sequence[Mapping[str, Any]], folder: Path) -> Throughput:
-    """Runs the list by plain Optuna."""
-    arguments = ["plain", str(data), f"sqlite:///{folder / 'plain.db'}", json.dumps(points)]
-    whole, output = _run("bench.race.accounted", arguments, 2)
+    """Runs the list by plain Optuna, whose study, as ours, is made by a process before."""
+    where = [str(data), f"sqlite:///{folder / 'plain.db'}"]
+    _run("bench.race.accounted", ["enqueue-plain", *where, json.dumps(points)], 2)
+    whole, output = _run("bench.race.accounted", ["plain", *where], 2)
     return Throughput(whole, json.loads(output.splitlines()[-1])["trials"])
 
 
