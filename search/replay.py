@@ -340,8 +340,10 @@ def _compare_end(trial: FrozenTrial, again: _Again, epochs: int, goal: Goal) -> 
     if len(curve) != epochs:
         why = f" ({again.end.reason})" if again.end else ""
         return f"it trained {epochs} epochs, now {len(curve)}{why}"
-    best = curve.best(goal)
+    best, told = curve.best(goal), attributes.get("best_epoch")
     figures = best.figures if best else {}
+    if told and told <= len(curve) and curve.values(goal)[told - 1] == figures.get(goal.metric):
+        figures = curve.epochs[told - 1].figures  # An older version took the first of several.
     for name, value in attributes.get("figures", {}).items():
         now = figures.get(name, math.nan)
         if now != value:

@@ -94,12 +94,16 @@ class Shortlist:
         )
 
     def _rank(self, trial: FrozenTrial) -> tuple[float, ...]:
-        """Returns what is sorted by: complete before pruned before infeasible, then by number."""
+        """Returns what is sorted by: complete before pruned before infeasible, then by number.
+
+        Of trials with the same accuracy, those with less loss come first.
+        """
         broken = sum(value for value in trial.constraints.values() if value > 0)
         if broken:
             return (2, broken, 0.0, trial.number)
         if trial.state == TrialState.COMPLETE:
-            return (0, self._sign * float(trial.value or 0.0), 0.0, trial.number)
+            loss = float(trial.user_attrs.get("figures", {}).get("loss", 0.0))
+            return (0, self._sign * float(trial.value or 0.0), loss, trial.number)
         if not trial.intermediate_values:
             return (1, 1, 0.0, trial.number)
         step, value = max(trial.intermediate_values.items())

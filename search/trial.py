@@ -122,13 +122,18 @@ class Curve:
         return [epoch.figures[goal.metric] for epoch in self.epochs]
 
     def best(self, goal: Goal) -> Epoch | None:
-        """Returns the first of the best epochs; None if no value is finite."""
+        """Returns the best epoch; None if no value is finite.
+
+        Of several, as an accuracy has them, it is the first of those with the least loss.
+        """
         best: Epoch | None = None
         for epoch in self.epochs:
             value = epoch.figures[goal.metric]
             if not math.isfinite(value):
                 continue
-            if best is None or goal.better(value, best.figures[goal.metric]):
+            highest = math.nan if best is None else best.figures[goal.metric]
+            equal = best is not None and value == highest and epoch.valid_loss < best.valid_loss
+            if best is None or goal.better(value, highest) or equal:
                 best = epoch
         return best
 

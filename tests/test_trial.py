@@ -58,6 +58,20 @@ def test_the_best_epoch_is_the_first_of_the_best(losses: list[float], minimize: 
         assert best.index == 1 + losses.index(min(finite) if minimize else max(finite))
 
 
+def test_equal_epochs_are_told_apart_by_their_loss() -> None:
+    """Where several epochs have the best accuracy, the best of them has the least loss."""
+    figures = [(0.5, 0.1), (1.0, 0.3), (1.0, 0.2), (1.0, 0.2), (1.0, math.nan), (0.9, 0.0)]
+    whole = Curve(
+        tuple(
+            Epoch(index, 1.0, {"accuracy": accuracy, "loss": loss}, 0.1, 0.0)
+            for index, (accuracy, loss) in enumerate(figures, start=1)
+        )
+    )
+    best = whole.best(Goal("accuracy", minimize=False))
+    assert best is not None
+    assert best.index == 3
+
+
 @given(values, st.integers(0, 12))
 def test_a_curve_grows_by_one_and_is_cut(losses: list[float], index: int) -> None:
     """A curve is the sum of its epochs, and its beginning is a curve with the same values."""
