@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from bench.curves import table as tables
 from bench.curves.proposers import LESSON, Rows, build_portfolio, plan_of
-from bench.curves.samplers import ChildrenOfTheBest, VariedTPE
+from bench.curves.samplers import ChildrenOfTheBest, MoreAtRandom, VariedTPE
 from bench.curves.samplers import config_of as simulated
 from bench.curves.simulate import DEFAULT, Strategy, rules
 from bench.curves.simulation import Board, Plan, Trial, simulate
@@ -272,6 +272,24 @@ def test_data_sets_are_named_after_options(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     # What is in the table already is not trained again.
     assert len(finished(work / "recall.jsonl")) == len(tables.load("recall", tables.FOLDER))
+
+
+def test_random_trials_come_after_the_points() -> None:
+    """The starting points asked for come first, then so many random trials, then TPE's."""
+    config = simulated(0)
+    study = optuna.create_study(sampler=MoreAtRandom(config, first=12, points=3))
+    none = optuna.create_study(sampler=MoreAtRandom(config, share=1.0, points=3))
+    proposed: list[list[dict[str, object]]] = [[], []]
+    for _ in range(20):
+        for at, one in enumerate((study, none)):
+            trial = one.ask()
+            params = suggest(trial, config.space)
+            proposed[at].append(params.to_dict())
+            one.tell(trial, abs(math.log(params.learning_rate / 0.03)))
+    tpe, drawn = proposed
+    assert [one["learning_rate"] for one in tpe[:3]] == [0.01, 0.1, 0.001]
+    assert tpe[:15] == drawn[:15]
+    assert all(one != other for one, other in zip(tpe[15:], drawn[15:], strict=True))
 
 
 def test_children_of_the_best() -> None:

@@ -123,6 +123,36 @@ class AtRandom(StudySampler):
         return super()._tpe_proposal(study, number, [], self.shortlist())
 
 
+class MoreAtRandom(StudySampler):
+    """Our sampler, but more of what it proposes is drawn at random.
+
+    Args:
+        config: The study's.
+        first: So many random trials come after the starting points, before any proposal of TPE.
+        share: Of those after them, so many are random.
+        points: Starting points that are tried; None: all.
+    """
+
+    def __init__(
+        self, config: StudyConfig, first: int = 0, share: float = 0.0, points: int | None = None
+    ) -> None:
+        super().__init__(config)
+        self._tried = starting_points(config.space)[:points]
+        self._first, self._share = first, share
+
+    def shortlist(self) -> Shortlist:
+        """Returns a shortlist with the starting points that are tried."""
+        return Shortlist(self._goal, self._distributions, self._tried)
+
+    def _tpe_proposal(
+        self, study: Study, number: int, running: list[FrozenTrial], shortlist: Shortlist
+    ) -> dict[str, Any]:
+        chance = random.Random(derive_seed(self._config.seed, "proposal", number)).random()
+        if shortlist.count < len(self._tried) + self._first or chance < self._share:
+            return super()._tpe_proposal(study, number, [], self.shortlist())
+        return super()._tpe_proposal(study, number, running, shortlist)
+
+
 class ChildrenOfTheBest(StudySampler):
     """Our sampler, but two proposals of three are one of the best trials with some values changed.
 

@@ -19,6 +19,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ from optuna.samplers import BaseSampler
 
 from bench.curves import table as tables
 from bench.curves.proposers import LESSON, Portfolio, Rows, build_portfolio, cost
-from bench.curves.samplers import AtRandom, ChildrenOfTheBest, Sampled, VariedTPE, WithPoints
+from bench.curves.samplers import (
+    AtRandom,
+    ChildrenOfTheBest,
+    MoreAtRandom,
+    Sampled,
+    VariedTPE,
+    WithPoints,
+)
 from bench.curves.simulation import Proposer, Stopper, Trace, simulate
 from bench.curves.stoppers import (
     AsInSearch,
@@ -286,6 +294,16 @@ def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
         "TPE, 8 candidates": tpe(n_ei_candidates=8),
         "TPE, a fifth is good": tpe(good=lambda n: min(25, math.ceil(0.2 * n))),
         "TPE, root of n is good": tpe(good=lambda n: math.ceil(0.5 * math.sqrt(n))),
+        **{
+            f"{name}random after the points": sampled(partial(MoreAtRandom, first=first))
+            for name, first in (("10 ", 10), ("20 ", 20))
+        },
+        **{
+            f"{share:.0%} of all at random": sampled(partial(MoreAtRandom, share=share))
+            for share in (0.1, 0.2)
+        },
+        "the lesson's points alone": sampled(partial(MoreAtRandom, points=3)),
+        "the lesson's points, 10 random": sampled(partial(MoreAtRandom, points=3, first=10)),
         "children of the best": sampled(ChildrenOfTheBest),
         "follow-ups": sampled(StudySampler, changes={"follow_advice": True}),
         "asked 4 at a time": sampled(StudySampler, at_once=4),
