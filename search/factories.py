@@ -14,45 +14,32 @@ Random numbers must come from torch's generator, which is seeded with the trial'
 ``inputs`` the module's ``forward`` gets what it names among its parameters:
 
     inputs       (B, T, F) float32, standardised; for language (B, T) int64 indices.
-    lengths      (B,) int64, how many of the T steps are real. What comes after them is padding,
-                 which must not change the answer.
+    lengths      (B,) int64, how many of the T steps are real. What comes after them is padding:
+                 neither what it holds nor how much there is may change the answer.
     state        Language only: what it returned for the chunk of text before, cut off from its
                  gradient; None at the start.
 
 It returns its outputs, (B, O) or, per step, (B, T, O): standardised forecasts, or logits. For a
-state that goes on it returns a pair, ``(outputs, state)``, the state a tensor or tuples, lists and
-dicts of tensors. Per step, an answer must not depend on later steps, which hold what it predicts.
+state that goes on it takes ``state`` and returns a pair, ``(outputs, state)``, the state a tensor
+or tuples, lists and dicts of tensors. Per step, an answer must not depend on later steps, which
+hold what it predicts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib
 import inspect
-import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from search.config import OwnModel
-from search.errors import FactoryError, NetworkError, nearest
+from search.errors import FactoryError, NetworkError
+from search.own_modules import blaming, import_function, require_unchanged
 from search.space import HyperParams
-
-DIGITS = 16
-"""Hexadecimal digits of a source file's SHA-256 that are kept, as of all our fingerprints."""
-_trusted: set[str] = set()
-"""Where this process has looked for users' modules."""
-_added: set[str] = set()
-"""Which of these it has put on ``sys.path``, because they were not there."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +49,7 @@ class Factory:
     Attributes:
         name: ``package.module:function``.
         folders: Where the module is looked for, before the places where Python looks.
-        source: The first `DIGITS` of the SHA-256 of the module's file.
+        source: The first digits of the SHA-256 of the module's file, as it was imported.
     """
 
     name: str
@@ -105,7 +92,7 @@ class Factory:
         Raises:
             FactoryError: It cannot be, or is not what it was where the study was read.
         """
-        source = _source(import_function(self.name, self.folders)[1])
+        _, source = import_function(self.name, self.folders)
         if source != self.source:
             raise FactoryError(
                 f"the source of {self.name} has changed since this run began ({self.source} → "
@@ -126,6 +113,7 @@ class OwnNetwork(nn.Module):
         name: Of its factory.
         network: The user's.
         per_step: Whether it answers at every step.
+        forgets: Whether it has returned a state that it does not take, and so does not get back.
     """
 
     def __init__(self, network: nn.Module, name: str, output_size: int, *, per_step: bool) -> None:
@@ -133,6 +121,7 @@ class OwnNetwork(nn.Module):
         self.network = network
         self.per_step = per_step
         self.name = name
+        self.forgets = False
         self._output_size = output_size
         self._takes = _named(network.forward)
 
@@ -161,7 +150,10 @@ class OwnNetwork(nn.Module):
                 f"{found}; it must return outputs of shape {wanted}, alone or in a pair with a "
                 "state"
             )
-        return outputs, state
+        if "state" in self._takes:
+            return outputs, state
+        self.forgets = self.forgets or state is not None
+        return outputs, None
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """Returns the user's module's own, under its own names."""
@@ -181,7 +173,8 @@ def trust_factory(own: OwnModel | None, origin: str, *, trusted: bool) -> Factor
         trusted: Whether somebody said so.
 
     Raises:
-        FactoryError: It is not trusted, or cannot be imported.
+        FactoryError: It is not trusted, cannot be imported, or its file has changed since this
+            process imported it.
     """
     if own is None:
         return None
@@ -192,134 +185,11 @@ def trust_factory(own: OwnModel | None, origin: str, *, trusted: bool) -> Factor
         raise FactoryError(
             f'{origin}: factory = "{own.factory}" runs code: it imports {module}, looked for in '
             f"{' and '.join(folders)}, and calls {function}. Whoever wrote it can do there "
-            "whatever you can, and a file may come from anybody; if you trust it, add --trust-code"
+            "whatever you can, and a file may come from anybody; if you trust it, add --trust-code "
+            "(in Python: trust_code=True)"
         )
-    return Factory(own.factory, folders, _source(import_function(own.factory, folders)[1]))
-
-
-def import_function(name: str, folders: Sequence[str]) -> tuple[Callable[..., Any], ModuleType]:
-    """Imports a function, if it is not imported yet, and returns it.
-
-    Args:
-        name: ``package.module:function``.
-        folders: Are put on ``sys.path``, first and to stay, as Python does with a script's.
-
-    Returns:
-        The function and its module.
-
-    Raises:
-        FactoryError: It cannot be imported, or is no function; one line.
-    """
-    place, _, path = name.partition(":")
-    _trusted.update(folders)
-    _added.update(folder for folder in folders if folder not in sys.path)
-    sys.path[:] = [*folders, *(place for place in sys.path if place not in folders)]
-    module = _import_module(name, place, folders)
-    _require_own_file(name, module, folders)
-    found: Any = module
-    for part in path.split("."):
-        if not hasattr(found, part):
-            known = [one for one in vars(found) if not one.startswith("_")]
-            near = nearest(part, known).removeprefix("; ")
-            hint = f" ({near})" if near.startswith("did") else ""
-            raise FactoryError(f"factory {name}: {place} has no '{part}'{hint}; correct it")
-        found = getattr(found, part)
-    if not callable(found):
-        kind = type(found).__name__
-        raise FactoryError(f"factory {name} is a {kind}, not a function; name one")
-    return found, module
-
-
-def _source(module: ModuleType) -> str:
-    """Returns the first `DIGITS` of the SHA-256 of a module's file; of nothing if it has none."""
-    content = b""
-    with contextlib.suppress(OSError, TypeError):
-        content = Path(module.__file__).read_bytes()  # type: ignore[arg-type]
-    return hashlib.sha256(content).hexdigest()[:DIGITS]
-
-
-def _import_module(name: str, place: str, folders: Sequence[str]) -> ModuleType:
-    before = sys.dont_write_bytecode
-    # Nothing is to be left in the user's folder; and Python takes compiled code for new if its
-    # source was changed within the same second.
-    sys.dont_write_bytecode = True
-    try:
-        with blaming(name, "importing it"):
-            return importlib.import_module(place)
-    except NetworkError as error:
-        said = str(error)
-        missing = error.__cause__
-        if isinstance(missing, ModuleNotFoundError) and f"{place}.".startswith(f"{missing.name}."):
-            said = (
-                f"there is no module '{missing.name}' in {' or '.join(folders)}, nor where Python "
-                "looks; put it there, or correct the name"
-            )
-        raise FactoryError(f"factory {name}: {said.removeprefix(f'{name}: ')}") from error
-    finally:
-        sys.dont_write_bytecode = before
-
-
-def _require_own_file(name: str, module: ModuleType, folders: Sequence[str]) -> None:
-    """Refuses a module that Python has from elsewhere though the user's folder has one, too."""
-    top = re.split("[.:]", name)[0]
-    places = [
-        Path(folder) / end for folder in folders for end in (f"{top}.py", f"{top}/__init__.py")
-    ]
-    here = next((place for place in places if place.is_file()), None)
-    loaded = getattr(sys.modules.get(top, module), "__file__", None)
-    if here is not None and (loaded is None or not here.samefile(loaded)):
-        raise FactoryError(
-            f"factory {name}: Python has another module '{top}' ({loaded or 'built in'}), "
-            f"not {here}; give yours another name"
-        )
-
-
-@contextmanager
-def blaming(name: str, doing: str) -> Iterator[None]:
-    """Names the user's code as the origin of whatever it raises, with its own words and line.
-
-    What it prints goes to standard error, because standard output may be JSON.
-
-    Raises:
-        NetworkError: Caused by the exception; but lack of memory is raised as it is, and so is what
-            a GPU does not recover from.
-    """
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    except (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, NetworkError):
-        raise
-    # The one place where any exception is caught: the code is the user's and may raise whatever
-    # it likes, an exit among it. It is raised again, with all it said.
-    except (Exception, SystemExit) as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise NetworkError(f"{name}: {doing} raised {said}{_line_of(error)}") from error
-
-
-def _line_of(error: BaseException) -> str:
-    """Returns where in the user's own files it was raised, if it was in one of them."""
-    ours, found = Path(__file__).parent, ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        file = Path(frame.filename)
-        theirs = any(file.is_relative_to(folder) for folder in _trusted)
-        if theirs and not file.is_relative_to(ours) and "site-packages" not in file.parts:
-            found = f" ({file.name}, line {frame.lineno})"
-    return found
-
-
-@contextmanager
-def ordinary_path() -> Iterator[None]:
-    """Takes the users' folders off ``sys.path`` for a while.
-
-    A process that is started inherits the path, and would find a folder ``search`` of theirs
-    before this package.
-    """
-    before = sys.path[:]
-    sys.path[:] = [place for place in sys.path if place not in _added]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
+    require_unchanged(own.factory, folders)
+    return Factory(own.factory, folders, import_function(own.factory, folders)[1])
 
 
 def _named(forward: Callable[..., Any]) -> tuple[str, ...]:

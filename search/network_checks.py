@@ -15,14 +15,18 @@ from itertools import islice
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as read_safetensors
+from safetensors.torch import save as write_safetensors
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from search.data.splits import Batch, Splits
 from search.dimensions import HYPERPARAMETERS, Dimension, Fixed
 from search.errors import FactoryError, NetworkError
-from search.factories import Factory, OwnNetwork, blaming
+from search.factories import Factory, OwnNetwork
 from search.models import build, detach
+from search.own_modules import blaming
 from search.space import Extra, HyperParams, starting_points
 
 EXAMPLES = 4
@@ -50,7 +54,8 @@ def check_network(
         device: Where trials will train.
 
     Returns:
-        Notes that a person should read: what is searched but was not read.
+        Notes that a person should read: what is searched but was not read, and a state that does
+        not come back.
 
     Raises:
         FactoryError: It does not do what a network must; one line that says what.
@@ -60,7 +65,7 @@ def check_network(
     target = torch.device(device)
     try:
         with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
-            _check(factory, params, splits, target)
+            notes = _check(factory, params, splits, target)
     except (NetworkError, torch.AcceleratorError) as error:
         if "CUDA error: out of memory" in str(error):  # Not the network's fault.
             raise
@@ -68,10 +73,12 @@ def check_network(
         if not isinstance(error, NetworkError):  # What a GPU does not recover from.
             said = f"{factory.name}: {said.partition(' CUDA kernel errors')[0]}"
         raise FactoryError(f"{said} (tried with the values of the first trial)") from error
-    return _unread(factory.name, params, space)
+    return [*notes, *_unread(factory.name, params, space)]
 
 
-def _check(factory: Factory, params: HyperParams, splits: Splits, device: torch.device) -> None:
+def _check(
+    factory: Factory, params: HyperParams, splits: Splits, device: torch.device
+) -> list[str]:
     count = 2 if splits.per_step else 1
     batches = list(islice(splits.train.batches(EXAMPLES, None), count))
     network, twin = (_built(factory, params, splits) for _ in range(2))
@@ -93,6 +100,12 @@ def _check(factory: Factory, params: HyperParams, splits: Splits, device: torch.
             _check_padding(network, factory, next(splits.train.batches(LOOKED_AT, None)))
     if device.type != "cpu":
         _train(network.to(device), splits, [_moved(batch, device) for batch in batches])
+    if not (splits.per_step and network.forgets):
+        return []
+    return [
+        f"what the network of {factory.name} returns beside its outputs does not come back with "
+        "the next chunk of the text: forward does not take state"
+    ]
 
 
 def _built(factory: Factory, params: HyperParams, splits: Splits) -> OwnNetwork:
@@ -103,10 +116,25 @@ def _built(factory: Factory, params: HyperParams, splits: Splits) -> OwnNetwork:
         raise _fault("it has lazy parameters; give every layer its sizes", factory)
     if not any(weights.requires_grad for weights in network.parameters()):
         raise _fault("it has no parameters to train", factory)
-    others = [name for name, one in network.state_dict().items() if not isinstance(one, Tensor)]
-    if others:
-        raise _fault(f"'{others[0]}' in its state_dict() is no tensor, so cannot be kept", factory)
+    for name, one in network.state_dict().items():
+        _require_kept(name, one, factory)
     return network
+
+
+def _require_kept(name: str, one: object, factory: Factory) -> None:
+    """Requires that a file can hold what a network has by this name."""
+    if not isinstance(one, Tensor):
+        raise _fault(f"'{name}' in its state_dict() is no tensor, so cannot be kept", factory)
+    try:  # As the weights of the best epoch are.
+        copy = one.detach().cpu().clone(memory_format=torch.contiguous_format)
+        read_safetensors(write_safetensors({name: copy}))
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise _fault(
+            f"'{name}' in its state_dict() cannot be kept: safetensors does not hold {one.dtype}, "
+            f"{one.layout}; make it a dense tensor of another type, or a buffer with "
+            "persistent=False",
+            factory,
+        ) from error
 
 
 def _train(network: OwnNetwork, splits: Splits, batches: list[Batch]) -> None:
@@ -154,7 +182,7 @@ def _check_examples(network: OwnNetwork, factory: Factory, batch: Batch) -> None
 
 
 def _check_padding(network: OwnNetwork, factory: Factory, batch: Batch) -> None:
-    """Requires that what comes after a series' last step changes nothing."""
+    """Requires that what comes after a series' last step, and how much, changes nothing."""
     if batch.lengths is None:
         return
     chosen = torch.stack([batch.lengths.argmin(), batch.lengths.argmax()])
@@ -162,12 +190,21 @@ def _check_padding(network: OwnNetwork, factory: Factory, batch: Batch) -> None:
     padding = torch.arange(inputs.shape[1]) >= lengths[:, None]
     noise = 3 * torch.randn(inputs.shape)
     changed = torch.where(padding[..., None], noise, inputs)
-    if not _same(network(inputs, lengths)[0], network(changed, lengths)[0]):
+    outputs = network(inputs, lengths)[0]
+    if not _same(outputs, network(changed, lengths)[0]):
         raise _fault(
             "padding leaks: what comes after a series' last step changes its answer; forward "
             "must take lengths and heed them",
             factory,
         )
+    for row, length in enumerate(lengths.tolist()):
+        one = slice(row, row + 1)
+        if not _same(outputs[one], network(inputs[one, :length], lengths[one])[0]):
+            raise _fault(
+                "the answer to a series depends on how far it is padded, and so on the others in "
+                "its batch: it must count by lengths, not by the steps of inputs",
+                factory,
+            )
 
 
 def _check_steps(network: OwnNetwork, factory: Factory, batches: list[Batch]) -> None:

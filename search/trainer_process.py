@@ -18,8 +18,9 @@ import torch
 from search.data.splits import Splits
 from search.desk import Desk, try_device
 from search.errors import FactoryError, TrainerError
-from search.factories import Factory, ordinary_path
+from search.factories import Factory
 from search.lane_desk import LaneDesk
+from search.own_modules import ordinary_path
 from search.processes import context, keep_freed_memory, signals_blocked
 from search.worker import TrialRules
 

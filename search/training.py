@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from search.data.splits import Batch, Part, Splits
-from search.factories import Factory, OwnNetwork, blaming
+from search.factories import Factory, OwnNetwork
 from search.layer_memory import give_up_workspaces
 from search.models import Network, SequenceModel, build, detach, widened
 from search.optimizers import Optimizer, gradient_norm
+from search.own_modules import blaming
 from search.space import HyperParams
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import factories
+from search import own_modules
 
 HEAD = "import torch\nfrom torch import nn\n\n"
 
@@ -112,8 +112,9 @@ trials = {trials}
 def clean_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Imports of users' modules end with the test, as they end with a process."""
     monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(factories, "_trusted", set())
-    monkeypatch.setattr(factories, "_added", set())
+    monkeypatch.setattr(own_modules, "_trusted", set())
+    monkeypatch.setattr(own_modules, "_added", set())
+    monkeypatch.setattr(own_modules, "_imported", {})
     monkeypatch.delitem(sys.modules, "mynet", raising=False)
     monkeypatch.setitem(sys.modules, "mynet", None)  # so that it is taken out again afterwards
     del sys.modules["mynet"]

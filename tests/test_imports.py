@@ -46,6 +46,7 @@ ORDER = [
     "data.examples",
     "data",
     "trial",
+    "own_modules",
     "factories",
     "whole_files",
     "compiled",

@@ -14,9 +14,11 @@ from refusing import Refuse, Said, cases, csv, forecast
 from search.config import OwnModel
 from search.data.splits import Splits
 from search.dimensions import HYPERPARAMETERS, Choices, Dimension, Fixed, Range
+from search.ensembles import Networks
 from search.errors import FactoryError, NetworkError
 from search.factories import Factory, trust_factory
 from search.network_checks import check_network
+from search.prediction import _Reader
 from search.training import Run
 
 pytestmark = pytest.mark.usefixtures("clean_imports")
@@ -67,6 +69,12 @@ class Net(nn.Module):
         steps = self.embedding(inputs)
         return {answer}
 """
+
+
+def keeping(value: str) -> str:
+    """Returns a class that keeps a tensor beside its only layer."""
+    made = "        self.register_buffer('kept', " + value + ")\n"
+    return layer().replace("\n    def forward", f"{made}\n    def forward")
 
 
 CODE: list[tuple[str, str, Said]] = [
@@ -128,6 +136,12 @@ LAYERS: list[tuple[str, str, Said]] = [
         f"{layer()}\n    def get_extra_state(self): return 1",
         "in its state_dict() is no",
     ),
+    (
+        "too_precise",
+        keeping("torch.zeros(2, dtype=torch.complex128)"),
+        "'kept' in its state_dict() cannot be kept: safetensors does not hold torch.complex128",
+    ),
+    ("sparse", keeping("torch.eye(2).to_sparse()"), ("'kept' in its", "torch.sparse_coo")),
 ]
 
 
@@ -217,6 +231,16 @@ def test_padding_that_leaks(tmp_path: Path, name: str, answer: str, options: str
         check_network(factory, DEFAULT, series(), "cpu")
 
 
+MEAN = "(hidden * (torch.arange(hidden.shape[1]) < lengths[:, None])[..., None]).sum(1)"
+
+
+def test_an_amount_of_padding_that_counts(tmp_path: Path) -> None:
+    """A mean over all steps of a batch, if only the real ones are added up, is refused."""
+    factory = factory_of(tmp_path, "shrinks", recurrent(f"{MEAN} / inputs.shape[1]"))
+    with pytest.raises(FactoryError, match="depends on how far it is padded"):
+        check_network(factory, DEFAULT, series(), "cpu")
+
+
 def test_a_layer_without_batch_first(tmp_path: Path) -> None:
     """A GRU that takes the batch for time is found by what examples make of each other."""
     factory = factory_of(tmp_path, "time_first", recurrent(HEEDS, "batch_first=False"))
@@ -260,6 +284,7 @@ def test_weights_that_begin_at_zero_hide_nothing(tmp_path: Path) -> None:
 GOOD = [
     ("good_layer", layer(), sine),
     ("good_gru", recurrent(HEEDS), series),
+    ("good_mean", recurrent(f"{MEAN} / lengths[:, None]"), series),
     (
         "good_sequential",
         "def Net(p, i, o, s): return nn.Sequential(nn.Flatten(), nn.Linear(8 * i, o))",
@@ -280,6 +305,25 @@ def test_networks_that_can_be_used(
     assert len(notes) == 1
     assert "did not read hidden_layers" in notes[0]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+FORGETS = reader("nn.GRU(8, 8, batch_first=True)", "self.answer(*self.layers(steps))") + (
+    "\n    def answer(self, hidden, state):\n        return self.head(hidden), state\n"
+)
+
+
+def test_a_state_that_does_not_come_back(tmp_path: Path) -> None:
+    """If forward does not take it, that is noted, and a text goes on from its characters."""
+    factory = factory_of(tmp_path, "forgets", FORGETS.replace(", state=None", ""))
+    note, _ = check_network(factory, DEFAULT, text(), "cpu")
+    assert "forward does not take state" in note
+    sizes = text().input_size, text().output_size
+    network = factory.build(hyper(), *sizes, per_step=True).eval()
+    reading = _Reader(Networks("language", (network,), joined=False), 8)
+    codes = torch.arange(6)
+    with torch.no_grad():
+        *_, last = (reading.read(code) for code in codes.split(1))
+        assert torch.equal(last, network(codes[None])[0][0, -1].double())
 
 
 def test_hyperparameters_may_be_changed_in_a_copy(tmp_path: Path) -> None:
