@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from search.config import OwnModel
 from search.data import load_splits
 from search.data.cards import Card
 from search.data.splits import Splits
@@ -39,6 +41,9 @@ from search.selection import Selection, select
 from search.stored_study import StoredStudy
 from search.training import one_thread
 from search.whole_files import unfinished, written_whole
+
+FILES = (CARD, WEIGHTS, ONNX, README)
+"""What a model may consist of; the card, without which it is none, first."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def export(
 
     Args:
         stored: The study.
-        folder: Where; must not exist or be empty.
+        folder: Where; must not exist or be empty, but for the user's own module.
         number: Of the trial, if ``source`` is ``trial``; None: the best complete one.
         source: See `Source`.
         onnx: Write `model.onnx`, too.
@@ -95,7 +100,7 @@ def export(
         FactoryError: The network is the user's own, and cannot be had.
         RunError: The disk is full or not writable.
     """
-    require_free(folder, force=force)
+    require_free(folder, stored.config.model, force=force)
     if onnx:
         require_onnx(stored.config.model)
     factory = trust_factory(stored.config.model, stored.config.name, trusted=trust_code)
@@ -183,21 +188,27 @@ def _card(stored: StoredStudy, splits: Splits | None, why: str) -> Card:
     return card
 
 
-def require_free(folder: Path, *, force: bool) -> None:
+def require_free(folder: Path, own: OwnModel | None, *, force: bool) -> None:
     """Checks that a model may be written to ``folder``.
+
+    Args:
+        folder: Where.
+        own: What builds the network, if it is the user's own. Its module may lie there, because the
+            model's own page asks for that, and stays.
+        force: Replace an earlier export.
 
     Raises:
         RequestError: Something is there that is not an earlier export, or is and not ``force``.
     """
     try:
-        found = {path.name for path in folder.iterdir()}
+        found = {path.name for path in folder.iterdir()} - _module_names(own)
     except FileNotFoundError:
         return
     except NotADirectoryError:
         raise RequestError(f"{folder} is a file; give a folder that does not exist yet") from None
     except OSError as error:
         raise RequestError(f"{folder} cannot be used: {error.strerror}; give another") from None
-    others = sorted(found - {CARD, WEIGHTS, ONNX, README})
+    others = sorted(found - {*FILES})
     if others or (found and CARD not in found):
         name = (others or sorted(found))[0]
         raise RequestError(
@@ -205,6 +216,14 @@ def require_free(folder: Path, *, force: bool) -> None:
         )
     if found and not force:
         raise RequestError(f"{folder} holds an exported model; --force replaces it")
+
+
+def _module_names(own: OwnModel | None) -> set[str]:
+    """Returns what a user's own module may be called in a folder, and what Python puts beside."""
+    if own is None:
+        return set()
+    top = re.split("[.:]", own.factory)[0]
+    return {f"{top}.py", top, "__pycache__"}
 
 
 def _data(stored: StoredStudy) -> tuple[Splits | None, str]:
@@ -224,11 +243,12 @@ def _data(stored: StoredStudy) -> tuple[Splits | None, str]:
 def _write(folder: Path, files: dict[str, bytes]) -> None:
     """Writes a folder whole or not at all, or what a link leads to.
 
-    Where something is mounted, or somebody is inside, only the files can be replaced: each is
-    whole then, and the card, without which it is no model, comes last.
+    Where something is mounted, somebody is inside, or the user's own module lies, only the files of
+    a model are replaced: each is whole then, and the card comes last.
     """
     folder = Path(os.path.realpath(folder))
-    if os.path.ismount(folder) or folder in (Path.cwd(), *Path.cwd().parents):
+    shared = folder.is_dir() and not {path.name for path in folder.iterdir()} <= {*FILES}
+    if shared or os.path.ismount(folder) or folder in (Path.cwd(), *Path.cwd().parents):
         _write_inside(folder, files)
         return
     with _beside(folder, "part") as part, _beside(folder, "old") as old:
@@ -250,8 +270,8 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 def _write_inside(folder: Path, files: dict[str, bytes]) -> None:
     try:
-        for path in sorted(folder.iterdir(), key=lambda path: path.name != CARD):
-            path.unlink()
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
         for name in sorted(files, key=lambda name: name == CARD):
             with written_whole(folder / name) as part:
                 part.write_bytes(files[name])

@@ -203,6 +203,23 @@ def test_export_and_predict(copy: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [line.split(",")[2] for line in printed[1:]] == list(predicted["class"])
 
 
+def test_the_module_in_the_models_folder(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Put there as the model's page says, it is loaded, and the next export leaves it there."""
+    call(capsys, "export", "tiny", "model")
+    shutil.copy(copy / "mynet.py", copy / "model")
+    (copy / "model" / "__pycache__").mkdir()
+    names = {path.name for path in (copy / "model").iterdir()}
+    assert search.load("model", trust_code=True)  # The study has imported the first folder's.
+    assert main(["export", "tiny", "model", TRUST]) == 2
+    assert "holds an exported model; --force replaces it" in capsys.readouterr().err
+    call(capsys, "export", "tiny", "model", "--force")
+    assert {path.name for path in (copy / "model").iterdir()} == names
+    assert (copy / "model" / "mynet.py").read_text() == SPEAKER
+    (copy / "model" / "notes.txt").touch()
+    assert main(["export", "tiny", "model", "--force", TRUST]) == 2
+    assert "holds other files ('notes.txt')" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_export_of_the_evaluations_networks(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Winner and ensemble are built by the factory, whose fingerprint they carry."""
