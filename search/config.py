@@ -264,7 +264,9 @@ def load_config(path: Path | str) -> StudyConfig:
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; give a study file (.toml)") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}; give the path of a study file (.toml)"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no UTF-8 text; give a study file (.toml)") from None
     return read_config(text, path)

@@ -12,13 +12,13 @@ from optuna import Trial, TrialPruned
 from search.config import StudyConfig, load_config
 from search.data import load_splits
 from search.diagnosis import diagnose_trial
-from search.errors import ConfigError
+from search.errors import ConfigError, NetworkError
 from search.factories import trust_factory
 from search.network_checks import check_network
 from search.space import fit_to_data, suggest
 from search.stopping import Divergence, batch_judge, out_of_patience
 from search.stored_study import MARK
-from search.training import FAULTS, Run, is_out_of_memory, out_of_memory
+from search.training import FAULTS, Run, failure, is_out_of_memory, out_of_memory
 from search.trial import INFEASIBLE, Decision, Epoch, Goal, Outcome, derive_seed
 
 _ALONE = threading.Lock()
@@ -36,6 +36,11 @@ class Objective:
         study.optimize(objective, n_trials=40)
 
     One trial at a time: ``n_jobs`` stays 1; several processes may share a storage.
+
+    A network of the user's own that cannot be built for the values of a trial, or raises, ends the
+    study, as any exception does, but fails that trial alone with
+
+        study.optimize(objective, n_trials=40, catch=(search.NetworkError,))
 
     Args:
         study: A study file, or its configuration. ``[budget]`` is not used: that is
@@ -78,6 +83,7 @@ class Objective:
         Raises:
             TrialPruned: The study's pruner said so, the training diverged, or memory ran out.
             ConfigError: The study has another direction, or is rnn-search's; ``n_jobs`` is not 1.
+            NetworkError: The user's own network raised an exception; the trial has its reason.
         """
         study = getattr(trial, "study", None)  # A FixedTrial has none.
         directions = [] if study is None else [one.name.lower() for one in study.directions]
@@ -99,6 +105,9 @@ class Objective:
             )
         try:
             return self._evaluate(trial)
+        except NetworkError as error:
+            _tell(trial, failure(error))
+            raise
         finally:
             _ALONE.release()
 

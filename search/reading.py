@@ -9,12 +9,15 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Container
 from typing import Any
 
+import optuna
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
@@ -40,7 +43,20 @@ Rows = dict[int, list[Any]]
 
 
 class QuickStorage(RDBStorage):
-    """Optuna's storage, with another way to read trials; all else is as it was."""
+    """Optuna's storage, with another way to read trials; all else is as it was.
+
+    Whoever has one open runs or reads studies of ours, which say themselves what happens. Optuna is
+    silent then; not by an import, because a script around `Objective` wants to hear it.
+
+    Args:
+        url: As SQLAlchemy writes it.
+        options: Of SQLAlchemy's engine.
+    """
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)
+        super().__init__(url, options)
 
     def _get_trials(
         self,

@@ -13,7 +13,6 @@ import functools
 import math
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy as sa
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from search import trial_rows
@@ -35,9 +34,6 @@ from search.space import HyperParams, distributions, ordered, settled, suggest
 from search.stopping import stagnated, target_reached
 from search.telling import Attached, Told
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 RECENT_SECONDS = 1.0
 """What others have told so long ago is known, if not sooner: to look takes a few milliseconds, and

@@ -95,6 +95,12 @@ def test_output_is_plain_where_there_is_no_terminal(ran: SimpleNamespace) -> Non
     assert sum(line.startswith("[") for line in ran.run.stdout.splitlines()) == 5
 
 
+def test_optuna_keeps_silent(ran: SimpleNamespace) -> None:
+    """What there is to say of a run is said by the run itself."""
+    for words in ("A new study created", "ExperimentalWarning"):
+        assert words not in ran.run.stdout + ran.run.stderr
+
+
 def test_files_of_a_run(ran: SimpleNamespace) -> None:
     """Every trial has its losses, only the best ``keep`` their weights, none a checkpoint."""
     complete = [trial for trial in ran.trials if trial.state == TrialState.COMPLETE]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,17 @@ import torch
 from optuna.pruners import BasePruner, MedianPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
-from tiny import SPACE, tiny_config, write_study
+from own import SPEAKER, clean_imports, write_own
+from tiny import SPACE, environment, tiny_config, write_study
 
 from search import Objective, load_config
 from search import objective as module
 from search.diagnosis import read_finding
-from search.errors import ConfigError, DataError
+from search.errors import ConfigError, DataError, NetworkError
 from search.stored_study import MARK
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+__all__ = ["clean_imports"]
 
 
 class PruneAt(BasePruner):
@@ -240,3 +244,44 @@ def test_data_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
     """Bad data is an error when the objective is made, not in the first trial."""
     with pytest.raises(DataError, match="nowhere"):
         Objective(write_study(tmp_path, data={"task": "forecast", "path": "nowhere.csv"}))
+
+
+def test_a_name_instead_of_a_file() -> None:
+    """The name of a study is no file, and the message says what is wanted."""
+    with pytest.raises(ConfigError, match=r"^vowels cannot be read: .*; give the path of a study"):
+        Objective("vowels")
+
+
+@pytest.mark.usefixtures("clean_imports")
+def test_a_network_that_cannot_be_built(tmp_path: Path) -> None:
+    """Its trial has outcome and reason, whether or not the script goes on."""
+    check = '    if not params.extra["attention"]:\n        raise LookupError("none")\n'
+    write_own(tmp_path, SPEAKER.replace('    print("building")\n', check))
+    objective = Objective(tmp_path / "tiny.toml", trust_code=True)
+    study = optuna.create_study(direction=objective.direction, sampler=RandomSampler(seed=0))
+    for attention in (False, True):
+        study.enqueue_trial({"attention": attention, "learning_rate": 0.01})
+    study.optimize(objective, n_trials=2, catch=(NetworkError,))
+    study.enqueue_trial({"attention": False})
+    with pytest.raises(NetworkError, match="raised LookupError: none"):
+        study.optimize(objective, n_trials=1)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "FAIL"]
+    reason = "NetworkError: mynet:build: building the network raised LookupError: none (mynet.py,"
+    for trial in (study.trials[0], study.trials[2]):
+        assert trial.user_attrs["outcome"] == "failed"
+        assert trial.user_attrs["reason"].startswith(reason)
+
+
+def test_optuna_speaks_as_ever(tmp_path: Path) -> None:
+    """A script hears of its trials from Optuna, as it would without an objective of ours."""
+    script = (
+        f"import optuna, search\nobjective = search.Objective({str(write_study(tmp_path))!r})\n"
+        "study = optuna.create_study(direction=objective.direction)\n"
+        "study.optimize(objective, n_trials=1)\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search("Trial 0 (finished|pruned)", done.stderr)
