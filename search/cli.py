@@ -17,7 +17,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from search.arguments import NONSENSE, make_parser
-from search.errors import LostError, RequestError, RunError
+from search.errors import LostError, RequestError, RunError, listed
 from search.processes import prepare, signals_answered
 from search.terminal import (
     INTERRUPTED,
@@ -151,7 +151,7 @@ def _train(arguments: argparse.Namespace, *, from_storage: bool) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     from search.database import Database, exists
-    from search.report import summarize_all
+    from search.report import names_of_others, summarize_all
 
     found = exists(arguments.storage)
     database = Database(arguments.storage, create=False) if found else None
@@ -162,7 +162,10 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([summary.to_json() for summary in summaries], indent=2))
     elif not summaries:
-        console.print(f"no studies yet in {database or arguments.storage}", markup=False)
+        others = [] if database is None else names_of_others(database)
+        there = f" of rnn-search's (others: {listed(others)})" if others else ""
+        where = f"no studies yet{there} in {database or arguments.storage}"
+        console.print(where, markup=False)
     else:
         from search.display import studies_table
 

@@ -14,7 +14,7 @@ from search.diagnosis import Finding, constant_of, read_finding
 from search.errors import ConfigError, StudyError
 from search.space import ordered
 from search.sparkline import best_so_far
-from search.storage import list_studies, open_study
+from search.storage import is_made, list_studies, open_study
 from search.stored_study import MARK, StoredStudy
 from search.trial import INFEASIBLE, Outcome
 
@@ -184,6 +184,15 @@ def summarize_all(database: Database) -> tuple[list[Summary], list[str]]:
             except (ConfigError, StudyError) as error:
                 unread.append(str(error))
     return found, unread
+
+
+def names_of_others(database: Database) -> list[str]:
+    """Returns the names of the studies in the database that rnn-search has not made."""
+    return [
+        study.study_name
+        for study in list_studies(database)
+        if MARK not in study.user_attrs and is_made(study)
+    ]
 
 
 def find_trial(stored: StoredStudy, number: int) -> TrialLine:

@@ -196,6 +196,17 @@ def test_no_storage_yet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_list_where_only_others_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A database in which no study is rnn-search's is not said to be empty."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    optuna.create_study(storage=url, study_name="mine")
+    assert main(["list", "--storage", url]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("no studies yet of rnn-search's (others: mine) in sqlite:")
+    assert main(["list", "--json", "--storage", url]) == 0
+    assert capsys.readouterr().out == "[]\n"
+
+
 @pytest.mark.slow
 def test_resume_without_the_file(ran: SimpleNamespace, tmp_path: Path) -> None:
     """A run with the same total trains nothing; resume goes on with neither file nor repetition."""
