@@ -191,6 +191,11 @@ class _Pictures(FileSystemArtifactStore):
             raise HTTPError(404, "This file is not on this machine.")
         return io.BytesIO(png)
 
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Keeps what somebody uploads; there may be no folder yet, because there is no picture."""
+        self._database.artifacts.mkdir(parents=True, exist_ok=True)
+        super().write(artifact_id, content_body)
+
     def remove(self, artifact_id: str) -> None:
         """Removes a picture if it is there; else its study could not be deleted."""
         with suppress(ArtifactNotFound):

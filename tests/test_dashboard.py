@@ -256,6 +256,23 @@ def test_uploaded_files_cannot_run(stored: StoredStudy) -> None:
     assert "Access-Control-Allow-Origin" not in ask.headers
 
 
+def test_a_file_can_be_uploaded(stored: StoredStudy) -> None:
+    """It is kept and served, also where no picture has made the folder of the files yet."""
+    assert not stored.database.artifacts.exists()
+    body = {"file": "data:text/plain;base64,aGk=", "filename": "a.txt"}
+    with Dashboard(str(stored.database)) as dashboard:
+        request = urllib.request.Request(
+            f"{dashboard.url}api/artifacts/1",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 201
+            name = json.load(answer)["artifact_id"]
+        with urllib.request.urlopen(f"{dashboard.url}artifacts/1/{name}", timeout=60) as answer:
+            assert answer.read() == b"hi"
+
+
 def picture(url: str) -> bytes:
     """Returns what is served as a PNG, which can be opened."""
     with urllib.request.urlopen(url, timeout=60) as answer:
