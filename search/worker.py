@@ -134,7 +134,8 @@ class TrialWorker:
         saved = load_checkpoint(job.folder)
         # Where a copy of the database was put back, another trial may have had this number; and
         # half of a training by one code and half by another is what neither gives.
-        if saved is not None and saved.get("job", self._identity) == self._identity:
+        same = saved is not None and saved.get("job", self._identity) == self._identity
+        if saved is not None and same and _fits(run, saved["run"]):
             run.load_state_dict(saved["run"])
             self.decision = _read_decision(saved)
             self._devices |= set(saved.get("devices", []))
@@ -239,3 +240,16 @@ class TrialWorker:
 def _read_decision(saved: dict[str, list[str] | None]) -> Decision | None:
     ended = saved["ended"]
     return Decision(Outcome(ended[0]), ended[1]) if ended else None
+
+
+def _fits(run: Run, saved: dict[str, Any]) -> bool:
+    """Says whether a run's state is of a network with the same weights, in the same order.
+
+    One of the user's own may have changed in a file that the fingerprint does not cover, because
+    the factory's own imports it.
+    """
+    here, there = (
+        [(name, one.shape, one.dtype) for name, one in weights.items()]
+        for weights in (run.model.state_dict(), saved["model"])
+    )
+    return here == there

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from own import SPACE, SPEAKER, clean_imports, study
+from networks import CPU, LOSS, figures, hyper, sine
+from own import HEAD, SPACE, SPEAKER, clean_imports, study
 from test_own_network import RUN, TRUST, call, copy, folder, forget
 
 from search.checkpoints import devices_of
 from search.cli import main
+from search.config import OwnModel
 from search.data import load_splits
 from search.database import Database
 from search.factories import trust_factory
 from search.storage import open_study
-from search.trial import derive_seed
+from search.trial import Decision, Outcome, derive_seed
 from search.trial_files import trial_folder
 from search.worker import Job, TrialRules, TrialWorker
 
@@ -72,6 +75,40 @@ def test_a_trial_begun_with_other_code_begins_anew(
     assert trial.intermediate_values[1] != first.figures[stored.goal.metric]
     assert max(trial.intermediate_values) <= taken.params.epochs
     assert json.loads(call(capsys, "replay", "tiny", str(taken.number), "--json"))["equal"]
+
+
+LAYERS = f"""{HEAD}
+class Net(nn.Module):
+    def __init__(self, params, input_size, output_size, per_step):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(input_size, WIDTH), nn.Linear(WIDTH, output_size))
+
+    def forward(self, inputs):
+        return self.layers(inputs[:, -1])
+"""
+
+
+def worker_with(folder: Path, width: int, place: Path) -> TrialWorker:
+    """Returns a worker whose network is imported by its module from another one, of this width."""
+    forget(folder, "from own_layers import Net as build\n")
+    sys.modules.pop("own_layers", None)
+    (folder / "own_layers.py").write_text(LAYERS.replace("WIDTH", str(width)))
+    own = OwnModel(factory="mynet:build", folder=folder)
+    factory = trust_factory(own, "a test", trusted=True)
+    rules = TrialRules(LOSS, 0, divergence=True)
+    return TrialWorker(Job(7, hyper(epochs=2), 1, place), sine(), rules, CPU, factory=factory)
+
+
+def test_a_checkpoint_of_other_layers_is_not_gone_on_from(tmp_path: Path) -> None:
+    """They may come from a file that the module imports, of which no fingerprint is known."""
+    place = tmp_path / "trial"
+    first = worker_with(tmp_path, 3, place)
+    next(first.epochs())
+    first.save()
+    again = worker_with(tmp_path, 5, place)
+    new = worker_with(tmp_path, 5, tmp_path / "new")
+    assert figures(list(again.epochs())) == figures(list(new.epochs()))
+    assert again.decision == Decision(Outcome.COMPLETE, "trained 2 epochs")
 
 
 def test_another_factory_is_another_study(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
