@@ -195,7 +195,6 @@ def _times(forecasts: Forecasts, card: ForecastCard) -> tuple[pd.Index[Any], pd.
         ahead = rows.places[last][:, None] + np.arange(1, horizon + 1)
         return pd.Index(rows.places[last]), pd.Index(ahead.reshape(-1))
     instants = rows.stamps.instants
-    zoned = not instants.equals(rows.stamps.clock)
     pieces = []
     for run, step in zip(runs, _steps(rows, rows.stamps, runs, card), strict=True):
         stretch = rows.stamps.take(np.arange(run.start, run.stop))
@@ -205,7 +204,7 @@ def _times(forecasts: Forecasts, card: ForecastCard) -> tuple[pd.Index[Any], pd.
         pieces.append(line[at.reshape(-1)])
     following = instants[:0].append(pieces)
     # A file with offsets from UTC is answered in UTC, which has no hour twice.
-    if zoned:
+    if rows.stamps.zoned:
         instants, following = (
             pd.DatetimeIndex(one).tz_localize("UTC") for one in (instants, following)
         )

@@ -147,6 +147,21 @@ def test_months_on_the_wall(tmp_path: Path, zone: str) -> None:
     assert after(tmp_path, local[-12:].astype(str)) == expected
 
 
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("written", ["%Y-%m-%dT%H:%MZ", "%Y-%m-%d %H:%M+00:00", None])
+def test_utc_is_answered_with_its_offset(tmp_path: Path, written: str | None) -> None:
+    """Times that are said to be UTC, in words or by their type, are answered so, not without."""
+    days = pd.date_range("2020-01-01", periods=120, tz="UTC")
+    model = study(tmp_path, days.strftime(written or "%Y-%m-%dT%H:%MZ"))
+    expected = pd.date_range(days[-1], periods=4)[1:].tolist()
+    if written is not None:
+        assert after(tmp_path, days[-12:].strftime(written)) == expected
+        return
+    said = search.load(model).predict(pd.DataFrame({"t": days[-12:], "y": np.arange(12.0)}))
+    assert isinstance(said, pd.DataFrame)
+    assert said["t"].tolist()[-3:] == expected
+
+
 def test_dates_of_labelled_series_are_read_as_in_the_study(tmp_path: Path) -> None:
     """Rows of a series are in the order of their dates, day or month first as in the study."""
     rows = [

@@ -231,6 +231,14 @@ def test_epochs_are_no_compact_stamps(start: int) -> None:
     assert not parse_times(pd.Series([start, start + 3600], name="when"), PATH).dates
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_nanoseconds_stay_whole(kind: type) -> None:
+    """Nanoseconds since 1970, which no float can hold, are read to the last digit."""
+    times = [10**18 + 1, 10**18 + 8]
+    column = pd.Series(np.array(times, dtype=kind), name="when")
+    assert parse_times(column, PATH).instants.tolist() == times
+
+
 @pytest.mark.parametrize("start", ["2019-05-01", "2020-01-01", "1899-11-01"])
 def test_months_with_a_point_are_no_numbers(start: str) -> None:
     """Months such as 10.2020, read as the number 10.202, are months all the same."""

@@ -81,11 +81,13 @@ class Stamps:
         clock: The same as a clock on the wall shows it; differs only if the file gives offsets.
         form: How they were read, where that could be doubted: one of `FORMS`, or `NUMBERS`; None:
             nobody could read them otherwise.
+        zoned: Whether the file gives offsets, be they all zero.
     """
 
     instants: pd.Index[Any]
     clock: pd.Index[Any]
     form: str | None = None
+    zoned: bool = False
 
     @property
     def dates(self) -> bool:
@@ -94,7 +96,7 @@ class Stamps:
 
     def take(self, rows: NDArray[np.intp]) -> Stamps:
         """Returns the stamps of some rows."""
-        return Stamps(self.instants[rows], self.clock[rows], self.form)
+        return Stamps(self.instants[rows], self.clock[rows], self.form, self.zoned)
 
 
 def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> Stamps:
@@ -124,21 +126,15 @@ def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> 
             "the row"
         )
     if isinstance(column.dtype, pd.DatetimeTZDtype):
-        clock = pd.DatetimeIndex(column)
-        return Stamps(clock.tz_convert("UTC").tz_localize(None), clock.tz_localize(None))
+        local = pd.DatetimeIndex(column)
+        instants, clock = local.tz_convert("UTC").tz_localize(None), local.tz_localize(None)
+        return Stamps(instants, clock, zoned=True)
     if pd.api.types.is_datetime64_any_dtype(column):
-        index: pd.Index[Any] = pd.DatetimeIndex(column)
-    elif pd.api.types.is_numeric_dtype(column):
-        # Nanoseconds since 1970 have more digits than a float.
-        exact = pd.api.types.is_signed_integer_dtype(column)
-        values = column.to_numpy(dtype=np.int64 if exact else np.float64)
-        if form != NUMBERS and _are_months(values, form):
-            return _from_words(column.map("{:.4f}".format), path, form)
-        index = _from_numbers(values, column, path, form)
-        return Stamps(index, index, None if isinstance(index, pd.DatetimeIndex) else NUMBERS)
-    else:
-        return _from_words(column, path, form)
-    return Stamps(index, index)
+        index = pd.DatetimeIndex(column)
+        return Stamps(index, index)
+    if pd.api.types.is_numeric_dtype(column):
+        return _from_numbers(column, path, form)
+    return _from_words(column, path, form)
 
 
 def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
@@ -240,9 +236,20 @@ def _only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
     return typical == DAY and one_time and bool((index.dayofweek < SATURDAY).all())
 
 
-def _from_numbers(
+def _from_numbers(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
+    # Nanoseconds since 1970 have more digits than a float.
+    exact = pd.api.types.is_integer_dtype(column) and int(column.max()) < 2**63
+    values = column.to_numpy(dtype=np.int64 if exact else np.float64)
+    if form != NUMBERS and _are_months(values, form):
+        return _from_words(column.map("{:.4f}".format), path, form)
+    index = _as_dates(values, column, path, form)
+    return Stamps(index, index, None if isinstance(index, pd.DatetimeIndex) else NUMBERS)
+
+
+def _as_dates(
     values: NDArray[Any], column: pd.Series[Any], path: Path, form: str | None
 ) -> pd.Index[Any]:
+    """Returns (L,) numbers as the dates that all of them write, or as they are."""
     infinite = np.isinf(values)
     if infinite.any():
         row = column.index[int(np.argmax(infinite))]
@@ -323,7 +330,8 @@ def _from_iso(words: pd.Series[Any], instants: pd.DatetimeIndex, path: Path) -> 
             f"{path}: column '{words.name}' has {words.iloc[at]!r} in row {words.index[at]} "
             "without an offset from UTC, which other rows have; write it in all rows or in none"
         )
-    return Stamps(instants, pd.DatetimeIndex(pd.to_datetime(clock, format="ISO8601")))
+    read = pd.DatetimeIndex(pd.to_datetime(clock, format="ISO8601"))
+    return Stamps(instants, read, zoned=True)
 
 
 def _in_century(form: str, index: pd.DatetimeIndex) -> pd.DatetimeIndex | None:
