@@ -57,20 +57,17 @@ def forecast(
     None follows a row with a value that is interpolated from a later one, which looks ahead; the
     last rows of a series look back. Missing values are treated as in the study, but for the
     borders of its three parts, which other data has not: what the study interpolated beside one
-    may differ.
+    may differ. Where nothing can be interpolated between two gaps, rows are left out, too.
 
     Raises:
         DataError: The table cannot be used; one line with the remedy.
 
     Warns:
-        UserWarning: Time stamps are not as in the study, or a series or last rows give no forecast.
+        UserWarning: Time stamps are not as in the study; a series or last rows give no forecast, or
+            last rows only one from what was known before; rows are left out.
     """
     path = source if isinstance(source, Path) else Path("the frame")
-    if isinstance(source, Path):
-        frame = read_table(path, (card.series,))
-    else:
-        frame = take_table(source, path, (card.series,))
-    rows = _arrange(frame, card, path)
+    rows = _arrange(source, card, path)
     mean, std = np.array(card.feature_mean), np.array(card.feature_std)
     with np.errstate(over="ignore", invalid="ignore"):
         refuse_extremes(rows, list(card.features), (rows.values - mean) / std, path)
@@ -78,6 +75,7 @@ def forecast(
     last, shape = starts + card.window - 1, (len(starts), card.horizon, len(card.targets))
     _warn_of_times(rows, card, path)
     _warn_of_unseen(rows, last, card.window, path)
+    _warn_of_missing(rows, last, card, path)
     nothing = torch.zeros(len(starts), 0)
     values = standardised(rows.values, mean, std)
     part = ForecastPart(values, torch.from_numpy(starts), nothing, card.window)
@@ -91,8 +89,12 @@ def forecast(
     return Forecasts(rows, last, centre.numpy().reshape(shape), interval)
 
 
-def _arrange(frame: pd.DataFrame, card: ForecastCard, path: Path) -> Rows:
+def _arrange(source: Path | pd.DataFrame, card: ForecastCard, path: Path) -> Rows:
     """Returns the rows, all of them one part."""
+    if isinstance(source, Path):
+        frame = read_table(path, (card.series,))
+    else:
+        frame = take_table(source, path, (card.series,))
     special = [name for name in (card.series, card.time) if name is not None]
     require_columns(frame, [*card.features, *special], path)
     data = ForecastData(
@@ -100,7 +102,7 @@ def _arrange(frame: pd.DataFrame, card: ForecastCard, path: Path) -> Rows:
     )
     whole = data.model_copy(update={"split": (1.0, 0.0, 0.0)})
     living = _without_dead(frame, card, path)
-    return arrange(living, list(card.features), whole, path, card.time_format)
+    return arrange(living, list(card.features), whole, card)
 
 
 def _without_dead(frame: pd.DataFrame, card: ForecastCard, path: Path) -> pd.DataFrame:
@@ -286,6 +288,52 @@ def _warn_of_unseen(rows: Rows, last: Ints, window: int, path: Path) -> None:
             f"{window} since a gap; the newest forecasts are of before it",
             stacklevel=4,
         )
+
+
+def _warn_of_missing(rows: Rows, last: Ints, card: ForecastCard, path: Path) -> None:
+    """Says where the newest forecasts rest on older values than their times, and what is left out.
+
+    Args:
+        rows: The table.
+        last: (N,) the last row that each window sees.
+        card: How the table is read.
+        path: Of the table, for messages.
+    """
+    filled: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    newest, seen = set(last.tolist()), set(rows.series[last].tolist())
+    for run in runs_of(rows.series):
+        series, end = int(rows.series[run.start]), run.stop - 1
+        # So many rows, the last, lack a value.
+        lacking = int(np.argmin(np.append(rows.filled[run][::-1], False)))
+        if lacking and end in newest:
+            filled[rows.names[series]] = lacking
+        beyond = int(rows.sizes[series] - rows.places[end])
+        if beyond and series in seen:
+            dropped[rows.names[series]] = beyond
+    stands_in = (
+        "and the one before stands in: the newest forecasts are made from that; leave such rows "
+        "out if they are yet to come"
+    )
+    ends_before = "so that nothing is forecast from there; the newest forecasts are of before"
+    for found, what in ((filled, stands_in), (dropped, ends_before)):
+        if found:
+            where = _last_rows(found, several=len(rows.names) > 1)
+            warnings.warn(f"{path}: a value is missing in {where}, {what}", stacklevel=4)
+    if len(rows.dropped) and card.missing == "interpolate":
+        more = f" and {len(rows.dropped) - 1} more are" if len(rows.dropped) > 1 else " is"
+        warnings.warn(
+            f"{path}: row {rows.dropped.min()}{more} left out: from one gap to the next, a column "
+            "has no value to interpolate from",
+            stacklevel=4,
+        )
+
+
+def _last_rows(counts: dict[str, int], *, several: bool) -> str:
+    """Names the last rows of series, given how many of each; ``several``: there are others."""
+    most = max(counts.values())
+    rows = "row" if most == 1 else f"{most} rows" if len(counts) == 1 else f"rows, up to {most},"
+    return f"the last {rows} of {_series([*counts])}" if several else f"the last {rows}"
 
 
 def _series(names: list[str]) -> str:

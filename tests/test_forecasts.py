@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,33 @@ def test_what_follows_a_gap_is_not_seen_before_it(tmp_path: Path) -> None:
     table = {"t": [1, 2, 3, 4, 50, 51, 52], "y": [1.0, 2.0, 3.0, NAN, NAN, 6.0, 7.0]}
     said = predict(tmp_path, table, missing="interpolate", time="t", step=1.0)
     assert said["made_from"].unique().tolist() == [3, 4, 52]
+
+
+@pytest.mark.parametrize(("count", "which"), [(1, "row"), (3, "3 rows")])
+def test_last_rows_that_are_filled_in_are_said(tmp_path: Path, count: int, which: str) -> None:
+    """Last rows that repeat an older value, for want of one, are forecast from, with a note."""
+    values = [1.0, 2.0, 3.0, 4.0, *[NAN] * count]
+    said = f"a value is missing in the last {which}, and the one before stands in"
+    with pytest.warns(UserWarning, match=said):
+        table = predict(tmp_path, {"y": values}, missing="interpolate")
+    assert table["made_from"].max() == 4 + count
+
+
+def test_last_rows_that_are_dropped_are_said(tmp_path: Path) -> None:
+    """Where the newest rows of some series are dropped, these are named, and how many rows."""
+    values = {"a": [1.0, 2.0, 3.0, NAN, NAN], "b": [1.0, 2.0, 3.0, 4.0, NAN], "c": [1.0] * 5}
+    table = {"k": [*"aaaaabbbbbccccc"], "y": [one for series in values.values() for one in series]}
+    said = "a value is missing in the last rows, up to 2, of 2 series: 'a', 'b', so that nothing"
+    with pytest.warns(UserWarning, match=said):
+        predict(tmp_path, table, missing="drop", series="k")
+
+
+@pytest.mark.parametrize("missing", ["interpolate", "drop"])
+def test_older_rows_without_a_value_are_no_news(tmp_path: Path, missing: str) -> None:
+    """Where the newest rows lack nothing, there is no note."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        predict(tmp_path, {"y": [1.0, NAN, 3.0, 4.0, 5.0]}, missing=missing)
 
 
 @pytest.mark.parametrize("written", ["%m.%Y", "%b-%y", "%d.%m.%y"])

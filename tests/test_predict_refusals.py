@@ -91,6 +91,12 @@ def put_model(folder: Path, data: Card) -> Path:
         (FORECAST, {"i.csv": TABLE.replace("5\n", "z\n")}, [], ("'z'", "column 'x'")),
         (FORECAST, {"i.csv": TABLE.replace(",5", ",")}, [], ("column 'x' has no value",)),
         (FORECAST, {"i.csv": TABLE.replace(",5", ",1e40")}, [], ("too far from the training",)),
+        (
+            FORECAST.model_copy(update={"missing": "interpolate"}),
+            {"i.csv": "y,x\n" + "1,\n" * 9},
+            [],
+            ("every row has a missing value, all of them in column 'x'",),
+        ),
         (FORECAST, {}, [], ("i.csv does not exist",)),
         (FORECAST, {"i.csv": TABLE}, ["--length", "3"], ("continue a text",)),
         (FORECAST, {"i.csv": TABLE}, ["--out", "o.xls"], ("must end in .csv",)),
@@ -291,10 +297,30 @@ def test_a_series_without_a_value_costs_no_other_its_forecasts(tmp_path: Path) -
     with pytest.warns(UserWarning, match="series 'b', which has no value of 'x'$"):
         said = model.predict(frame)
     pd.testing.assert_frame_equal(said, alone)
-    # A stretch without is no series without: its last rows would be forecast from older ones.
-    gap = pd.DataFrame([{"s": "a", "t": at, "y": 0.5, "x": np.nan} for at in range(20, 29)])
-    with pytest.raises(DataError, match="column 'x' has no value at all in rows"):
-        model.predict(pd.concat([frame, gap]))
+
+
+def test_a_stretch_without_a_value_is_left_out_and_said(tmp_path: Path) -> None:
+    """Rows between gaps that nothing can be interpolated in cost no others their forecasts."""
+    sizes = {"window": 3, "horizon": 1, "time": "t", "step": 1.0, "series": "s"}
+    card = FORECAST.model_copy(
+        update={**sizes, "shift": (0.0,), "scale": (1.0,), "missing": "interpolate"}
+    )
+    model = search.load(put_model(tmp_path / "model", card))
+    times = [*range(9), *range(50, 59)]
+    frame = pd.DataFrame([(s, t, 0.5, float(t)) for s in "ab" for t in times], columns=[*"styx"])
+    whole = model.predict(frame)
+    lone = pd.DataFrame([("a", 20, 0.5, np.nan)], columns=[*"styx"])
+    said = "row 37 is left out: from one gap to the next, a column has no value"
+    with pytest.warns(UserWarning, match=said):
+        pd.testing.assert_frame_equal(model.predict(pd.concat([frame, lone])), whole)
+    newest = pd.DataFrame([("a", t, 0.5, np.nan) for t in (90, 91)], columns=[*"styx"])
+    late = pd.concat([frame, newest])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pd.testing.assert_frame_equal(model.predict(late), whole)
+    first, second = (str(one.message) for one in caught)
+    assert "a value is missing in the last 2 rows of series 'a', so that nothing is" in first
+    assert "row 37 and 1 more are left out" in second
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def cut_table(frame: pd.DataFrame, data: ForecastData, path: Path) -> ForecastSp
         path: The file, for messages.
     """
     columns = _choose_columns(frame, data, path)
-    rows = arrange(frame, columns.used, data, path)
+    rows = arrange(frame, columns.used, data)
     return _build(rows, _windows(rows, data), columns, data)
 
 

@@ -2,7 +2,7 @@
 
 Both the study, which cuts the rows into windows, and an exported model read tables with this.
 
-Shapes: L rows, C columns used.
+Shapes: L rows, C columns used, S series.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.config import ForecastData
+from search.data.cards import ForecastCard
 from search.data.tables import is_nested, missing_notes, numbers, treat_missing
 from search.data.timeline import Stamps, find_gaps, parse_times
 from search.errors import DataError
@@ -70,10 +71,12 @@ class Rows:
         places: (L,) position in the series, from 1, rows that are dropped included.
         series: (L,) number of the series.
         names: The series' names; [""] if there is only one.
+        sizes: (S,) rows of each of these in the file, those that are dropped included.
         segments: (L,) number of the stretch without a gap; no stretch spans two series.
         parts: (L,) 0 train, 1 valid, 2 test.
         filled: (L,) whether a value was missing and is interpolated.
         foreseen: (L,) whether it is so from a later row, not only from one before.
+        dropped: Row numbers in the file of those that are dropped for want of a value.
         timing: For people: the span and the step of the time stamps.
         stamps: The L times; None if there is no time column.
         notes: What a person should know.
@@ -84,17 +87,19 @@ class Rows:
     places: Ints
     series: Ints
     names: list[str]
+    sizes: Ints
     segments: Ints
     parts: Ints
     filled: NDArray[np.bool_]
     foreseen: NDArray[np.bool_]
+    dropped: Ints
     timing: str
     stamps: Stamps | None
     notes: list[str]
 
 
 def arrange(
-    frame: pd.DataFrame, columns: list[str], data: ForecastData, path: Path, form: str | None = None
+    frame: pd.DataFrame, columns: list[str], data: ForecastData, card: ForecastCard | None = None
 ) -> Rows:
     """Sorts the rows by series and time, and treats gaps and missing values.
 
@@ -103,36 +108,44 @@ def arrange(
         columns: The C columns to read.
         data: Which columns are time and series, what to do about missing values, and the parts of
             each series, over whose borders, as over gaps, nothing is interpolated.
-        path: The file, for messages.
-        form: How other times of the kind were read, see `search.data.timeline.parse_times`.
+        card: Of the model that rows are new to: times are read as its own were, and a stretch in
+            which nothing can be interpolated is dropped. None: they are a study's.
 
     Raises:
         DataError: A time, series or value is missing or makes no sense.
     """
+    path = data.path or Path()
     codes, names = _series(frame, data.series, path)
-    order, gaps, stamps, timing = _in_time(frame, codes, data, path, form)
-    codes = codes[order]
-    values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
-    table = pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
+    order, gaps, stamps, timing = _in_time(frame, codes, data, path, card)
+    codes, table = codes[order], _table(frame, columns, order, path)
     gaps[1:] |= np.diff(codes) != 0
     runs = list(runs_of(np.cumsum(gaps), _parts(codes, data.split)))
-    values, keep = treat_missing(table, data.missing, runs, path)
-    # A dropped row raises the count, so that no stretch holds rows from both of its sides.
-    stretches = np.cumsum(gaps) + np.cumsum(np.logical_not(keep))
+    values, keep = treat_missing(table, data.missing, runs, path, spare=card is not None)
     return Rows(
         values=values[keep],
         rows=table.index.to_numpy(dtype=np.int64)[keep],
         places=_places(codes)[keep],
         series=codes[keep],
         names=names,
-        segments=stretches[keep].astype(np.int64),
+        sizes=np.bincount(codes, minlength=len(names)).astype(np.int64),
+        # A dropped row raises the count, so that no stretch holds rows from both of its sides.
+        segments=(np.cumsum(gaps) + np.cumsum(np.logical_not(keep)))[keep].astype(np.int64),
         parts=_parts(codes[keep], data.split),
         filled=table.isna().any(axis=1).to_numpy()[keep],
         foreseen=_foreseen(table.isna().to_numpy(), runs)[keep],
+        dropped=table.index.to_numpy(dtype=np.int64)[np.logical_not(keep)],
         timing=timing,
         stamps=stamps and stamps.take(np.flatnonzero(keep)),
         notes=_no_time_notes(frame, data) + missing_notes(table, data.missing),
     )
+
+
+def _table(
+    frame: pd.DataFrame, columns: list[str], order: NDArray[np.intp], path: Path
+) -> pd.DataFrame:
+    """Returns the (L, C) numbers of some columns, in an order, under their row numbers."""
+    values = np.column_stack([numbers(frame, name, path)[order] for name in columns])
+    return pd.DataFrame(values, index=frame.index[order], columns=pd.Index(columns))
 
 
 def _places(codes: Ints) -> Ints:
@@ -150,7 +163,7 @@ def _foreseen(absent: NDArray[np.bool_], runs: list[slice]) -> NDArray[np.bool_]
 
 
 def _in_time(
-    frame: pd.DataFrame, codes: Ints, data: ForecastData, path: Path, form: str | None
+    frame: pd.DataFrame, codes: Ints, data: ForecastData, path: Path, card: ForecastCard | None
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_], Stamps | None, str]:
     """Returns, all (L,), the order of the rows, where gaps lie before them, and their times.
 
@@ -160,7 +173,7 @@ def _in_time(
         order = np.argsort(codes, kind="stable")
         nowhere = np.zeros(len(frame), dtype=np.bool_)
         return order, nowhere, None, "none given; rows are evenly spaced"
-    stamps = parse_times(frame[data.time], path, form)
+    stamps = parse_times(frame[data.time], path, card.time_format if card is not None else None)
     order = np.lexsort((stamps.instants.to_numpy(), codes))
     stamps = stamps.take(order)
     _refuse_duplicates(stamps, codes[order], frame.index.to_numpy()[order], data)

@@ -186,7 +186,7 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> Floats:
 
 
 def treat_missing(
-    frame: pd.DataFrame, how: str, runs: Iterable[slice], path: Path
+    frame: pd.DataFrame, how: str, runs: Iterable[slice], path: Path, *, spare: bool = False
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Does what a study asks for about missing values.
 
@@ -197,10 +197,10 @@ def treat_missing(
         runs: Stretches that may be interpolated over: one series in one part of the split each,
             and no gap.
         path: The file, for messages.
+        spare: Drop a stretch in which nothing can be interpolated, instead of refusing all.
 
     Returns:
-        (L, F) values, and (L,) which rows stay: all but those that ``drop`` drops, which keep
-        their NaN.
+        (L, F) values, and (L,) which rows stay: all but those that are dropped, which keep NaN.
 
     Raises:
         DataError: ``error``, and a value is missing; or no value is left.
@@ -211,15 +211,18 @@ def treat_missing(
     if how == "interpolate":
         for run in runs:
             for column in np.flatnonzero(absent[run].any(axis=0)).tolist():
-                if absent[run, column].all():
+                if not absent[run, column].all():
+                    values[run, column] = interpolate(values[run, column])
+                elif spare:
+                    keep[run] = False
+                else:
                     raise DataError(f"{path}: {_nothing_left(frame.iloc[run, [column]])}")
-                values[run, column] = interpolate(values[run, column])
     elif how == "drop":
         keep = np.logical_not(absent.any(axis=1))
-        if not keep.any():
-            raise DataError(f"{path}: every row has a missing value; name fewer columns")
     elif absent.any():
         raise DataError(f"{path}: {_missing_message(frame)}")
+    if not keep.any():
+        raise DataError(f"{path}: {_no_row_left(frame)}")
     return values, keep
 
 
@@ -264,6 +267,12 @@ def _nothing_left(frame: pd.DataFrame) -> str:
         f"{frame.index.max()}, which are one part of the split or lie between two gaps, so that "
         'nothing can be interpolated there; leave the column out, or set missing = "drop"'
     )
+
+
+def _no_row_left(frame: pd.DataFrame) -> str:
+    empty = frame.columns[frame.isna().all().to_numpy()]
+    where = f", all of them in column '{empty[0]}'" if len(empty) else ""
+    return f"every row has a missing value{where}; fill some in, or name fewer columns"
 
 
 def _is_parquet(content: bytes, path: Path) -> bool:
