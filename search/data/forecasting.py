@@ -157,12 +157,12 @@ def _statistics(rows: Rows, columns: Columns, path: Path) -> tuple[Floats, Float
 
 
 def _season_notes(rows: Rows, data: ForecastData) -> list[str]:
-    longest = int(np.bincount(rows.series).max())
+    longest = int(np.unique(rows.segments, return_counts=True)[1].max())
     if data.season is None or data.season < longest:
         return []
     return [
-        f"season {data.season} is no shorter than any series ({longest} rows at most), so that "
-        "seasonal naive is persistence; lower season"
+        f"season {data.season} is no shorter than any stretch of rows without a gap ({longest} at "
+        "most), so that seasonal naive is persistence; lower season"
     ]
 
 
