@@ -37,6 +37,7 @@ ORDER = [
     "data.rows",
     "data.forecasting",
     "data.season",
+    "data.clocks",
     "data.roles",
     "data.labelled",
     "data.series",

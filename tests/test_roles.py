@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from search.data.roles import Roles, find_roles, words_of
+from search.data.clocks import words_of
+from search.data.roles import Roles, find_roles
 from search.errors import DataError
 
 DAYS = [str(day.date()) for day in pd.date_range("2024-01-30", periods=30)]
@@ -58,6 +59,33 @@ def test_a_duration_is_no_time() -> None:
     assert roles(unix_time=mixed, y=WAVE).time == "unix_time"
 
 
+UP_AND_DOWN = [20.5 + (-1) ** at * (1 + at / 100) for at in range(30)]
+SHUFFLED = [13 * at % 30 for at in range(30)]
+
+
+def test_a_measurement_is_no_time() -> None:
+    """What goes up and down, such as a temperature T, is a value, however it is called."""
+    waits = [3000 + 40 * at for at in SHUFFLED]
+    found = roles(date=DAYS, T=UP_AND_DOWN, response_time=waits, y=WAVE)
+    assert (found.time, found.left_out) == ("date", {})
+    assert found.values == ("T", "response_time", "y")
+    found = roles(T=UP_AND_DOWN, P=WAVE)
+    assert (found.time, found.values) == (None, ("T", "P"))
+
+
+@pytest.mark.parametrize(
+    ("name", "stamps"),
+    [
+        ("t", SHUFFLED),
+        ("first_year", [1990 + at for at in SHUFFLED]),
+        ("unix_time", [1_600_000_000.25 + at for at in SHUFFLED]),
+    ],
+)
+def test_times_in_no_order(name: str, stamps: list[Any]) -> None:
+    """Counters, years and seconds since 1970 are the time in whatever order the rows are."""
+    assert roles(**{name: stamps, "y": WAVE}).time == name
+
+
 def test_year_and_month_beside_a_date() -> None:
     """A date is the time by itself; what else tells of it is shown to the network."""
     stamps = pd.date_range("2023-12-15", periods=30)
@@ -87,6 +115,14 @@ def test_dates_come_before_counters() -> None:
     """Where there are several, the dates are the time; a counter is not forecast either."""
     found = roles(n=list(range(30)), y=WAVE, date=DAYS)
     assert (found.time, found.values) == ("date", ("y",))
+
+
+def test_a_clock_that_is_not_the_time_is_said() -> None:
+    """A counter beside dates is left out, which is said, unless it is what the user wants."""
+    columns = {"n": list(range(30)), "y": WAVE, "date": DAYS}
+    assert roles(**columns).left_out == {"n": "it could be a time"}
+    asked = roles(wanted=("n",), **columns)
+    assert (asked.values, asked.left_out) == (("n", "y"), {})
 
 
 def test_the_only_numbers_are_no_time() -> None:
@@ -207,6 +243,23 @@ def test_left_out() -> None:
         "empty": "empty",
         "uid": "an identifier, by its name",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "identifies"),
+    [
+        ("price_index", [100.5, 101.0, 100.5] * 10, False),
+        ("uv_index", [3, 7, 5] * 10, False),
+        ("row_index", SHUFFLED, True),
+        ("idx", [*range(10)] * 3, True),
+        ("user_id", [5, 5, 7] * 10, True),
+        ("id", WAVE, False),
+    ],
+)
+def test_an_identifier_is_whole(name: str, values: list[Any], identifies: bool) -> None:
+    """An identifier has no decimals, and an index that comes again without counting is none."""
+    found = roles(y=WAVE, **{name: values})
+    assert (name in found.left_out, name in found.values) == (identifies, not identifies)
 
 
 def test_lists_and_records_are_left_out() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from search.data.clocks import Clock, are_years, find_clocks, words_of
 from search.data.rows import CALENDAR, joining
 from search.data.tables import is_nested, is_stray, numbers, numeric_columns
 from search.data.timeline import CLOCK, HEAD, parse_times
@@ -23,10 +24,6 @@ from search.errors import DataError
 
 Ints = NDArray[np.int64]
 
-YEARS = frozenset(("year", "yr", "jahr"))
-TIME_WORDS = frozenset(
-    (*YEARS, "date", "time", "datetime", "timestamp", "ds", "period", "t", "step", "epoch", "tick")
-)
 SERIES_WORDS = frozenset(
     (
         *(
@@ -52,8 +49,15 @@ LABEL_WORDS = frozenset(
         *("diagnosis", "outcome", "emotion", "word", "digit"),
     )
 )
-ID_WORDS = frozenset(("id", "uid", "identifier", "index", "idx"))
+TARGETS = ("target", "y", "value", "ot", "sales", "demand", "load", "close")
+"""Names, in lower case, that are taken for what is forecast before the first column is."""
+ID_WORDS = frozenset(("id", "uid", "identifier"))
+INDEX_WORDS = frozenset(("index", "idx"))
 """What people call such columns; a name counts as one of these if one of its words is."""
+
+IDENTIFIER = "an identifier, by its name"
+MAYBE_TIME = "it could be a time"
+"""Why columns of numbers are left out that may be forecast, if the user names them."""
 
 WIDE = r"(?:1[5-9]|20|21)\d\d(?:[-/]?(?:0?[1-9]|1[0-2]|Q[1-4])(?:[-/]\d{1,2})?)?"
 """A column that is named like this holds one time's values: the table lies on its side."""
@@ -85,19 +89,6 @@ class Roles:
     left_out: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Clock:
-    """A column that may be the time: (L,) codes of its instants, and if it is a calendar's."""
-
-    name: str
-    codes: Ints
-    dated: bool
-
-    @property
-    def repeats(self) -> bool:
-        return int(self.codes.max()) + 1 < len(self.codes)
-
-
 def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) -> Roles:
     """Looks at names and values of the columns of a table.
 
@@ -108,8 +99,7 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     Args:
         frame: As `read_table` returns it.
         path: The file, for messages.
-        wanted: Columns that the user means to be forecast or learned; they keep out of time and
-            series.
+        wanted: Columns that the user means to learn: no time, no series, and never left out.
 
     Raises:
         DataError: The table lies on its side, or the times of several series are mixed.
@@ -117,7 +107,8 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     _refuse_wide(frame, path)
     nested = [str(name) for name in frame.columns if is_nested(frame[name])]
     whole, frame = frame, frame.drop(columns=nested)
-    clocks = sorted(_clocks(frame, path, wanted), key=lambda clock: not clock.dated)
+    labels = [name for name in numeric_columns(frame) if words_of(name) & LABEL_WORDS]
+    clocks = sorted(find_clocks(frame, path, {*wanted, *labels}), key=lambda one: not one.dated)
     parts = _spread(frame, clocks)
     clocks = [clock for clock in clocks if clock.name not in parts]
     clock, series = _time_and_series(frame, clocks, {*wanted, *parts})
@@ -126,9 +117,10 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     others = [str(one) for one in frame if one not in (clock and clock.name, series, *spread)]
     label, told_by = _label(frame, clock, others, series, {*wanted, *parts, *spread})
     series = series or told_by
-    counters = {one.name for one in clocks if not one.repeats}
-    special = {clock.name if clock else None, series, *spread, *counters}
-    left_out = _unusable(whole, [*nested, *(one for one in others if one not in special)], path)
+    special = {clock.name if clock else None, series, *spread}
+    spare = [one.name for one in clocks if not one.repeats and one.name not in special]
+    rest = [one for one in (*nested, *others) if one not in {*special, *spare, *wanted}]
+    left_out = _unusable(whole, rest, path) | dict.fromkeys(spare, MAYBE_TIME)
     return Roles(
         time=clock.name if clock else None,
         series=series,
@@ -139,12 +131,7 @@ def find_roles(frame: pd.DataFrame, path: Path, wanted: Collection[str] = ()) ->
     )
 
 
-def words_of(name: str) -> set[str]:
-    """Returns the words of a column's name: ``storeId`` has store and id."""
-    return set(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
-
-
-def _refuse_mixed(clock: _Clock, path: Path) -> None:
+def _refuse_mixed(clock: Clock, path: Path) -> None:
     if 2 * (int(clock.codes.max()) + 1) <= len(clock.codes):
         raise DataError(
             f"{path}: most times in '{clock.name}' occur more than once, and no column tells the "
@@ -162,52 +149,9 @@ def _refuse_wide(frame: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _clocks(frame: pd.DataFrame, path: Path, wanted: Collection[str]) -> Iterator[_Clock]:
-    """Yields the columns that may be the time, those with a telling name first."""
-    named = [name for name in frame.columns if words_of(name) & TIME_WORDS]
-    numeric = set(numeric_columns(frame))
-    for name in [*named, *frame.columns.difference(pd.Index(named), sort=False)]:
-        column = frame[name]
-        if name in wanted or not column.notna().all():
-            continue
-        if name in numeric and not (numeric - {name}):
-            continue  # Something must be left to forecast.
-        if name in numeric and (words_of(name) & LABEL_WORDS or not np.isfinite(column).all()):
-            continue
-        try:
-            parse_times(column.iloc[:HEAD], path)
-            instants = parse_times(column, path).instants
-        except DataError:
-            continue
-        # A ``response_time``, small and up and down, is none, whatever its name.
-        falls = float((column.diff() < 0).mean()) if name in numeric else 0.0
-        lasts = 0.3 < falls < 0.7 and float(column.abs().max()) < 1500
-        told = name in named and (words_of(name) <= TIME_WORDS or not lasts)
-        if not (told or isinstance(instants, pd.DatetimeIndex) or counts(column)):
-            continue
-        codes = pd.factorize(instants)[0].astype(np.int64)
-        if int(codes.max()) > 0:
-            dated = isinstance(instants, pd.DatetimeIndex) or _are_years(column)
-            yield _Clock(str(name), codes, dated)
-
-
-def _are_years(column: pd.Series[Any]) -> bool:
-    numeric = pd.api.types.is_numeric_dtype(column)
-    named = bool(words_of(str(column.name)) & YEARS)
-    return numeric and named and bool(column.between(1500, 2200).all())
-
-
-def counts(column: pd.Series[Any]) -> bool:
-    """Whether a column of numbers goes up by the same whole number from row to row."""
-    if not pd.api.types.is_integer_dtype(column) or len(column) < 2:
-        return False
-    steps = np.diff(column.to_numpy(dtype=np.int64))
-    return bool(steps[0] > 0 and (steps == steps[0]).all())
-
-
-def _spread(frame: pd.DataFrame, clocks: Iterable[_Clock]) -> tuple[str, ...]:
+def _spread(frame: pd.DataFrame, clocks: Iterable[Clock]) -> tuple[str, ...]:
     """Returns the columns that together are the time, such as year and quarter, or none."""
-    years = [one.name for one in clocks if one.repeats and _are_years(frame[one.name])]
+    years = [one.name for one in clocks if one.repeats and are_years(frame[one.name])]
     parts = [
         str(name)
         for name in numeric_columns(frame)
@@ -220,7 +164,7 @@ def _calendar(
     frame: pd.DataFrame,
     path: Path,
     wanted: Collection[str],
-    clock: _Clock | None,
+    clock: Clock | None,
     series: str | None,
     parts: tuple[str, ...],
 ) -> tuple[str, ...]:
@@ -234,7 +178,7 @@ def _calendar(
 
 
 def _with_time_of_day(
-    frame: pd.DataFrame, date: _Clock, wanted: Collection[str], path: Path
+    frame: pd.DataFrame, date: Clock, wanted: Collection[str], path: Path
 ) -> tuple[str, ...]:
     """Returns a column of dates that repeat and those of the time of day beside it, or none.
 
@@ -265,8 +209,8 @@ def _is_time_of_day(column: pd.Series[Any], name: str) -> bool:
 
 
 def _time_and_series(
-    frame: pd.DataFrame, clocks: list[_Clock], never: Collection[str]
-) -> tuple[_Clock | None, str | None]:
+    frame: pd.DataFrame, clocks: list[Clock], never: Collection[str]
+) -> tuple[Clock | None, str | None]:
     """Returns the best time whose instants occur once, or once in each series of a column."""
     for clock in clocks:
         if not clock.repeats:
@@ -277,9 +221,7 @@ def _time_and_series(
     return next((clock for clock in clocks if clock.dated), None), None
 
 
-def _identifiers(
-    frame: pd.DataFrame, clock: _Clock | None, never: Collection[str]
-) -> Iterator[str]:
+def _identifiers(frame: pd.DataFrame, clock: Clock | None, never: Collection[str]) -> Iterator[str]:
     """Yields columns that may tell series apart, the likeliest first.
 
     Such a column is text or whole numbers with at least `FEWEST_ROWS` rows a value; a time occurs
@@ -323,7 +265,7 @@ def _names_things(column: pd.Series[Any]) -> bool:
 
 def _label(
     frame: pd.DataFrame,
-    clock: _Clock | None,
+    clock: Clock | None,
     names: list[str],
     series: str | None,
     never: Collection[str],
@@ -373,11 +315,24 @@ def _unusable(frame: pd.DataFrame, names: list[str], path: Path) -> dict[str, st
                 reasons[name] = "infinite values"
         except DataError as error:
             reasons[name] = _what_it_holds(column, str(error))
-        if name in numeric and words_of(name) & ID_WORDS:
-            reasons[name] = "an identifier, by its name"
+        if name in numeric and name not in reasons and _is_identifier(column):
+            reasons[name] = IDENTIFIER
         if name in numeric and column.nunique() < 2:
             reasons[name] = "always the same" if column.notna().any() else "empty"
     return reasons
+
+
+def _is_identifier(column: pd.Series[Any]) -> bool:
+    """Whether a column of finite numbers is one by its name, which its values do not belie.
+
+    They are whole; those of an index that is no measurement, such as a heat index, do not come
+    again or mostly go up by one.
+    """
+    words, values = words_of(str(column.name)), column.dropna().to_numpy(dtype=np.float64)
+    if not words & (ID_WORDS | INDEX_WORDS) or (values != np.floor(values)).any():
+        return False
+    counted = 2 * int((np.diff(values) == 1).sum()) > len(values)
+    return bool(words & ID_WORDS) or counted or len(np.unique(values)) == len(values)
 
 
 def _what_it_holds(column: pd.Series[Any], refusal: str) -> str:
