@@ -15,22 +15,35 @@ from numpy.typing import NDArray
 
 from search.choices import Choice
 from search.config import ForecastData
-from search.data.forecasting import cut_table
-from search.data.roles import Roles, words_of
+from search.data.clocks import words_of
+from search.data.forecasting import PARTS, cut_table
+from search.data.roles import IDENTIFIER, MAYBE_TIME, TARGETS, Roles
 from search.data.rows import joining, runs_of
-from search.data.season import Season, autocorrelation, find_season, likely_seasons
-from search.data.tables import is_stray, numbers, refuse_stray_text, require_columns
+from search.data.season import Season, autocorrelation, common_season, likely_seasons
+from search.data.tables import (
+    is_stray,
+    numbers,
+    numeric_columns,
+    refuse_stray_text,
+    require_columns,
+)
 from search.data.timeline import parse_times
-from search.data.windows import ForecastPart, ForecastSplits
-from search.errors import DataError
+from search.data.windows import ForecastSplits
+from search.errors import DataError, listed
+from search.forecast_reasons import (
+    Refused,
+    features_choice,
+    missing_choice,
+    series_choice,
+    target_choice,
+    time_choice,
+    window_choices,
+)
 
 MOST_FEATURES = 16
 """With more columns of numbers than this, the network is shown the target alone."""
 MOST_MISSING = 0.1
 """A column that lacks a larger share of its values is not shown to the network."""
-TARGETS = ("target", "y", "value", "ot", "sales", "demand", "load", "close")
-"""Names, in lower case, that are taken for the target before the first column is."""
-
 NO_TARGETS = {"label", "labels", "class"}
 """Words in the names of columns that are forecast only where there is no other."""
 
@@ -47,9 +60,6 @@ PLENTY = (100, 30, 30)
 BARELY = (12, 4, 4)
 """What is taken where no window leaves enough."""
 FEWEST_ROWS = 20
-SERIES_ASKED = 9
-"""So many stretches, the longest, are asked for their season; more than half must agree."""
-SHARE_WANTED = 0.5
 WHY = (
     'Numbers in time. "classify" would need a series and a label column; "language" reads the '
     "file as text."
@@ -79,19 +89,19 @@ def forecast_choices(
             f"{path} has {len(frame)} rows, too few to learn from; give it {FEWEST_ROWS} or more"
         )
     targets = wanted or (_likely_target(frame, path, roles),)
-    chosen, splits, season, neighbours = _settle(frame, path, roles, targets)
+    chosen, splits, season, neighbours, refused = _settle(frame, path, roles, targets)
     gaps = _harmful_gaps(frame, path, roles, chosen, splits)
     if gaps:
         roles = replace(roles, time=None, left_out={**roles.left_out, str(roles.time): gaps})
-        chosen, splits, season, neighbours = _settle(frame, path, roles, targets)
+        chosen, splits, season, neighbours, refused = _settle(frame, path, roles, targets)
     choices = [
         Choice("task", "forecast", WHY),
-        _target_choice(targets, roles, wanted),
-        _features_choice(chosen, targets, roles),
-        _time_choice(roles, splits.describe()[1].removeprefix("time: ")),
-        _series_choice(roles, frame),
-        *_window_choices(chosen, splits, season),
-        _missing_choice(frame, path, chosen),
+        target_choice(targets, roles, wanted),
+        features_choice(chosen, targets, roles, refused),
+        time_choice(roles, splits.describe()[1].removeprefix("time: ")),
+        series_choice(roles, frame),
+        *window_choices(chosen, splits, season),
+        missing_choice(_absent(frame, path, chosen.features or ()), chosen, refused),
         Choice("split", list(chosen.split), "Shares of training, validation and test, in time."),
     ]
     notes = [*left_out_notes(roles), *_notes(splits, targets[0], neighbours)]
@@ -101,10 +111,10 @@ def forecast_choices(
 
 def _settle(
     frame: pd.DataFrame, path: Path, roles: Roles, targets: tuple[str, ...]
-) -> tuple[ForecastData, ForecastSplits, Season | None, float | None]:
-    data, smallest = _first_that_works(frame, path, roles, targets)
+) -> tuple[ForecastData, ForecastSplits, Season | None, float | None, Refused]:
+    data, smallest, refused = _first_that_works(frame, path, roles, targets)
     season, neighbours = _find_season(smallest, roles)
-    return *_fit_windows(frame, path, data, season), season, neighbours
+    return *_fit_windows(frame, path, data, season), season, neighbours, refused
 
 
 def _harmful_gaps(
@@ -165,6 +175,7 @@ def _likely_target(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
     if not roles.values:
         special = [name for name in (roles.time, roles.series) if name is not None]
         refuse_stray_text(frame, special, path)
+        _refuse_unasked(frame, path, roles)
         found = ", ".join(map(repr, frame))
         found = found if len(found) <= 200 else f"{found[:197]}..."
         alone = " (columns are delimited by , ; | or a tab)" if len(frame.columns) == 1 else ""
@@ -181,9 +192,22 @@ def _likely_target(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
     return named or (plain or roles.values)[0]
 
 
+def _refuse_unasked(frame: pd.DataFrame, path: Path, roles: Roles) -> None:
+    """Names the columns of numbers that are forecast only if the user says so, if there are any."""
+    unasked = {name: roles.left_out.get(name) for name in numeric_columns(frame)}
+    which = [
+        f"'{name}' ({why})" for name, why in unasked.items() if why in (IDENTIFIER, MAYBE_TIME)
+    ]
+    if which:
+        raise DataError(
+            f"{path}: what to forecast is not clear, as its only numbers are {listed(which)}; name "
+            "the column that you mean: --target COLUMN"
+        )
+
+
 def _first_that_works(
     frame: pd.DataFrame, path: Path, roles: Roles, targets: tuple[str, ...]
-) -> tuple[ForecastData, ForecastSplits]:
+) -> tuple[ForecastData, ForecastSplits, Refused]:
     """Returns the first setting whose data can be read, with the smallest window there is."""
     require_columns(frame, targets, path)
     for name in targets:
@@ -197,7 +221,7 @@ def _first_that_works(
         and early[name].nunique() > 1
     ]
     every = (*targets, *others)
-    refusal: DataError | None = None
+    refused: Refused = {}
     for features in (every, targets) if 1 < len(every) <= MOST_FEATURES else (targets,):
         for how in ("interpolate", "drop") if _absent(frame, path, features).any() else ("error",):
             data = ForecastData(
@@ -211,11 +235,10 @@ def _first_that_works(
                 missing=how,
             )
             try:
-                return data, cut_table(frame, data, path)
+                return data, cut_table(frame, data, path), refused
             except DataError as error:
-                refusal = refusal or error
-    assert refusal is not None
-    raise refusal
+                refused.setdefault(features, error)
+    raise next(iter(refused.values()))
 
 
 def _absent(frame: pd.DataFrame, path: Path, columns: tuple[str, ...]) -> NDArray[np.bool_]:
@@ -231,22 +254,15 @@ def _find_season(splits: ForecastSplits, roles: Roles) -> tuple[Season | None, f
 
     The rows of the test part are not looked at.
     """
-    values, segments = splits.observed[:, 0].numpy(), splits.segments.numpy()
-    assert isinstance(splits.test, ForecastPart)
-    seen = np.ones(len(values), dtype=np.bool_)
-    seen[splits.test.starts.numpy() + splits.window] = False
+    seen = splits.parts.numpy() < PARTS.index("test")
+    values, segments = splits.observed[:, 0].numpy()[seen], splits.segments.numpy()[seen]
     likely = likely_seasons(splits.step) if isinstance(splits.step, str) else ()
     calendar = {"quarter": 4, "month": 12, "hour": 24, "weekday": 7}
     likely += tuple(steps for name, steps in calendar.items() if name in {*roles.calendar})
-    values, segments = values[seen], segments[seen]
-    runs = sorted(runs_of(segments), key=lambda run: run.start - run.stop)[:SERIES_ASKED]
-    found = [find_season(values[run], likely) for run in runs]
-    lengths = [season.steps for season in found if season is not None]
-    common = max(lengths, key=lengths.count, default=None)
-    agreed = [one for one in found if one is not None and one.steps == common]
-    if len(agreed) > SHARE_WANTED * len(runs):
-        return agreed[0], None
-    longest = values[runs[0]]
+    stretches = [values[run] for run in runs_of(segments)]
+    season, longest = common_season(stretches, likely), max(stretches, key=len)
+    if season is not None:
+        return season, None
     if len(longest) < 30 or np.ptp(longest) == 0:
         return None, None
     neighbours = float(autocorrelation(longest, 1)[1])
@@ -294,84 +310,3 @@ def _fit_windows(
 def _leaves(splits: ForecastSplits, wanted: tuple[int, int, int]) -> bool:
     sizes = (splits.train.size, splits.valid.size, splits.test.size)
     return all(size >= least for size, least in zip(sizes, wanted, strict=True))
-
-
-def _target_choice(targets: tuple[str, ...], roles: Roles, wanted: tuple[str, ...]) -> Choice:
-    others = [repr(name) for name in roles.values if name not in targets]
-    said = "Its name says so." if targets[0].casefold() in TARGETS else "The first of its columns."
-    if wanted or not others:
-        said = "As asked for." if wanted else "The only column of numbers."
-    also = f" Others: {', '.join(others)}; a list forecasts several." if others else ""
-    return Choice("target", targets[0] if len(targets) == 1 else list(targets), said + also)
-
-
-def _features_choice(data: ForecastData, targets: tuple[str, ...], roles: Roles) -> Choice:
-    seen = data.features or ()
-    if seen != targets:
-        why = "What the network sees. Leave the line out to show it the target alone."
-        return Choice("features", list(seen), why)
-    others = [name for name in roles.values if name not in targets]
-    why = "The network sees the past of what it forecasts, and nothing else"
-    why += f"; {len(others)} more columns could be named here." if others else "."
-    return Choice("features", None, why, 'features = ["COLUMN", "COLUMN"]' if others else "")
-
-
-def _time_choice(roles: Roles, timing: str) -> Choice:
-    if roles.time is not None:
-        why = f"{timing}. Left out, the rows would count as evenly spaced and in order."
-        return Choice("time", roles.time, why[0].upper() + why[1:])
-    why = "No column is the time by itself, so the rows count as evenly spaced and in order."
-    if roles.calendar:
-        why += f" {joining(roles.calendar)}."
-    return Choice("time", None, why, 'time = "COLUMN"')
-
-
-def _series_choice(roles: Roles, frame: pd.DataFrame) -> Choice:
-    if roles.series is not None:
-        count = frame[roles.series].nunique()
-        why = f"It tells {count} series apart, in each of which a time occurs once."
-        return Choice("series", roles.series, why)
-    why = "One series. If a column tells several apart, name it:"
-    return Choice("series", None, why, 'series = "COLUMN"')
-
-
-def _window_choices(
-    data: ForecastData, splits: ForecastSplits, season: Season | None
-) -> Iterator[Choice]:
-    sizes = f"{splits.train.size} examples to train on, {splits.valid.size} to validate with"
-    sizes += f" and {splits.test.size} to test. A longer window shows more of the past and leaves "
-    sizes += "fewer examples"
-    if season is None:
-        yield Choice("window", data.window, f"Rows that the network sees; so there are {sizes}.")
-        why = "Rows ahead that it forecasts, all of them: 1 is only the next. More is harder."
-        yield Choice("horizon", data.horizon, why)
-        why = "No clear peak of the autocorrelation. If you know of a season, in rows:"
-        yield Choice("season", None, why, "season = 12")
-        return
-    seasons = data.window / season.steps
-    span = "one season" if seasons == 1 else f"{seasons:.2g} seasons"
-    why = f"Rows that the network sees: {span}; so there are {sizes}."
-    yield Choice("window", data.window, why)
-    why = "Rows ahead that it forecasts, all of them: one season. 1 would be only the next row."
-    if data.horizon == 1:
-        why = "Rows ahead that it forecasts: only the next. A whole season would be the season."
-    yield Choice("horizon", data.horizon, why)
-    why = (
-        f"Rows of a season: the autocorrelation is {season.strength:.2f} there. Only the seasonal "
-        "baseline uses it; left out, there is none."
-    )
-    yield Choice("season", season.steps, why)
-
-
-def _missing_choice(frame: pd.DataFrame, path: Path, data: ForecastData) -> Choice:
-    used = tuple(dict.fromkeys((*(data.target or ()), *(data.features or ()))))
-    count = int(_absent(frame, path, used).sum())
-    if not count:
-        why = 'No value is missing. If one were: "error", "interpolate" or "drop".'
-        return Choice("missing", None, why, 'missing = "error"')
-    other = "drop" if data.missing == "interpolate" else "interpolate"
-    why = (
-        f'{count} of {len(frame)} rows lack a value. "{other}" is the alternative: interpolation '
-        "stays within a part; a dropped row leaves a gap that no window reaches over."
-    )
-    return Choice("missing", data.missing, why)

@@ -149,6 +149,7 @@ ORDER = [
     "reporting",
     "replay",
     "choices",
+    "forecast_reasons",
     "forecast_choices",
     "proposals",
     "init",

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from search.data.season import autocorrelation, find_season, likely_seasons, without_trend
+from search.data.season import (
+    autocorrelation,
+    common_season,
+    find_season,
+    likely_seasons,
+    without_trend,
+)
 
 
 def noise(count: int, seed: int = 0) -> NDArray[np.float64]:
@@ -104,3 +110,27 @@ def test_a_cubic_is_all_trend() -> None:
     """Nothing is left of a polynomial of third degree."""
     time = np.linspace(-1, 1, 80)
     assert np.abs(without_trend(4 * time**3 - time + 2)).max() < 1e-9
+
+
+def weekly(count: int, seed: int = 0) -> NDArray[np.float64]:
+    """Returns a wave of seven steps, in noise."""
+    wave: NDArray[np.float64] = np.sin(2 * np.pi * np.arange(count) / 7) + 0.4 * noise(count, seed)
+    return wave
+
+
+def test_a_stretch_that_cannot_hold_a_season_has_no_say() -> None:
+    """Stretches of fewer than three seasons say nothing against that of a longer one."""
+    long = weekly(300)
+    found = common_season([noise(1), noise(11), long, noise(20)], (7,))
+    assert found == find_season(long, (7,))
+    assert found is not None
+    assert found.steps == 7
+
+
+def test_a_season_is_that_of_most_values() -> None:
+    """A season counts if more than half of the values are in stretches that have it."""
+    found = common_season([weekly(200), noise(200), weekly(200, 1)], (7,))
+    assert found is not None
+    assert found.steps == 7
+    assert common_season([weekly(200), noise(200, 1), noise(200, 2)], (7,)) is None
+    assert common_season([noise(5)]) is None

@@ -195,9 +195,8 @@ def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData)
     mean, std, notes = _statistics(rows, columns, data.path or Path())
     seen, aimed = columns.places(columns.features), columns.places(columns.targets)
     observed = np.ascontiguousarray(rows.values[:, aimed])
-    aim = choose_aim(
-        observed, (mean[aimed], std[aimed]), starts[0] + data.window, data.horizon, columns.visible
-    )
+    spread, first = (mean[aimed], std[aimed]), starts[0] + data.window
+    aim = choose_aim(observed, spread, first, data.horizon, columns.visible)
     values = standardised(rows.values[:, seen], mean[seen], std[seen])
     train, valid, test = (_part(values, observed, first, aim, data.window) for first in starts)
     options = (data.window, data.horizon, columns.targets, columns.features, aim.anchored)
@@ -228,6 +227,7 @@ def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData)
         feature_std=torch.from_numpy(std[seen]),
         observed=torch.from_numpy(observed),
         segments=torch.from_numpy(rows.segments),
+        parts=torch.from_numpy(rows.parts).to(torch.int8),
         lines=tuple(_lines(rows, starts, columns, data, statistics=(mean, std), aim=aim)),
     )
 

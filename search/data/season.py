@@ -20,7 +20,8 @@ Shapes: n values, m lags.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -48,6 +49,10 @@ NEARLY = 0.9
 """Two seasons, three seasons... make peaks, too, hardly lower or even higher than the first."""
 AROUND = 6
 """Noise may make a peak of its own this part of a season beside the true one."""
+STRETCHES_ASKED = 9
+"""So many stretches of a table, the longest, are asked for their season."""
+SHARE_WANTED = 0.5
+"""A season is common if more than this share of the values lie in stretches that have it."""
 
 DAY = 86400  # seconds
 CALENDAR = {"W": 52, "D": 7, "B": 5}
@@ -104,6 +109,32 @@ def find_season(values: Floats, likely: Iterable[int] = ()) -> Season | None:
     lag = max((other for other in peaks if abs(other - lag) <= lag // AROUND), key=lambda k: r[k])
     lag = next((other for other in likely if abs(other - lag) <= other // 12), lag)
     return Season(lag, float(r[lag]))
+
+
+def common_season(stretches: Iterable[Floats], likely: Sequence[int] = ()) -> Season | None:
+    """Finds the season of a series with gaps, or of several series alike.
+
+    Of the values in stretches that could show it, which are those that hold it three times, more
+    than `SHARE_WANTED` must lie in stretches that do.
+
+    Args:
+        stretches: (n,) values each, evenly spaced, none missing.
+        likely: Lags that the calendar suggests.
+
+    Returns:
+        The season, as the longest stretch that has it has it; None if none is common.
+    """
+    asked = sorted(stretches, key=len, reverse=True)[:STRETCHES_ASKED]
+    found = [(find_season(values, likely), len(values)) for values in asked]
+    sizes: Counter[int] = Counter()
+    for season, size in found:
+        if season is not None:
+            sizes[season.steps] += size
+    steps = max(sizes, key=lambda one: sizes[one], default=0)
+    able = sum(size for _, size in found if size >= max(LEAST, 3 * steps))
+    if sizes[steps] <= SHARE_WANTED * able:
+        return None
+    return next(one for one, _ in found if one is not None and one.steps == steps)
 
 
 def likely_seasons(step: str | float | None) -> tuple[int, ...]:

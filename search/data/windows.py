@@ -126,6 +126,7 @@ class ForecastSplits(Splits):
         feature_std: (F,) float64, in the features' units; 1 for a constant feature.
         observed: (L, K) float64, the targets of all rows in their units.
         segments: (L,) int64, number of the stretch without a gap that a row belongs to.
+        parts: (L,) int8, the part that a row belongs to: 0 train, 1 valid, 2 test.
         lines: What `describe` returns.
     """
 
@@ -144,6 +145,7 @@ class ForecastSplits(Splits):
     feature_std: Tensor
     observed: Tensor
     segments: Tensor
+    parts: Tensor
     lines: tuple[str, ...]
 
     @property
