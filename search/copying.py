@@ -1,21 +1,17 @@
 """A study in another database, whole or not at all: `rnn-search backup` and `rnn-search copy`.
 
-Rows go from table to table as they are stored, in one transaction at either end: nothing is
-rounded, nan and infinity stay what they are, and 1 000 trials take a second where Optuna's
-`copy_study` takes half a minute. Ids alone change, and with them the names and links of the
-dashboard's notes.
+Rows go from table to table in one transaction at either end, files from folder to folder; whoever
+reads the copy finds all of it, or none.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,32 +20,15 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from search.database import Database, first_line
+from search.copied_rows import Ids, Rows, Source, faults_said
+from search.database import Database
 from search.errors import StorageError, StudyError
 from search.storage import list_studies
-from search.stored_study import MARK, StoredStudy
+from search.stored_study import StoredStudy
 from search.trial_files import WEIGHTS, copy_file, trial_folder
 from search.whole_files import unfinished
-
-OF_STUDY = (
-    models.StudyDirectionModel,
-    models.StudyUserAttributeModel,
-    models.StudySystemAttributeModel,
-)
-OF_TRIAL = (
-    models.TrialParamModel,
-    models.TrialValueModel,
-    models.TrialIntermediateValueModel,
-    models.TrialUserAttributeModel,
-    models.TrialSystemAttributeModel,
-)
-"""Optuna's tables, but heartbeats and our leases: these say who trains a trial now, and where."""
-AT_ONCE = 1000
-"""Rows that are in memory at a time."""
-ABOUT_A_TRIAL = re.compile(r"(dashboard:(?:artifacts:)?)(\d+)(:.*)")
-"""The name of a study's attribute in which optuna-dashboard keeps something of a trial."""
 
 
 @dataclass(frozen=True)
@@ -166,21 +145,26 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
     # Before the lock, which is the target's, too, if it is the same database.
     if any(one.study_name == name for one in list_studies(target)):
         raise StudyError(f"{target} has a study '{name}' already; nothing was copied")
-    with _faults_said(name, target), source.exclusive(long=True), _snapshot(source) as rows:
+    with faults_said(name, source), source.exclusive() as stay, _snapshot(source) as rows:
         source.take_time(rows)
+        reading = Source(source, name, rows, stay)
         in_training = len(stored.held() & _unfinished(rows, stored.study._study_id))
+        missing = _without_weights(stored)
         own = _own_id(stored, target)
-        with _new_folder(target.folder / f"{name}-{own}") as home, target.engine.begin() as copy:
-            if target.is_sqlite:  # Else a writer between our first look and row would win.
-                copy.exec_driver_sql("BEGIN IMMEDIATE")
-            target.take_time(copy)
-            ids = _Rows(rows, copy, stored.study._study_id).copy(own)
-            with unfinished(home):  # Until just before the end of the transaction.
-                _copy_folder(stored.folder, home)
-                _copy_artifacts(copy, ids, source.artifacts, target.artifacts)
-        states = _states(target, ids)
+        home = target.folder / f"{name}-{own}"
+        with faults_said(name, target), target.engine.connect() as copy:
+            # A signal removes the files until just before the end of the transaction.
+            with _new_folder(home), unfinished(home):
+                if target.is_sqlite:  # Else a writer between our first look and row would win.
+                    copy.exec_driver_sql("BEGIN IMMEDIATE")
+                target.take_time(copy)
+                ids = Rows(reading, copy, stored.study._study_id).copy(own)
+                _copy_folder(stored.folder, home, reading.stay)
+                _copy_artifacts(copy, ids, source.artifacts, target.artifacts, reading.stay)
+                states = _states(copy, ids)
+            _commit(target, copy, name, ids, home)
     left = sum(not state.is_finished() for state in states)
-    return Copied(name, str(target), home, len(states), left, in_training, _without_weights(stored))
+    return Copied(name, str(target), home, len(states), left, in_training, missing)
 
 
 def _without_weights(stored: StoredStudy) -> tuple[int, ...]:
@@ -215,27 +199,13 @@ def _own_id(stored: StoredStudy, target: Database) -> str:
 
 
 @contextmanager
-def _new_folder(home: Path) -> Iterator[Path]:
+def _new_folder(home: Path) -> Iterator[None]:
     """Removes the folder that a block makes if the block fails."""
     try:
-        yield home
+        yield
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
-
-
-@contextmanager
-def _faults_said(name: str, target: Database) -> Iterator[None]:
-    """Says in one line why nothing was copied."""
-    try:
-        yield
-    except IntegrityError:  # Another process has just made it.
-        raise StudyError(f"{target} has a study '{name}' by now; nothing was copied") from None
-    except DBAPIError as error:
-        raise StorageError(f"{target}: {first_line(error)}; nothing was copied") from error
-    except OSError as error:
-        place = error.filename or target.folder
-        raise StorageError(f"{place}: {error.strerror}; nothing was copied") from error
 
 
 @contextmanager
@@ -246,106 +216,11 @@ def _snapshot(database: Database) -> Iterator[sa.Connection]:
         if database.is_sqlite:  # Python begins no transaction of its own in order to read.
             connection.exec_driver_sql("BEGIN")
         yield connection
-        connection.rollback()
+        with suppress(DBAPIError):  # What was wanted of it has been read.
+            connection.rollback()
 
 
-@dataclass(frozen=True)
-class _Ids:
-    """A study's id in the target, and those of its trials, by those in the source."""
-
-    study: tuple[int, int]
-    trials: Mapping[int, int]
-
-
-class _Rows:
-    """The rows of one study on their way from one connection to another."""
-
-    def __init__(self, source: sa.Connection, copy: sa.Connection, study_id: int) -> None:
-        self._source, self._copy, self._study_id = source, copy, study_id
-        trials = models.TrialModel.__table__
-        self._trial_ids = sa.select(trials.c.trial_id).where(trials.c.study_id == study_id)
-
-    def copy(self, own: str) -> _Ids:
-        """Copies all rows.
-
-        Args:
-            own: The part of its folder's name that is this study's alone.
-        """
-        ids = self._copy_trials(self._copy_name())
-        for model in OF_TRIAL:
-            table = model.__table__
-            for rows in self._read(table, table.c.trial_id.in_(self._trial_ids)):
-                self._write(table, [{**r, "trial_id": ids.trials[r["trial_id"]]} for r in rows])
-        for model in OF_STUDY:
-            table = model.__table__
-            for rows in self._read(table, table.c.study_id == self._study_id):
-                moved = [{**row, "study_id": ids.study[1]} for row in rows]
-                if model is models.StudyUserAttributeModel:
-                    moved = [_marked(row, own) for row in moved]
-                elif model is models.StudySystemAttributeModel:
-                    moved = [_readdressed(row, ids) for row in moved]
-                self._write(table, moved)
-        return ids
-
-    def _copy_name(self) -> int:
-        table = models.StudyModel.__table__
-        name = self._source.execute(
-            sa.select(table.c.study_name).where(table.c.study_id == self._study_id)
-        ).scalar_one()
-        made = self._copy.execute(sa.insert(table).values(study_name=name))
-        return int(made.inserted_primary_key[0])  # type: ignore[index]
-
-    def _copy_trials(self, study_id: int) -> _Ids:
-        table = models.TrialModel.__table__
-        trials: dict[int, int] = {}
-        insert = sa.insert(table).returning(table.c.trial_id, sort_by_parameter_order=True)
-        for rows in self._read(table, table.c.study_id == self._study_id):
-            old = [row["trial_id"] for row in rows]
-            moved = [
-                {**{k: v for k, v in row.items() if k != "trial_id"}, "study_id": study_id}
-                for row in rows
-            ]
-            trials |= dict(zip(old, self._copy.execute(insert, moved).scalars(), strict=True))
-        return _Ids((self._study_id, study_id), trials)
-
-    def _read(self, table: sa.Table, which: sa.ColumnElement[bool]) -> Iterator[list[Any]]:
-        (key,) = table.primary_key
-        query = sa.select(table).where(which).order_by(key)
-        found = self._source.execute(query, execution_options={"yield_per": AT_ONCE})
-        yield from ([dict(row) for row in rows] for rows in found.mappings().partitions())
-
-    def _write(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-        (key,) = table.primary_key  # The target numbers its rows itself.
-        self._copy.execute(
-            sa.insert(table), [{k: v for k, v in r.items() if k != key.name} for r in rows]
-        )
-
-
-def _marked(row: dict[str, Any], own: str) -> dict[str, Any]:
-    if row["key"] != MARK:
-        return row
-    return {**row, "value_json": json.dumps({**json.loads(row["value_json"]), "id": own})}
-
-
-def _readdressed(row: dict[str, Any], ids: _Ids) -> dict[str, Any]:
-    """Gives an attribute of optuna-dashboard's that names ids the ids of the copy."""
-    about = ABOUT_A_TRIAL.fullmatch(row["key"])
-    key = row["key"]
-    if about is not None and int(about[2]) in ids.trials:
-        key = f"{about[1]}{ids.trials[int(about[2])]}{about[3]}"
-    old, new = ids.study
-
-    def readdress(link: re.Match[str]) -> str:
-        trial = int(link[1])
-        return f"/artifacts/{new}/{ids.trials.get(trial, trial)}/"
-
-    text = row["value_json"]
-    if "note_str:" in key:
-        text = re.sub(rf"/artifacts/{old}/(\d+)/", readdress, text)
-    return {**row, "key": key, "value_json": text}
-
-
-def _copy_folder(source: Path, home: Path) -> None:
+def _copy_folder(source: Path, home: Path, stay: Callable[[], None]) -> None:
     """Copies the files of a study's trials into a new folder."""
     part = home.with_name(f".{home.name}.part")
     if part.exists():  # of a copy that was killed
@@ -355,10 +230,13 @@ def _copy_folder(source: Path, home: Path) -> None:
         for file in sorted(source.rglob("*")):
             if file.is_file() and not file.name.endswith(".part") and file.name != "lock":
                 copy_file(file, part / file.relative_to(source))
+                stay()
         part.rename(home)
 
 
-def _copy_artifacts(copy: sa.Connection, ids: _Ids, source: Path, target: Path) -> None:
+def _copy_artifacts(
+    copy: sa.Connection, ids: Ids, source: Path, target: Path, stay: Callable[[], None]
+) -> None:
     """Copies the pictures, and whatever else was attached by way of the dashboard."""
     tables: tuple[tuple[Any, str, Any], ...] = (
         (models.StudySystemAttributeModel.__table__, "study_id", [ids.study[1]]),
@@ -370,13 +248,43 @@ def _copy_artifacts(copy: sa.Connection, ids: _Ids, source: Path, target: Path) 
             name = key.removeprefix("artifacts:")
             if Path(name).name == name and not (target / name).exists():
                 copy_file(source / name, target / name)
+                stay()
 
 
-def _states(database: Database, ids: _Ids) -> list[TrialState]:
+def _states(copy: sa.Connection, ids: Ids) -> list[TrialState]:
+    table = models.TrialModel.__table__
+    query = sa.select(table.c.state).where(table.c.study_id == ids.study[1])
+    return list(copy.execute(query).scalars())
+
+
+def _commit(target: Database, copy: sa.Connection, name: str, ids: Ids, home: Path) -> None:
+    """Ends the transaction that has the copy; where the answer is lost, looks what it was.
+
+    Raises:
+        DBAPIError: There is no copy, and its files are removed.
+        StorageError: The database does not say.
+    """
+    try:
+        copy.commit()
+    except DBAPIError:
+        copy.invalidate()  # Nobody is to go on with what is left of the transaction.
+        try:
+            there = target.patiently(lambda: _is_there(target, name, ids))
+        except StorageError as error:
+            raise StorageError(
+                f"{error}; it may have the study '{name}' or not: look with rnn-search list, and "
+                "copy it again if it has not"
+            ) from error
+        if not there:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+
+
+def _is_there(database: Database, name: str, ids: Ids) -> bool:
+    table = models.StudyModel.__table__
+    query = sa.select(table.c.study_name).where(table.c.study_id == ids.study[1])
     with database.engine.connect() as connection:
-        table = models.TrialModel.__table__
-        query = sa.select(table.c.state).where(table.c.study_id == ids.study[1])
-        return list(connection.execute(query).scalars())
+        return bool(connection.execute(query).scalar() == name)
 
 
 def _trials_of(study_id: int) -> sa.Select[tuple[int]]:

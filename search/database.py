@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -20,17 +21,29 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import get_storage
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from search.errors import StorageError, StudyError
 from search.reading import QuickStorage
-from search.sqlite_file import HOLD_SECONDS, LOCK_SECONDS, SqliteFile, connect_to_read, is_there
+from search.sqlite_file import (
+    HOLD_SECONDS,
+    LOCK_SECONDS,
+    SAY_SECONDS,
+    SqliteFile,
+    connect_to_read,
+    is_there,
+)
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 90.0
 """How long a call is tried again while the database does not answer."""
+PROMPT_SECONDS = 1.0
+"""A call that takes longer has waited."""
+CALM_SECONDS = 15.0
+"""Waits with less than this between them are one: who else waits may just have been between two
+tries, or been connecting."""
 HOPELESS = (
     "readonly",
     "read-only",
@@ -48,6 +61,8 @@ HOPELESS = (
 """Faults that waiting does not mend, by a part of their message."""
 COMING_UP = ("starting up", "shutting down", "recovery mode")
 """What a PostgreSQL server says that will answer soon, by a part of its message."""
+LOCKED = "55P03"
+"""PostgreSQL's code for a lock that was waited for in vain, as long as it was told to wait."""
 SECRET = ("password", "sslpassword")
 """Settings of PostgreSQL's that may stand in a URL and are not shown."""
 POSTGRES = {
@@ -58,6 +73,25 @@ POSTGRES = {
     "tcp_user_timeout": 30_000,
 }
 """Without these a server that vanishes from the network is waited for, for hours."""
+
+
+class Waits:
+    """When calls have waited for a database or its lock, by a clock that nobody sets.
+
+    Attributes:
+        began, ended: Of the last wait, and those before it that it followed closely.
+    """
+
+    def __init__(self) -> None:
+        self.began = self.ended = -math.inf
+
+    def note(self, begun: float) -> None:
+        """Notes that a call that began then has waited until now, unless it was prompt."""
+        now = time.monotonic()
+        if now - begun > PROMPT_SECONDS:
+            apart = begun - self.ended > CALM_SECONDS
+            self.began = begun if apart else min(self.began, begun)
+            self.ended = now
 
 
 class Database:
@@ -72,6 +106,7 @@ class Database:
         engine: SQLAlchemy's engine, shared with Optuna.
         read_only: Whether it is a file that cannot be written; then it can be read all the same.
         storage: Optuna's storage, cached: one for all studies of this process.
+        waits: When calls last had to wait for it; whoever else uses it may have waited as long.
 
     Raises:
         StudyError: The URL makes no sense, or there is no such file and ``create`` is False.
@@ -80,6 +115,7 @@ class Database:
 
     def __init__(self, url: str, *, create: bool) -> None:
         self.url = parse_url(url)
+        self.waits = Waits()
         self._file = SqliteFile(self.path, create=create) if self.is_sqlite else None
         self.read_only = self._file is not None and self._file.read_only
         try:
@@ -162,34 +198,52 @@ class Database:
         return self.folder / "artifacts"
 
     @contextmanager
-    def exclusive(self, *, long: bool = False) -> Iterator[None]:
+    def exclusive(self) -> Iterator[Callable[[], None]]:
         """Holds the database's own lock: no other coordinator takes or tells a trial meanwhile.
 
         The lock is the operating system's or the server's, so it ends with its holder; and a holder
         that sleeps (SIGSTOP) loses it in time. So it only spares coordinators each other's way:
         who holds a trial is for its lease to say, in the transaction that tells it.
 
-        Args:
-            long: Whether a server is to let the holder work for as long as it wants.
+        Yields:
+            What a holder calls again and again whose work takes long, or a server takes it to be
+            asleep; it raises a DBAPIError if that has happened.
 
         Raises:
             StorageError: The disk does not take the lock's file, or the database is not there any
                 more.
         """
+        begun = time.monotonic()
         if self._file is not None:
             with self._file.locked(self._rescue):
-                yield
+                self.waits.note(begun)
+                yield lambda: None
             return
-        key = int.from_bytes(hashlib.sha256(b"rnn-search").digest()[:8], "big", signed=True)
         with self.engine.connect() as connection:
-            if long:
-                self.take_time(connection)
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+            self._lock(connection)
+            self.waits.note(begun)
             try:
-                yield
+                yield _keeping_awake(connection)
             finally:
                 with suppress(DBAPIError):  # The server has ended it, while this process slept.
                     connection.rollback()
+
+    def _lock(self, connection: sa.Connection) -> None:
+        """Takes a server's lock for the transaction; says so if that takes a while."""
+        key = int.from_bytes(hashlib.sha256(b"rnn-search").digest()[:8], "big", signed=True)
+        said = False
+        while True:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(1000 * SAY_SECONDS)}")
+            try:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+                return
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) != LOCKED:
+                    raise
+            connection.rollback()
+            if not said:
+                said = True
+                logger.warning("%s: waiting for another rnn-search that holds its lock", self)
 
     def take_time(self, connection: sa.Connection) -> None:
         """Lets a transaction be idle for as long as it wants."""
@@ -234,17 +288,21 @@ class Database:
             StorageError: The fault is one that waiting does not mend, or it did not pass in
                 `PATIENCE_SECONDS`.
         """
-        wait, deadline = 0.1, time.monotonic() + PATIENCE_SECONDS
+        begun, wait = time.monotonic(), 0.1
         while True:
             try:
-                return call()
+                answer = call()
             except (DBAPIError, StorageInternalError) as error:
+                self.waits.note(begun)
                 hopeless = any(sign in first_line(error).lower() for sign in HOPELESS)
-                if hopeless or time.monotonic() + wait > deadline:
+                if hopeless or time.monotonic() + wait > begun + PATIENCE_SECONDS:
                     raise StorageError(f"{self}: {first_line(error)}") from error
                 logger.warning("%s: %s; trying again", self, first_line(error))
                 time.sleep(wait)
                 wait = min(2 * wait, 5.0)
+            else:
+                self.waits.note(begun)
+                return answer
 
 
 def parse_url(url: str) -> URL:
@@ -295,6 +353,19 @@ def first_line(error: BaseException) -> str:
 def _if_harmless(url: str) -> str:
     """Returns a malformed URL for a message, or nothing if it may hold a password."""
     return "" if set("@?") & set(url) or url.count(":") > 1 else f" {url!r}"
+
+
+def _keeping_awake(connection: sa.Connection) -> Callable[[], None]:
+    """Returns what shows the server that a transaction is not asleep; it can be called often."""
+    shown = time.monotonic()
+
+    def show() -> None:
+        nonlocal shown
+        if time.monotonic() - shown > HOLD_SECONDS / 10:
+            connection.exec_driver_sql("SELECT 1")
+            shown = time.monotonic()
+
+    return show
 
 
 def _relax_sync(connection: Any, _record: object) -> None:

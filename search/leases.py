@@ -7,8 +7,10 @@ coordinator that slept past its lease finds it gone and drops the trial: a norma
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import time
 import uuid
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -66,7 +68,7 @@ class Leases:
         self._pid = os.getpid()
         self._pid_started = started(psutil.Process())
         self._exists = False
-        self._excused: set[tuple[int, str]] = set()
+        self._excused: dict[tuple[int, str], float] = {}
 
     def prepare(self) -> None:
         """Creates the table if need be; call it before the calls that write."""
@@ -167,24 +169,37 @@ class Leases:
                 .values(expires=self._database.now(connection) + LEASE_SECONDS)
             )
 
+    def excuse_who_waited(self) -> None:
+        """Excuses leases that lapsed while the database, or its lock, was waited for.
+
+        Whatever call has waited here: others may have waited as long, and could not renew theirs.
+        Once it is over they may need some time more, until they try again. Had only this process
+        slept, theirs have not lapsed.
+        """
+        waits, now = self._database.waits, time.monotonic()
+        if waits.ended - waits.began > LEASE_SECONDS / 4 and now - waits.ended < LEASE_SECONDS / 2:
+            self.excuse(now - waits.began)
+
     def excuse(self, waited: float) -> None:
         """Gives leases that lapsed within the last seconds half of their time again.
 
-        For who has waited for the lock, or for the server: others may have waited as long, and
-        could not renew theirs. Each is excused once, because its holder may be dead.
+        Once, until they are renewed: their holder may be dead.
 
         Args:
             waited: Seconds.
         """
+        excused: dict[tuple[int, str], float] = {}
         with self._database.engine.begin() as connection:
             now = self._database.now(connection)
-            rows = connection.execute(_ALL, {"study": self._study_id}).all()
-            lapsed = {(r.trial_id, r.owner) for r in rows if now - waited <= r.expires <= now}
-            for trial_id, owner in lapsed - self._excused:
-                mine = _leases.c.trial_id == trial_id, _leases.c.owner == owner
-                until = now + LEASE_SECONDS / 2
-                connection.execute(sa.update(_leases).where(*mine).values(expires=until))
-        self._excused |= lapsed
+            until = now + LEASE_SECONDS / 2
+            for row in connection.execute(_ALL, {"study": self._study_id}).all():
+                one = row.trial_id, row.owner
+                renewed = row.expires > self._excused.get(one, -math.inf)
+                if renewed and now - waited <= row.expires <= now:
+                    which = _leases.c.trial_id == row.trial_id, _leases.c.owner == row.owner
+                    connection.execute(sa.update(_leases).where(*which).values(expires=until))
+                    excused[one] = until
+        self._excused |= excused
 
     def drop(self, trial_id: int) -> None:
         """Gives a trial back, if this coordinator holds it.

@@ -151,8 +151,7 @@ class StoredStudy:
         Returns:
             The trial, now held by this coordinator; None if there is none to take.
         """
-        asked = time.monotonic()
-        return self.database.patiently(lambda: self._take(total, asked))
+        return self.database.patiently(lambda: self._take(total))
 
     def report(self, taken: Taken, epoch: Epoch) -> None:
         """Stores an epoch's value as the trial's intermediate value at step ``epoch.index``.
@@ -284,12 +283,10 @@ class StoredStudy:
             lambda: self.study.set_user_attr(MARK, {**self.attributes, **changes})
         )
 
-    def _take(self, total: int, asked: float) -> Taken | None:
+    def _take(self, total: int) -> Taken | None:
         with self.database.exclusive():
             self._leases.prepare()
-            waited = time.monotonic() - asked
-            if waited > LEASE_SECONDS / 4:
-                self._leases.excuse(waited)
+            self._leases.excuse_who_waited()
             while True:
                 self._update()
                 unfinished = self._unfinished()

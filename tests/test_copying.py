@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 import torch
 from asked import Asked
 from made import made_study, made_trial
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 from tiny import (
     files_in,
     rnn_search,
@@ -226,6 +228,38 @@ def test_half_a_copy_is_none(
             copy_study(stored, target)
     assert [study.study_name for study in list_studies(target)] == ["another"]
     assert copy_study(stored, target).trials == 7
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["committed", "not committed"])
+def test_an_answer_that_is_lost(
+    ends: tuple[Database, Database], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Where the target's last answer is lost, what is said and left is what is in the target."""
+    source, target = ends
+    stored, commit = fill(source, tmp_path), copying._commit
+
+    def lose(connection: sa.Connection) -> None:
+        if there:
+            connection.connection.commit()
+        raise OperationalError("COMMIT", {}, Exception("the connection was lost"))
+
+    def without_answer(database: Database, copy: sa.Connection, *rest: Any) -> None:
+        sa.event.listen(copy, "commit", lose)
+        commit(database, copy, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "_commit", without_answer)
+        if there:
+            assert copy_study(stored, target).trials == 7
+        else:
+            with pytest.raises(StorageError, match="the connection was lost; nothing was copied"):
+                copy_study(stored, target)
+            assert [study.study_name for study in list_studies(target)] == ["another"]
+            assert not list(target.folder.glob("tiny-*"))
+    if not there:
+        assert copy_study(stored, target).trials == 7
+    assert len(open_study(target, "tiny").trials()) == 7
+    assert files_in(target.folder) == {f"00006/{CHECKPOINT}": b"state"}
 
 
 def test_trials_in_training_are_said(ends: tuple[Database, Database], tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -221,6 +223,46 @@ def test_a_link_to_a_database(tmp_path: Path) -> None:
     with other.exclusive():
         assert sqlite_file._try_lock(real.with_name("real.db-lock")) is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "studies.db"]
+
+
+def test_waits_that_follow_each_other_are_one() -> None:
+    """A wait soon after another goes on with that one; after a calm it is one of its own."""
+    waits, now = module.Waits(), time.monotonic()
+    waits.note(now)
+    assert waits.ended == -math.inf
+    waits.note(now - 50)
+    assert waits.began == now - 50 <= now <= waits.ended
+    waits.note(now - 5)
+    assert waits.began == now - 50
+    waits.ended = now - 10 - module.CALM_SECONDS
+    waits.note(now - 5)
+    assert waits.began == now - 5
+
+
+def test_calls_that_wait_are_noted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for the database, or for its lock, can be asked when that was."""
+    monkeypatch.setattr(module, "PROMPT_SECONDS", 0.05)
+    one, other = Database(url, create=True), Database(url, create=True)
+    faults = [OperationalError("SELECT 1", {}, Exception("database is locked"))]
+
+    def call() -> None:
+        if faults:
+            raise faults.pop()
+
+    one.waits, other.waits = module.Waits(), module.Waits()
+    one.patiently(call)
+    assert one.waits.ended > one.waits.began > -math.inf
+
+    def enter() -> None:
+        with other.exclusive():
+            pass
+
+    with one.exclusive():
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not threading.Event().wait(0.5)
+    thread.join()
+    assert other.waits.ended > other.waits.began > -math.inf
 
 
 def path_of(file: int) -> Path:

@@ -96,6 +96,7 @@ ORDER = [
     "telling",
     "stored_study",
     "storage",
+    "copied_rows",
     "copying",
     "changes",
     "model_files",

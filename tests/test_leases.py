@@ -220,6 +220,35 @@ def test_who_waited_as_long_is_excused(make: Make, url: str) -> None:
     assert other.held() == set()
 
 
+def test_who_is_heard_of_again_is_excused_again(make: Make, url: str) -> None:
+    """A lease that was renewed since it was excused is excused once more when it lapses again."""
+    one, other = make(), make()
+    one.take(7)
+    change(url, expires=time.time() - 20)
+    other.excuse(30)
+    one.renew()
+    later = time.time() + 2 * LEASE_SECONDS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "now", lambda *_: later)
+        assert other.held() == set()
+        other.excuse(2 * LEASE_SECONDS)
+        assert other.held() == {7}
+
+
+@pytest.mark.parametrize(("over", "held"), [(5.0, {7}), (LEASE_SECONDS, set())])
+def test_a_wait_in_any_call_excuses(make: Make, url: str, over: float, held: set[int]) -> None:
+    """Whatever call has waited long, and not long ago: others may have waited, too."""
+    one, other = make(), make()
+    one.take(7)
+    change(url, expires=time.time() - 20)
+    other.excuse_who_waited()
+    assert other.held() == set()
+    waits, now = other._database.waits, time.monotonic()
+    waits.began, waits.ended = now - over - 50, now - over
+    other.excuse_who_waited()
+    assert other.held() == held
+
+
 def expiry(url: str) -> float:
     """Returns when the only lease ends."""
     with Database(url, create=False).engine.connect() as connection:
