@@ -203,9 +203,10 @@ class Coordinator:
         self._active[worker] = active
         folder = trial_folder(self._stored.folder, taken.number)
         active.devices = devices_of(folder, code := self._surroundings.get("factory"))
+        anew = taken.reported > 0 and not active.devices
         # An earlier life, of which nothing is left to go on from, may have been another code's.
-        if code and taken.reported and not active.devices:
-            active.taken = taken = self._stored.begin_anew(taken)
+        taken = self._stored.begin_anew(taken) if anew and code else taken
+        active.taken = taken = replace(taken, anew=anew)
         self._trainers.start(worker, Job(taken.number, taken.params, seed, folder.absolute()))
         self._later.append(partial(self._observer.started, worker, taken))
 

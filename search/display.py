@@ -104,7 +104,9 @@ class Progress(Observer):
     def started(self, worker: int, taken: Taken) -> None:
         """A trial starts, or goes on."""
         self._running[worker] = (taken, None)
-        if taken.reported:
+        if taken.anew:
+            self.say(f"#{taken.number} begins anew: no checkpoint to go on from is on this machine")
+        elif taken.reported:
             self.say(f"#{taken.number} goes on; it had come to epoch {taken.reported}")
 
     def label(self, taken: Taken) -> str:

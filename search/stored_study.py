@@ -58,6 +58,7 @@ class Taken:
         params: What to train.
         reported: How many of its epochs the database has from an earlier life.
         trainer_deaths: How many trainers it has taken down so far.
+        anew: Whether it begins anew although it has epochs: no checkpoint of it is here.
     """
 
     number: int
@@ -65,6 +66,7 @@ class Taken:
     params: HyperParams
     reported: int
     trainer_deaths: int
+    anew: bool = False
 
 
 class _Reported(NamedTuple):
@@ -101,7 +103,7 @@ class StoredStudy:
     @property
     def attributes(self) -> dict[str, Any]:
         """What was stored at creation: baselines, fingerprints, versions, notes."""
-        return dict(self.study.user_attrs[MARK])
+        return dict(self.database.patiently(lambda: self.study.user_attrs)[MARK])
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -225,7 +227,9 @@ class StoredStudy:
         Returns:
             False if the trial was not this coordinator's any more; nothing was told then.
         """
-        told = Told.of(decision, curve, self.goal, extra, attached or Attached())
+        # One that fails, or ends as it begins, may have come further in an earlier life.
+        again = taken.reported > 0 < len(curve) and decision.outcome is not Outcome.FAILED
+        told = Told.of(decision, curve, self.goal, extra, attached or Attached(), again=again)
         self._read = -math.inf
         finished = self.database.patiently(lambda: self._finish(taken.trial_id, told, before))
         if finished:
@@ -369,7 +373,7 @@ class StoredStudy:
             with self.database.engine.begin() as connection:
                 if not self._leases.confirm(trial_id, connection):
                     self._forget(trial_id)
-                    return False
+                    return told.is_told(connection, trial_id)
                 before()
                 self._write_to(connection)
                 told.tell(connection, self.study._study_id, trial_id)

@@ -44,6 +44,7 @@ class Told:
         attributes: Of the trial.
         constraints: By name; above 0 they say that the trial was not feasible.
         attached: What optuna-dashboard shows of it.
+        reports: The value of each of its epochs, if earlier lives may have reported others.
     """
 
     state: TrialState
@@ -51,6 +52,7 @@ class Told:
     attributes: Mapping[str, Any]
     constraints: Mapping[str, float]
     attached: Attached
+    reports: Mapping[int, float] | None = None
 
     @classmethod
     def of(
@@ -60,8 +62,14 @@ class Told:
         goal: Goal,
         extra: Mapping[str, Any],
         attached: Attached,
+        *,
+        again: bool = False,
     ) -> Told:
-        """Says of a trial how and why it ended, its best epoch, its curve, and what is extra."""
+        """Says of a trial how and why it ended, its best epoch, its curve, and what is extra.
+
+        Another life, on another machine maybe, may have come further than the one that is told, or
+        to other last bits: ``again`` has all epochs stored as this one had them.
+        """
         best = curve.best(goal)
         attributes = {
             "outcome": str(decision.outcome),
@@ -74,7 +82,8 @@ class Told:
         state = STATES[decision.outcome]
         value = best.figures[goal.metric] if best and state == TrialState.COMPLETE else None
         broken = {str(decision.outcome): 1.0} if decision.outcome in INFEASIBLE else {}
-        return cls(state, value, attributes, broken, attached)
+        reports = {epoch.index: epoch.figures[goal.metric] for epoch in curve.epochs}
+        return cls(state, value, attributes, broken, attached, reports if again else None)
 
     def tell(self, connection: sa.Connection, study_id: int, trial_id: int) -> None:
         """Tells it in the connection's transaction, unless the trial is over already."""
@@ -82,5 +91,13 @@ class Told:
             return
         systems = {f"constraints:{name}": value for name, value in self.constraints.items()}
         systems |= self.attached.trial
+        if self.reports is not None:
+            trial_rows.forget_reports(connection, trial_id)
+            values = [(trial_id, step, value) for step, value in self.reports.items()]
+            trial_rows.report(connection, values)
         trial_rows.end(connection, trial_id, self.state, self.value, self.attributes, systems)
         trial_rows.write_study_attributes(connection, study_id, self.attached.study)
+
+    def is_told(self, connection: sa.Connection, trial_id: int) -> bool:
+        """Returns whether just this has been told of a trial, by a call whose answer was lost."""
+        return trial_rows.has_attributes(connection, trial_id, self.attributes)

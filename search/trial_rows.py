@@ -54,6 +54,9 @@ _LAST = (
 )
 _FORGET = sa.delete(_reported).where(_reported.c.trial_id == sa.bindparam("trial"))
 _END = sa.update(_trials).where(_trials.c.trial_id == sa.bindparam("trial"))
+_WRITTEN = sa.select(_users.c.key, _users.c.value_json).where(
+    _users.c.trial_id == sa.bindparam("trial")
+)
 
 
 def begin(
@@ -130,7 +133,7 @@ def report(connection: sa.Connection, reports: Iterable[tuple[int, int, float]])
 
 
 def forget_reports(connection: sa.Connection, trial_id: int) -> None:
-    """Removes the intermediate values of a trial that begins anew."""
+    """Removes the intermediate values of a trial: it begins anew, or they are written anew."""
     connection.execute(_FORGET, {"trial": trial_id})
 
 
@@ -152,6 +155,13 @@ def _reporting(dialect: str) -> Any:
 def is_over(connection: sa.Connection, trial_id: int) -> bool:
     """Returns whether a trial has ended; until the transaction's end nobody else can tell it."""
     return bool(connection.execute(_STATE, {"trial": trial_id}).scalar_one().is_finished())
+
+
+def has_attributes(connection: sa.Connection, trial_id: int, attributes: Mapping[str, Any]) -> bool:
+    """Returns whether a trial has these attributes, each written to the same text."""
+    rows = connection.execute(_WRITTEN, {"trial": trial_id}).all()
+    written = {row.key: row.value_json for row in rows}
+    return all(written.get(key) == json.dumps(value) for key, value in attributes.items())
 
 
 def end(

@@ -128,3 +128,19 @@ def test_a_finding_in_words(stored: StoredStudy) -> None:
     assert verdict(diagnose([8.71, 3.25, 4.93, 3.3]), taken) == "  ·  jumping, lr 0.1 → lower"
     assert verdict(diagnose([2.0, 1.6, 1.2, 0.8, 0.4]), taken) == "  ·  still-falling"
     assert verdict(None, taken) == ""
+
+
+@pytest.mark.parametrize(
+    ("anew", "says"),
+    [
+        (True, "#3 begins anew: no checkpoint to go on from is on this machine\n"),
+        (False, "#3 goes on; it had come to epoch 16\n"),
+    ],
+)
+def test_a_trial_of_another_run(stored: StoredStudy, anew: bool, says: str) -> None:
+    """A trial that an earlier run has left goes on, or begins anew, and which of both is said."""
+    said = io.StringIO()
+    params = HyperParams.of(starting_points(stored.config.space)[0])
+    with Progress(Console(file=said, width=200), stored, 9, 1, None) as progress:
+        progress.started(0, Taken(3, 4, params, 16, 0, anew=anew))
+    assert said.getvalue() == says
