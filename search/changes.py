@@ -82,6 +82,30 @@ def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None
         )
 
 
+def with_all_trials(stored: StoredStudy, config: StudyConfig) -> StoredStudy:
+    """Gives a study this configuration, but no fewer trials than are there, because these stay.
+
+    Nor than another run is training it to: its last trials would be beyond the total.
+    """
+    others = stored.config.budget.trials if stored.held() else 0
+    total = {"trials": max(config.budget.trials, len(stored.trials()), others)}
+    config = config.model_copy(update={"budget": config.budget.model_copy(update=total)})
+    if stored.config != config:
+        stored.remember(config=config.resolved())
+        stored.config = config
+    return stored
+
+
+def say_more(stored: StoredStudy, asked: int) -> list[str]:
+    """Says why a study is to have more trials than were asked for, if it is."""
+    total, there = stored.config.budget.trials, len(stored.trials())
+    if total <= asked:
+        return []
+    if total > there:
+        return [f"another run trains the study to {total} trials; so does this one, not to {asked}"]
+    return [f"the study has {total} trials already, more than the {asked} of its budget"]
+
+
 def note_source(stored: StoredStudy, factory: Factory | None) -> list[str]:
     """Says whether the study's code has changed since its last run, and notes it in the study.
 

@@ -12,7 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from search.attachments import Attachments
-from search.changes import check_unchanged, fit_again, note_source, require_data
+from search.changes import (
+    check_unchanged,
+    fit_again,
+    note_source,
+    require_data,
+    say_more,
+    with_all_trials,
+)
 from search.config import StudyConfig, load_config, make_config
 from search.coordinator import Coordinator, Ending
 from search.crews import ClusterRequest, Crew, crew_here, open_crew
@@ -223,10 +230,9 @@ def _run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredSt
     database = Database(request.storage, create=request.fork is None)
     stored = _open_or_create(database, request, plan)
     changed = note_source(stored, plan.factory)
-    total, asked = stored.config.budget.trials, plan.config.budget.trials
-    if total > asked:
-        changed.append(f"the study has {total} trials already, more than the {asked} of its budget")
-    plan = replace(plan, notes=[*plan.notes, *changed])
+    total = stored.config.budget.trials
+    more = say_more(stored, plan.config.budget.trials)
+    plan = replace(plan, notes=[*plan.notes, *changed, *more])
     left = total - sum(trial.state.is_finished() for trial in stored.trials())
     crew = plan.crew.at_most(left)
     given = plan.config.budget.timeout if request.timeout is None else request.timeout
@@ -333,17 +339,7 @@ def _open_or_create(database: Database, request: Request, plan: Plan) -> StoredS
         stored = create_study(database, plan.config, _attributes(plan))
     # Also of what was created just now: another run may have been quicker, with another file.
     check_unchanged(stored, plan.config, plan.splits.fingerprint)
-    return _with_all_trials(stored, plan.config)
-
-
-def _with_all_trials(stored: StoredStudy, config: StudyConfig) -> StoredStudy:
-    """Gives a study this configuration, but no fewer trials than are there, because these stay."""
-    total = {"trials": max(config.budget.trials, len(stored.trials()))}
-    config = config.model_copy(update={"budget": config.budget.model_copy(update=total)})
-    if stored.config != config:
-        stored.remember(config=config.resolved())
-        stored.config = config
-    return stored
+    return with_all_trials(stored, plan.config)
 
 
 def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
@@ -364,7 +360,7 @@ def _fork(database: Database, name: str, plan: Plan) -> StoredStudy:
     attributes = _attributes(plan)
     if "factory" in old.attributes:  # Of the trials taken along: `note_source` says what is new.
         attributes["factory"] = old.attributes["factory"]
-    return _with_all_trials(create_study(database, config, attributes, fork_of=old), config)
+    return with_all_trials(create_study(database, config, attributes, fork_of=old), config)
 
 
 def _attributes(plan: Plan) -> dict[str, object]:

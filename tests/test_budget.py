@@ -8,8 +8,10 @@ import pytest
 from made import made_study, made_trial
 from tiny import read_json, tiny_config, write_study
 
+from search.changes import say_more, with_all_trials
 from search.cli import main
 from search.data import load_splits
+from search.storage import open_study
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +116,22 @@ def test_a_fork_has_room_for_all_that_it_takes_along(
     assert "4 of 4 trials done" in printed
     assert "the study has 4 trials already, more than the 3 of its budget" in printed
     assert "resume more --trials 8" in printed
+
+
+def test_a_total_that_another_run_trains_to_stays(tmp_path: Path) -> None:
+    """A file that says fewer trials lowers the total of a study only where no run trains it."""
+    stored = made_study(tmp_path, budget={"trials": 60})
+    asked = tiny_config(tmp_path, budget={"trials": 40})
+    taken, other = stored.take(60), open_study(stored.database, "tiny")
+    assert taken is not None
+    with_all_trials(other, asked)
+    (line,) = say_more(other, 40)
+    assert line == "another run trains the study to 60 trials; so does this one, not to 40"
+    assert open_study(stored.database, "tiny").config.budget.trials == 60
+    stored.release(taken)
+    with_all_trials(other, asked)
+    assert say_more(other, 40) == []
+    assert open_study(stored.database, "tiny").config.budget.trials == 40
 
 
 @pytest.mark.parametrize(
