@@ -63,9 +63,10 @@ def _create(
             pruner=optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        # A study of this name without our mark and trials was cut off before all else.
+        # One of this name without our mark and trials was cut off before all else, or is another's.
         if MARK in study.user_attrs or study.get_trials(deepcopy=False):
             return open_study(database, config.name)
+        _require_direction(study, config, database)
         birth, fork = _birth(config), {}
         study.set_user_attr(MAKING, birth["id"])
         if fork_of is not None:
@@ -83,6 +84,17 @@ def _create(
     return StoredStudy(database, study, config)
 
 
+def _require_direction(study: optuna.Study, config: StudyConfig, database: Database) -> None:
+    """Refuses an empty study that another program has made to be ranked otherwise."""
+    directions = [direction.name.lower() for direction in study.directions]
+    if directions != [config.direction]:
+        raise StudyError(
+            f"{database} has an empty study '{config.name}' that another program has made to "
+            f"{' and '.join(directions)}, not to {config.direction}; delete it there, or give "
+            "another name"
+        )
+
+
 def brief_looks(stored: StoredStudy) -> list[dict[str, Any]]:
     """Returns what a fork remembers of the looks at the test part of the study it is made from."""
     told = ("time", "metric", "mean", "trial")
@@ -92,14 +104,18 @@ def brief_looks(stored: StoredStudy) -> list[dict[str, Any]]:
 
 
 def is_made(study: StudySummary) -> bool:
-    """False for what a killed `create_study` has left, or one has not finished yet."""
-    return MAKING not in study.user_attrs or MARK in study.user_attrs
+    """False for what a killed `create_study` has left, or one has not finished yet.
+
+    At its very beginning it has neither attributes nor trials, as what a dashboard has just made.
+    """
+    begun = MAKING in study.user_attrs or study.n_trials == 0
+    return MARK in study.user_attrs or not begun
 
 
 def _clear(database: Database, name: str) -> None:
     """Removes the study of this name if its making was cut off; call it under the lock."""
     for study in list_studies(database):
-        if study.study_name == name and not is_made(study):
+        if study.study_name == name and MAKING in study.user_attrs and not is_made(study):
             optuna.delete_study(study_name=name, storage=database.storage)
             shutil.rmtree(home_of(database, name, study.user_attrs[MAKING]), ignore_errors=True)
 

@@ -159,6 +159,27 @@ def test_a_fork_that_was_cut_off_is_made_anew(
     assert [*stored.database.folder.glob("forked-*")] in ([], [new.folder])
 
 
+def test_a_fork_that_was_cut_off_at_once_is_no_study(stored: StoredStudy) -> None:
+    """What a fork killed after its first write leaves is in nobody's way."""
+    fill(stored, *[COMPLETE] * 2)
+    optuna.create_study(storage=stored.database.storage, study_name="forked")
+    assert [is_made(one) for one in list_studies(stored.database)] == [False, True]
+    _, copied = fork(stored, {})
+    assert [number for number, _ in copied] == [0, 1]
+    assert all(map(is_made, list_studies(stored.database)))
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["minimize", "minimize"]])
+def test_an_empty_study_with_another_goal(stored: StoredStudy, directions: list[str]) -> None:
+    """A study that somebody has just made in a dashboard is not ranked upside down, but refused."""
+    optuna.create_study(storage=stored.database.storage, study_name="forked", directions=directions)
+    says = " and ".join(directions)
+    with pytest.raises(StudyError, match=f"an empty study 'forked' .* to {says}, not to minimize"):
+        fork(stored, {})
+    left = optuna.load_study(study_name="forked", storage=stored.database.storage)
+    assert (len(left.directions), left.user_attrs) == (len(directions), {})
+
+
 def test_fork_can_fix_and_free_a_parameter(stored: StoredStudy) -> None:
     """A dimension that becomes fixed filters the trials; one that was fixed keeps its value."""
     fill(stored, *[COMPLETE] * 6)
