@@ -10,14 +10,15 @@ that it follows, but the study ends no better (`studies/LOG.md`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import bisect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.diagnosis import read_finding
-from search.dimensions import Dimension
-from search.space import is_inside, same
+from search.dimensions import Dimension, Fixed
+from search.space import is_inside
 from search.trial import Goal
 
 EVERY = 5
@@ -26,34 +27,78 @@ FOLLOWED = ("too-slow", "jumping")
 """Findings whose advice was measured to be good: see `studies/LOG.md`."""
 BETTER = 0.5
 """Share of the finished trials that are the better ones; only these are followed up."""
+Key = tuple[str, ...]
+"""The values of all parameters, to nine digits."""
+Rank = tuple[float, int]
+"""By which trials are sorted, the best first: a value, small if it is good, and a number."""
 
 
-def next_follow_up(
-    trials: Sequence[FrozenTrial], number: int, space: Mapping[str, Dimension], goal: Goal
-) -> tuple[int, dict[str, Any]] | None:
-    """Returns the follow-up that a new trial should be.
+class FollowUps:
+    """What a follow-up is chosen by, kept as trials end: to look at all each time takes seconds.
 
     Args:
-        trials: All others, those in training too.
-        number: The new trial's number.
         space: What is searched; a follow-up is never outside.
         goal: Which values are better.
-
-    Returns:
-        The number of the trial that is followed, and its parameters with another learning rate;
-        None if it is not a follow-up's turn, or no trial asks for one that is not tried yet.
     """
-    if number % EVERY != EVERY - 1:
+
+    def __init__(self, space: Mapping[str, Dimension], goal: Goal) -> None:
+        self._space = space
+        self._names = [name for name, one in space.items() if not isinstance(one, Fixed)]
+        self._sign = 1 if goal.minimize else -1
+        self._finished = 0
+        self._tried: set[Key] = set()
+        self._ranked: list[Rank] = []
+        self._asking: list[tuple[Rank, Key, dict[str, Any]]] = []
+
+    def add(self, trials: Iterable[FrozenTrial]) -> None:
+        """Adds finished trials, whatever their order."""
+        for trial in trials:
+            self._finished += 1
+            self._tried.add(self._key(trial.params))
+            if trial.state != TrialState.COMPLETE:
+                continue
+            rank = self._sign * (trial.value or 0.0), trial.number
+            bisect.insort(self._ranked, rank)
+            params = _with_better_rate(trial, self._space)
+            if params is not None:
+                bisect.insort(self._asking, (rank, self._key(params), params))
+
+    def next(
+        self, number: int, running: Iterable[Mapping[str, Any]]
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Returns the follow-up that a new trial should be.
+
+        Args:
+            number: The new trial's number.
+            running: The parameters of the trials in training.
+
+        Returns:
+            The number of the trial that is followed, and its parameters with another learning rate;
+            None if it is not a follow-up's turn, or no trial asks for one that is not tried yet.
+        """
+        if number % EVERY != EVERY - 1:
+            return None
+        place, now = 0, {self._key(params) for params in running}
+        while place < len(self._asking):
+            rank, key, params = self._asking[place]
+            if bisect.bisect_left(self._ranked, rank) >= int(BETTER * self._finished):
+                return None
+            if key in self._tried:  # For ever.
+                del self._asking[place]
+            elif key in now:
+                place += 1
+            else:
+                return rank[1], dict(params)
         return None
-    sign = 1 if goal.minimize else -1
-    finished = [trial for trial in trials if trial.state.is_finished()]
-    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
-    ranked = sorted(complete, key=lambda trial: sign * (trial.value or 0.0))
-    for trial in ranked[: int(BETTER * len(finished))]:
-        params = _with_better_rate(trial, space)
-        if params is not None and not any(same(params, other.params) for other in trials):
-            return trial.number, params
-    return None
+
+    def _key(self, params: Mapping[str, Any]) -> Key:
+        """Returns what two trials share that differ in no value but by rounding."""
+        return tuple(_text(params.get(name)) for name in self._names)
+
+
+def _text(value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value + 0:.9g}" if number else repr(value)
 
 
 def _with_better_rate(trial: FrozenTrial, space: Mapping[str, Dimension]) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import tpe
 from search.config import StudyConfig
-from search.follow_ups import next_follow_up
+from search.follow_ups import FollowUps
 from search.space import distributions, starting_points, untried
 from search.trial import Goal, derive_seed
 
@@ -40,16 +40,23 @@ class Shortlist:
         goal: Which values are better.
         space: What values there are, by name.
         points: The starting points.
+        follow_ups: Empty; None: advice is not followed.
 
     Attributes:
         untried: The starting points that none of the trials was.
         count: How many trials were added that teach anything.
+        follow_ups: Those that its trials ask for; None: advice is not followed.
     """
 
     def __init__(
-        self, goal: Goal, space: Mapping[str, BaseDistribution], points: Iterable[dict[str, Any]]
+        self,
+        goal: Goal,
+        space: Mapping[str, BaseDistribution],
+        points: Iterable[dict[str, Any]],
+        follow_ups: FollowUps | None = None,
     ) -> None:
         self.untried = list(points)
+        self.follow_ups = follow_ups
         self.count = 0
         self._space = space
         self._sign = 1 if goal.minimize else -1
@@ -61,6 +68,8 @@ class Shortlist:
         """Adds finished trials; those that failed teach nothing."""
         trials = list(trials)
         self.untried = untried(self.untried, (trial.params for trial in trials))
+        if self.follow_ups is not None:
+            self.follow_ups.add(trials)
         taught = (TrialState.COMPLETE, TrialState.PRUNED)
         new = [trial for trial in trials if trial.state in taught]
         self.count += len(new)
@@ -144,7 +153,9 @@ class StudySampler(BaseSampler):
 
     def shortlist(self) -> Shortlist:
         """Returns the shortlist of a study without trials."""
-        return Shortlist(self._goal, self._distributions, starting_points(self._config.space))
+        space, followed = self._config.space, self._config.follow_advice
+        follow_ups = FollowUps(space, self._goal) if followed else None
+        return Shortlist(self._goal, self._distributions, starting_points(space), follow_ups)
 
     def propose(
         self, study: Study, number: int, others: Sequence[FrozenTrial], shortlist: Shortlist
@@ -157,7 +168,7 @@ class StudySampler(BaseSampler):
         Args:
             study: Unused by ours; a sampler that is put into its place may need it.
             number: The new trial's.
-            others: All other trials.
+            others: All other trials, of which only those in training are looked at.
             shortlist: Of those that are over.
 
         Returns:
@@ -166,9 +177,8 @@ class StudySampler(BaseSampler):
         running = [other for other in others if other.state == TrialState.RUNNING]
         if points := untried(shortlist.untried, (other.params for other in running)):
             return dict(points[0]), {}
-        if self._config.follow_advice:
-            space, goal = self._config.space, self._goal
-            followed = next_follow_up(others, number, space, goal)
+        if shortlist.follow_ups is not None:
+            followed = shortlist.follow_ups.next(number, (other.params for other in running))
             if followed is not None:
                 return followed[1], {"follows": followed[0]}
         return self._tpe_proposal(study, number, running, shortlist), {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from tiny import read_json, rnn_search, tiny_config, trials_of, write_study
 
+from search import follow_ups as module
 from search.config import StudyConfig, make_config
 from search.diagnosis import diagnose
-from search.follow_ups import EVERY, next_follow_up
+from search.follow_ups import EVERY, FollowUps
 from search.sampling import StudySampler
-from search.space import distributions, suggest
+from search.space import distributions, same, suggest
 from search.trial import Goal
 
 SLOW, JUMPING = diagnose([8.42, 8.41, 8.40]), diagnose([8.71, 3.25, 4.93, 3.30, 4.82])
@@ -70,10 +72,16 @@ def numbered(*trials: FrozenTrial) -> list[FrozenTrial]:
     return list(trials)
 
 
+def next_follow_up(trials: list[FrozenTrial], number: int, config: StudyConfig = CONFIG) -> Any:
+    """Returns the follow-up after these trials; None if there is none."""
+    kept = FollowUps(config.space, Goal(config.metric, config.direction == "minimize"))
+    kept.add(one for one in trials if one.state.is_finished())
+    return kept.next(number, [one.params for one in trials if not one.state.is_finished()])
+
+
 def follow(trials: list[FrozenTrial], number: int = TURN, config: StudyConfig = CONFIG) -> Any:
     """Returns number and learning rate of the follow-up; None if there is none."""
-    goal = Goal(config.metric, config.direction == "minimize")
-    found = next_follow_up(trials, number, config.space, goal)
+    found = next_follow_up(trials, number, config)
     return found and (found[0], found[1]["learning_rate"])
 
 
@@ -81,7 +89,7 @@ def follow(trials: list[FrozenTrial], number: int = TURN, config: StudyConfig = 
 def test_a_good_trial_is_followed(finding: Any, rate: float) -> None:
     """The better of two trials is tried again, all else equal, with the rate its losses ask for."""
     trials = numbered(trial(2.0, learning_rate=0.1), trial(1.0, finding, dropout=0.25))
-    found = next_follow_up(trials, TURN, CONFIG.space, Goal())
+    found = next_follow_up(trials, TURN)
     assert found is not None
     assert found[0] == 1
     assert found[1] == {**START, "dropout": 0.25, "learning_rate": pytest.approx(rate)}
@@ -150,6 +158,50 @@ def test_a_choice_is_hit_exactly() -> None:
 def test_other_findings_are_not_followed(other: Any) -> None:
     """Only advice whose worth was measured is acted on."""
     assert follow(numbered(trial(1.0, other), trial(2.0, learning_rate=0.1))) is None
+
+
+def by_looking_at_all(trials: list[FrozenTrial], number: int) -> Any:
+    """Returns the follow-up as the rule says it, with nothing kept."""
+    finished = [one for one in trials if one.state.is_finished()]
+    complete = [one for one in finished if one.state == TrialState.COMPLETE]
+    better = sorted(complete, key=lambda one: (one.value, one.number))[: len(finished) // 2]
+    for one in better if number % EVERY == TURN else ():
+        params = module._with_better_rate(one, CONFIG.space)
+        if params is not None and not any(same(params, other.params) for other in trials):
+            return one.number, params
+    return None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_kept_says_what_all_trials_say(seed: int) -> None:
+    """However trials end, the follow-up is the one that a look at all of them finds."""
+    draw = random.Random(seed)
+    states = [TrialState.COMPLETE] * 4 + [TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
+    trials: list[FrozenTrial] = []
+    kept, followed = FollowUps(CONFIG.space, Goal()), 0
+    for number in range(80):
+        running = [one.params for one in trials if one.state == TrialState.RUNNING]
+        found = kept.next(number, running)
+        assert found == by_looking_at_all(trials, number)
+        drawn = {"learning_rate": draw.choice([0.001, 0.003, 0.01, 0.03, 0.1]), "dropout": 0.25}
+        state = draw.choice(states)
+        value = draw.choice([1.0, 2.0, 3.0]) if state == TrialState.COMPLETE else None
+        params = found[1] if found else {**drawn, "hidden_units": draw.choice([32, 64])}
+        one = trial(value, draw.choice([SLOW, JUMPING, None]), state=state, **params)
+        one.number, followed = number, followed + bool(found)
+        trials.append(one)
+        kept.add([one] if state.is_finished() else [])
+    assert followed > 0
+
+
+def test_to_ask_looks_at_no_trial_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trials ask for is found out when they end, and not again for each new one."""
+    kept = FollowUps(CONFIG.space, Goal())
+    kept.add(numbered(*(trial(9.0 - at, SLOW, hidden_units=20 + at) for at in range(40))))
+    monkeypatch.setattr(module, "read_finding", lambda _: pytest.fail("it was read again"))
+    found = kept.next(TURN, [])
+    assert found is not None
+    assert found[0] == 39
 
 
 def go_on(study: optuna.Study, config: StudyConfig, total: int) -> list[dict[str, Any]]:
