@@ -139,7 +139,8 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
 
     Raises:
         StudyError: The target has a study of this name.
-        StorageError: A database failed; the target has nothing of the study then.
+        StorageError: A database failed; the target has nothing of the study then, or it says that
+            this is not known.
     """
     source, name = stored.database, stored.config.name
     # Before the lock, which is the target's, too, if it is the same database.

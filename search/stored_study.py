@@ -228,7 +228,7 @@ class StoredStudy:
             False if the trial was not this coordinator's any more; nothing was told then.
         """
         # One that fails, or ends as it begins, may have come further in an earlier life.
-        again = taken.reported > 0 < len(curve) and decision.outcome is not Outcome.FAILED
+        again = taken.reported > 0 and len(curve) > 0 and decision.outcome is not Outcome.FAILED
         told = Told.of(decision, curve, self.goal, extra, attached or Attached(), again=again)
         self._read = -math.inf
         finished = self.database.patiently(lambda: self._finish(taken.trial_id, told, before))
