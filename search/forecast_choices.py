@@ -200,8 +200,8 @@ def _refuse_unasked(frame: pd.DataFrame, path: Path, roles: Roles) -> None:
     ]
     if which:
         raise DataError(
-            f"{path}: what to forecast is not clear, as its only numbers are {listed(which)}; name "
-            "the column that you mean: --target COLUMN"
+            f"{path}: what to forecast is not clear, as the only numbers that vary are "
+            f"{listed(which)}; name the column that you mean: --target COLUMN"
         )
 
 

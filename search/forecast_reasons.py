@@ -48,7 +48,8 @@ def features_choice(
         why += f". With the other columns, the file was refused: {_cause(against, data)}."
     else:
         why += f"; {len(others)} more columns could be named here." if others else "."
-    return Choice("features", None, why, 'features = ["COLUMN", "COLUMN"]' if others else "")
+    example = 'features = ["COLUMN", "COLUMN"]' if others and against is None else ""
+    return Choice("features", None, why, example)
 
 
 def time_choice(roles: Roles, timing: str) -> Choice:

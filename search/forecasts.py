@@ -64,7 +64,7 @@ def forecast(
 
     Warns:
         UserWarning: Time stamps are not as in the study; a series or last rows give no forecast, or
-            last rows only one from what was known before; rows are left out.
+            last rows only one from what was known before; rows cannot be interpolated.
     """
     path = source if isinstance(source, Path) else Path("the frame")
     rows = _arrange(source, card, path)
@@ -304,13 +304,14 @@ def _warn_of_missing(rows: Rows, last: Ints, card: ForecastCard, path: Path) -> 
     newest, seen = set(last.tolist()), set(rows.series[last].tolist())
     for run in runs_of(rows.series):
         series, end = int(rows.series[run.start]), run.stop - 1
-        # So many rows, the last, lack a value.
-        lacking = int(np.argmin(np.append(rows.filled[run][::-1], False)))
-        if lacking and end in newest:
-            filled[rows.names[series]] = lacking
         beyond = int(rows.sizes[series] - rows.places[end])
         if beyond and series in seen:
             dropped[rows.names[series]] = beyond
+        # So many rows, the last, lack a value that no later row has.
+        stale = (rows.filled & ~rows.foreseen)[run]
+        lacking = int(np.argmin(np.append(stale[::-1], False)))
+        if lacking and not beyond and end in newest:
+            filled[rows.names[series]] = lacking
     stands_in = (
         "and the one before stands in: the newest forecasts are made from that; leave such rows "
         "out if they are yet to come"

@@ -75,7 +75,7 @@ def test_an_index_that_is_measured_is_forecast(name: str) -> None:
 def test_an_identifier_is_forecast_if_it_is_asked_for() -> None:
     """Where nothing else can be forecast, it says how to ask; what is asked for is not left out."""
     frame = weeks(200)[["date"]].assign(uid=np.random.default_rng(0).permutation(200))
-    said = r"its only numbers are 'uid' \(an identifier, by its name\); .*--target COLUMN"
+    said = r"the only numbers that vary are 'uid' \(an identifier, by its name\); .*--target COLUMN"
     with pytest.raises(DataError, match=said):
         init(frame)
     data, _, notes = init(frame, targets=("uid",))

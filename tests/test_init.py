@@ -318,7 +318,7 @@ def test_prose_with_commas_is_no_table(here: Path) -> None:
     """An essay whose first line has the most commas is learned as text."""
     lines = ["red, green, blue, or black, and then, at last, white"]
     lines += [f"Paragraph {at}, which is short, says little of {at * at}." for at in range(40)]
-    (here / "essay.txt").write_text("\n".join(lines * 3) + "\n")
+    (here / "essay.txt").write_text("\n".join([lines[0], *lines[1:] * 3]) + "\n")
     assert data_of(initiate(here / "essay.txt").study)["task"] == "language"
 
 

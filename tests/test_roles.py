@@ -65,10 +65,10 @@ SHUFFLED = [13 * at % 30 for at in range(30)]
 
 def test_a_measurement_is_no_time() -> None:
     """What goes up and down, such as a temperature T, is a value, however it is called."""
-    waits = [3000 + 40 * at for at in SHUFFLED]
-    found = roles(date=DAYS, T=UP_AND_DOWN, response_time=waits, y=WAVE)
-    assert (found.time, found.left_out) == ("date", {})
-    assert found.values == ("T", "response_time", "y")
+    for waits in ([3000 + 40 * at for at in SHUFFLED], [1500 + 20 * at for at in SHUFFLED]):
+        found = roles(date=DAYS, T=UP_AND_DOWN, response_time=waits, y=WAVE)
+        assert (found.time, found.left_out) == ("date", {})
+        assert found.values == ("T", "response_time", "y")
     found = roles(T=UP_AND_DOWN, P=WAVE)
     assert (found.time, found.values) == (None, ("T", "P"))
 
@@ -84,6 +84,12 @@ def test_a_measurement_is_no_time() -> None:
 def test_times_in_no_order(name: str, stamps: list[Any]) -> None:
     """Counters, years and seconds since 1970 are the time in whatever order the rows are."""
     assert roles(**{name: stamps, "y": WAVE}).time == name
+
+
+def test_times_that_begin_again() -> None:
+    """In series of three steps a third of a time's steps go back, all of them to its beginning."""
+    found = roles(who=[at // 3 for at in range(30)], t=[at % 3 / 10 for at in range(30)], y=WAVE)
+    assert (found.time, found.series) == ("t", "who")
 
 
 def test_year_and_month_beside_a_date() -> None:

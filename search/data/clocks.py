@@ -100,8 +100,8 @@ def _is_told(column: pd.Series[Any]) -> bool:
     """Whether a column of numbers is a time by its name, which its values do not belie.
 
     What goes up and down by turns is a measurement, such as a ``response_time``, or a time in a
-    table whose rows are in no order: if it could be years or seconds since 1970, or if its name
-    says nothing but time, as T does of whole numbers alone.
+    table whose rows are in no order: if it could be years or seconds since 1970, begins again and
+    again, or if its name says nothing but time, as T does of whole numbers alone.
     """
     words = words_of(str(column.name))
     if not words & TIME_WORDS:
@@ -112,6 +112,8 @@ def _is_told(column: pd.Series[Any]) -> bool:
         return True
     least, most = float(values.min()), float(values.max())
     whole = bool((values == np.floor(values)).all())
-    if least >= EPOCH or (whole and least >= FIRST_YEAR and most <= LAST_YEAR):
+    if least >= EPOCH or (words & YEARS and whole and least >= FIRST_YEAR and most <= LAST_YEAR):
+        return True
+    if (values[1:][np.diff(values) < 0] == least).all():  # It begins again with each short series.
         return True
     return words <= (TIME_WORDS if whole else SURE)

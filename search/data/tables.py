@@ -222,7 +222,9 @@ def treat_missing(
     elif absent.any():
         raise DataError(f"{path}: {_missing_message(frame)}")
     if not keep.any():
-        raise DataError(f"{path}: {_no_row_left(frame)}")
+        raise DataError(
+            f"{path}: {_no_row_left(frame)}{'' if spare else ', or name fewer columns'}"
+        )
     return values, keep
 
 
@@ -272,7 +274,7 @@ def _nothing_left(frame: pd.DataFrame) -> str:
 def _no_row_left(frame: pd.DataFrame) -> str:
     empty = frame.columns[frame.isna().all().to_numpy()]
     where = f", all of them in column '{empty[0]}'" if len(empty) else ""
-    return f"every row has a missing value{where}; fill some in, or name fewer columns"
+    return f"every row has a missing value{where}; fill some in"
 
 
 def _is_parquet(content: bytes, path: Path) -> bool:
