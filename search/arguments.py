@@ -103,7 +103,11 @@ def stored_name(text: str) -> str:
         name = tomllib.loads(Path(text).read_text(encoding="utf-8-sig")).get(
             "name", Path(text).stem
         )
-    except (OSError, ValueError):  # No such file, or none that names a study: as it is written.
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # No such file, or none that names a study: as it is written.
         return text
     return name if isinstance(name, str) else text
 

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,13 +66,15 @@ class _Imported(NamedTuple):
     Attributes:
         module: The module.
         path: Of a function in it.
-        function: What is there: a reload makes another.
+        spec: By which it was found: a reload looks again.
+        function: What is there: who executes the module again makes another.
         code: Its code, in whose place IPython's autoreload may put another.
         source: Fingerprint of the module's file when it was imported.
     """
 
     module: ModuleType
     path: str
+    spec: object
     function: object
     code: object
     source: str
@@ -79,12 +82,13 @@ class _Imported(NamedTuple):
     @classmethod
     def now(cls, module: ModuleType, path: str) -> _Imported:
         """Returns a module that has just been imported, with what ``path`` leads to in it."""
-        return cls(module, path, *_found(module, path), _fingerprint(module))
+        return cls(module, path, module.__spec__, *_found(module, path), _fingerprint(module))
 
     def lasts(self, module: ModuleType) -> bool:
         """Says whether a module is this one still, and has not been reloaded."""
         function, code = _found(module, self.path)
-        return module is self.module and function is self.function and code is self.code
+        loaded = module is self.module and module.__spec__ is self.spec
+        return loaded and function is self.function and code is self.code
 
 
 _imported: dict[str, _Imported] = {}
@@ -190,8 +194,9 @@ def _code_of(place: Path) -> dict[str, bytes]:
 def _is_theirs(file: Path) -> bool:
     """Says whether a file is the user's own, and of no package that is installed there."""
     theirs = any(file.is_relative_to(folder) for folder in _trusted)
-    ours = file.is_relative_to(Path(__file__).parent)
-    return theirs and not ours and "site-packages" not in file.parts
+    others = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")))
+    elsewhere = any(file.is_relative_to(folder) for folder in others)
+    return theirs and not elsewhere and "site-packages" not in file.parts
 
 
 @contextmanager

@@ -218,6 +218,9 @@ class LanguageModel(Model):
         Raises:
             DataError: The prompt is empty, or there is no such file.
             RequestError: Length or temperature makes no sense.
+
+        Warns:
+            UserWarning: The model does not know some of the prompt's characters.
         """
         if length < 1 or not 0 <= temperature < float("inf"):
             raise RequestError("length must be at least 1, and temperature a number from 0 on")
@@ -245,7 +248,7 @@ class LanguageModel(Model):
             warnings.warn(
                 f"{text if isinstance(text, Path) else 'the text'}: the model does not know "
                 f"{count} of {len(codes)} characters ({some_of(unknown)}); it has learned nothing "
-                "of them, and they are not judged",
+                "of them, and judges none of them",
                 stacklevel=3,
             )
         return card, codes

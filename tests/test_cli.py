@@ -199,7 +199,7 @@ def test_no_storage_yet(tmp_path: Path) -> None:
 def test_list_where_only_others_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A database in which no study is rnn-search's is not said to be empty."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    optuna.create_study(storage=url, study_name="mine")
+    optuna.create_study(storage=url, study_name="mine").optimize(lambda trial: 0.0, n_trials=1)
     assert main(["list", "--storage", url]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("no studies yet of rnn-search's (others: mine) in sqlite:")

@@ -68,6 +68,17 @@ def test_a_module_that_is_made_anew(tmp_path: Path, renew: Callable[[ModuleType]
     assert factory_in(tmp_path).source == fingerprint(SECOND)
 
 
+def test_a_class_of_another_module_that_is_made_anew(tmp_path: Path) -> None:
+    """A reload is seen though what the module names for the factory stays what it was."""
+    file = tmp_path / "mynet.py"
+    (tmp_path / "layers.py").write_text("class Net: pass\n")
+    file.write_text("from layers import Net as build\n")
+    factory_in(tmp_path)
+    file.write_text(changed := "from layers import Net as build  # mended\n")
+    importlib.reload(sys.modules["mynet"])
+    assert factory_in(tmp_path).source == fingerprint(changed)
+
+
 def test_a_function_that_has_been_added(tmp_path: Path) -> None:
     """It is not said to be missing once it is there, but that the file has changed."""
     file = tmp_path / "mynet.py"

@@ -294,14 +294,10 @@ def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
         "TPE, 8 candidates": tpe(n_ei_candidates=8),
         "TPE, a fifth is good": tpe(good=lambda n: min(25, math.ceil(0.2 * n))),
         "TPE, root of n is good": tpe(good=lambda n: math.ceil(0.5 * math.sqrt(n))),
-        **{
-            f"{name}random after the points": sampled(partial(MoreAtRandom, first=first))
-            for name, first in (("10 ", 10), ("20 ", 20))
-        },
-        **{
-            f"{share:.0%} of all at random": sampled(partial(MoreAtRandom, share=share))
-            for share in (0.1, 0.2)
-        },
+        "10 random after the points": sampled(partial(MoreAtRandom, first=10)),
+        "20 random after the points": sampled(partial(MoreAtRandom, first=20)),
+        "10 % of all at random": sampled(partial(MoreAtRandom, share=0.1)),
+        "20 % of all at random": sampled(partial(MoreAtRandom, share=0.2)),
         "the lesson's points alone": sampled(partial(MoreAtRandom, points=3)),
         "the lesson's points, 10 random": sampled(partial(MoreAtRandom, points=3, first=10)),
         "children of the best": sampled(ChildrenOfTheBest),

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.data_sets import ALL_SETS
+from bench.data_sets import ALL_SETS, DATA_SETS
 from bench.race.contestants import CONTESTANTS
 from bench.race.prepare import prepare
 from bench.race.runner import CORES, RaceError, run_race
@@ -156,7 +156,7 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
         show(Store(args.store), seconds)
         draw_all(Store(args.store), seconds)
     elif args.verb == "landscape":
-        show_landscape(folder, args.sets or list(ALL_SETS), args.count)
+        show_landscape(folder, args.sets or list(DATA_SETS), args.count)
     elif args.verb == "loops":
         from bench.race.loops import show_loops
 

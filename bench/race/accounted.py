@@ -77,7 +77,7 @@ def processor(study: str, url: str) -> None:
     ``all``: of the coordinator, the trainers and what they are forked from, from the moment when
     the first worker has told its first epoch, which is told at once, to the last trial's end;
     ``training``: of all epochs that were told after it. So the imports of a worker that begins
-    later count as no training.
+    later count as no training; what it had trained of an epoch by then counts as all of it.
     """
     from search import processes
     from search.display import Progress
