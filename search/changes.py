@@ -85,7 +85,8 @@ def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None
 def with_all_trials(stored: StoredStudy, config: StudyConfig) -> StoredStudy:
     """Gives a study this configuration, but no fewer trials than are there, because these stay.
 
-    Nor than another run is training it to: its last trials would be beyond the total.
+    Nor than another run is training it to, as far as its trials in training tell: its last ones
+    would be beyond the total.
     """
     others = stored.config.budget.trials if stored.held() else 0
     total = {"trials": max(config.budget.trials, len(stored.trials()), others)}

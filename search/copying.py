@@ -226,7 +226,7 @@ def _copy_folder(source: Path, home: Path, stay: Callable[[], None]) -> None:
     part = home.with_name(f".{home.name}.part")
     if part.exists():  # of a copy that was killed
         shutil.rmtree(part)
-    with unfinished(part):
+    with _new_folder(part), unfinished(part):
         part.mkdir(parents=True)
         for file in sorted(source.rglob("*")):
             if file.is_file() and not file.name.endswith(".part") and file.name != "lock":

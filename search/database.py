@@ -233,7 +233,9 @@ class Database:
         key = int.from_bytes(hashlib.sha256(b"rnn-search").digest()[:8], "big", signed=True)
         said = False
         while True:
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(1000 * SAY_SECONDS)}")
+            # No limit once it is said: to ask anew would be to stand behind all who wait by then.
+            limit = 0 if said else int(1000 * SAY_SECONDS)
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {limit}")
             try:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
                 return

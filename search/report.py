@@ -14,7 +14,7 @@ from search.diagnosis import Finding, constant_of, read_finding
 from search.errors import ConfigError, StudyError
 from search.space import ordered
 from search.sparkline import best_so_far
-from search.storage import is_made, list_studies, open_study
+from search.storage import MAKING, list_studies, open_study
 from search.stored_study import MARK, StoredStudy
 from search.trial import INFEASIBLE, Outcome
 
@@ -191,7 +191,7 @@ def names_of_others(database: Database) -> list[str]:
     return [
         study.study_name
         for study in list_studies(database)
-        if MARK not in study.user_attrs and is_made(study)
+        if not {MARK, MAKING} & study.user_attrs.keys()
     ]
 
 

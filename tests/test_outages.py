@@ -157,14 +157,27 @@ def test_a_backup_at_work_keeps_the_lock(
     stored, copy_file = fill(source, tmp_path), copying.copy_file
     for number in range(10):
         (stored.folder / f"{number:05d}.txt").write_text("x")
+    other, entered = Database(url, create=False), threading.Event()
+
+    def enter() -> None:
+        with other.exclusive():
+            entered.set()
+
+    thread = threading.Thread(target=enter)
 
     def slowly(*files: Path) -> None:
+        if thread.ident is None:
+            thread.start()
         time.sleep(0.5)
+        assert not entered.is_set()
         copy_file(*files)
 
     monkeypatch.setattr(copying, "copy_file", slowly)
     assert copy_study(stored, target).trials == 7
+    assert entered.wait(30)
+    thread.join()
     source.engine.dispose()
+    other.engine.dispose()
 
 
 def test_a_source_that_restarts_once_all_is_read(
