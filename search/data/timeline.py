@@ -263,7 +263,8 @@ def _as_dates(
             dates = pd.to_datetime(words, format=written, errors="coerce")
             if dates.notna().all():
                 return pd.DatetimeIndex(dates)
-    return pd.Index(values.astype(np.int64) if whole else values)
+    index: pd.Index[Any] = pd.Index(values.astype(np.int64) if whole else values)
+    return index
 
 
 @np.errstate(over="ignore", invalid="ignore")
