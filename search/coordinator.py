@@ -386,10 +386,12 @@ class Coordinator:
         """
         stored, finished = self._stored, self._stored.recent().finished
         new, self._tidied = finished[self._tidied :], len(finished)
-        sign = 1 if stored.goal.minimize else -1
         complete = [trial for trial in new if trial.state == TrialState.COMPLETE]
         ranked = sorted(
-            [*self._best, *complete], key=lambda trial: (sign * (trial.value or 0.0), trial.number)
+            [*self._best, *complete],
+            key=lambda one: stored.goal.merit(
+                one.number, one.value, one.user_attrs.get("figures", {})
+            ),
         )
         for trial in new if cut else []:
             if trial.user_attrs.get("outcome") == Outcome.PRUNED:

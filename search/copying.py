@@ -170,9 +170,9 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
 
 def _without_weights(stored: StoredStudy) -> tuple[int, ...]:
     """Returns the numbers of the trials that are to keep weights and have none here."""
-    sign = 1 if stored.goal.minimize else -1
     done = [t for t in stored.trials() if t.state == TrialState.COMPLETE and t.value is not None]
-    best = sorted(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    merit = stored.goal.merit
+    best = sorted(done, key=lambda t: merit(t.number, t.value, t.user_attrs.get("figures", {})))
     numbers = [
         trial.number for trial in best[: stored.config.keep] if "best_epoch" in trial.user_attrs
     ]

@@ -74,10 +74,12 @@ def choose_candidates(stored: StoredStudy, top: int) -> list[Candidate]:
         StudyError: No trial has completed.
     """
     name, space = stored.config.name, stored.config.space
-    sign = 1 if stored.goal.minimize else -1
+    merit = stored.goal.merit
     done = [t for t in stored.trials() if t.state == TrialState.COMPLETE and t.value is not None]
     found: dict[HyperParams, Candidate] = {}
-    for trial in sorted(done, key=lambda trial: sign * (trial.value or 0.0)):
+    for trial in sorted(
+        done, key=lambda one: merit(one.number, one.value, one.user_attrs.get("figures", {}))
+    ):
         values, figures = ordered(trial.params, space), trial.user_attrs.get("figures", {})
         if not space.keys() <= values.keys():  # A script of the user's has added it, with fewer.
             continue

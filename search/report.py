@@ -148,7 +148,7 @@ def summarize(stored: StoredStudy) -> Summary:
     """Reads a study; writes nothing."""
     held = stored.held()
     lines = [trial_line(stored, trial, held) for trial in stored.trials()]
-    sign = 1 if stored.goal.minimize else -1
+    merit = stored.goal.merit
     complete_lines = [line for line in lines if line.outcome == Outcome.COMPLETE]
     attributes = stored.attributes
     return Summary(
@@ -158,7 +158,7 @@ def summarize(stored: StoredStudy) -> Summary:
         direction=stored.config.direction,
         target=stored.config.budget.trials,
         counts=_count(lines),
-        ranking=sorted(complete_lines, key=lambda line: sign * (line.value or 0.0)),
+        ranking=sorted(complete_lines, key=lambda one: merit(one.number, one.value, one.figures)),
         reasons=_reasons(lines),
         baselines=attributes["baselines"],
         constant_loss=constant_of(attributes),

@@ -59,7 +59,7 @@ class Shortlist:
         self.follow_ups = follow_ups
         self.count = 0
         self._space = space
-        self._sign = 1 if goal.minimize else -1
+        self._goal, self._sign = goal, 1 if goal.minimize else -1
         self._best: list[tuple[Any, FrozenTrial]] = []
         self._latest: list[tuple[int, FrozenTrial]] = []
         self._rows: dict[int, list[float] | None] = {}
@@ -111,8 +111,8 @@ class Shortlist:
         if broken:
             return (2, broken, 0.0, trial.number)
         if trial.state == TrialState.COMPLETE:
-            loss = float(trial.user_attrs.get("figures", {}).get("loss", 0.0))
-            return (0, self._sign * float(trial.value or 0.0), loss, trial.number)
+            figures = trial.user_attrs.get("figures", {})
+            return (0, *self._goal.merit(trial.number, trial.value, figures))
         if not trial.intermediate_values:
             return (1, 1, 0.0, trial.number)
         step, value = max(trial.intermediate_values.items())

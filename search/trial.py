@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -79,6 +80,20 @@ class Goal:
     def better(self, one: float, other: float) -> bool:
         """True if ``one`` is strictly better than ``other``."""
         return one < other if self.minimize else one > other
+
+    def merit(
+        self, number: int, value: float | None, figures: Mapping[str, float]
+    ) -> tuple[float, float, int]:
+        """Returns what complete trials are sorted by, the best first.
+
+        Args:
+            number: The trial's.
+            value: The searched figure of its best epoch.
+            figures: All of that epoch's: of several with the same accuracy that with the least loss
+                is the best; then the first.
+        """
+        sign = 1 if self.minimize else -1
+        return sign * (value or 0.0), figures.get("loss", 0.0), number
 
     @property
     def worst(self) -> float:

@@ -72,6 +72,16 @@ def test_equal_epochs_are_told_apart_by_their_loss() -> None:
     assert best.index == 3
 
 
+def test_equal_trials_are_told_apart_by_their_loss() -> None:
+    """Trials are sorted by value, then by loss, then by number; one without figures comes first."""
+    trials = [(0, 0.9, 0.5), (1, 1.0, 0.4), (2, 1.0, 0.2), (3, 1.0, 0.2), (4, 0.9, 0.1)]
+    goal = Goal("accuracy", minimize=False)
+    ranked = sorted(goal.merit(number, value, {"loss": loss}) for number, value, loss in trials)
+    assert [number for *_, number in ranked] == [2, 3, 1, 4, 0]
+    assert goal.merit(5, 1.0, {}) < ranked[0]
+    assert Goal().merit(0, 0.3, {}) < Goal().merit(1, 0.4, {})
+
+
 @given(values, st.integers(0, 12))
 def test_a_curve_grows_by_one_and_is_cut(losses: list[float], index: int) -> None:
     """A curve is the sum of its epochs, and its beginning is a curve with the same values."""

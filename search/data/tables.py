@@ -222,9 +222,7 @@ def treat_missing(
     elif absent.any():
         raise DataError(f"{path}: {_missing_message(frame)}")
     if not keep.any():
-        raise DataError(
-            f"{path}: {_no_row_left(frame)}{'' if spare else ', or name fewer columns'}"
-        )
+        raise DataError(f"{path}: {_no_row_left(frame)}{'' if spare else FEWER}")
     return values, keep
 
 
@@ -269,6 +267,10 @@ def _nothing_left(frame: pd.DataFrame) -> str:
         f"{frame.index.max()}, which are one part of the split or lie between two gaps, so that "
         'nothing can be interpolated there; leave the column out, or set missing = "drop"'
     )
+
+
+FEWER = ", or name fewer columns"
+"""What a study can do, too, and a model cannot."""
 
 
 def _no_row_left(frame: pd.DataFrame) -> str:
