@@ -16,6 +16,7 @@ from search.desk import INTERRUPTED
 from search.diagnosis import diagnose_trial
 from search.errors import RunError, TrainerError
 from search.observing import Attacher, Observer
+from search.sampling import merit
 from search.stopping import PRUNERS
 from search.stored_study import StoredStudy, Taken
 from search.trainers import EpochDone, Event, TrainerDied, TrainerFault, Trainers
@@ -387,12 +388,7 @@ class Coordinator:
         stored, finished = self._stored, self._stored.recent().finished
         new, self._tidied = finished[self._tidied :], len(finished)
         complete = [trial for trial in new if trial.state == TrialState.COMPLETE]
-        ranked = sorted(
-            [*self._best, *complete],
-            key=lambda one: stored.goal.merit(
-                one.number, one.value, one.user_attrs.get("figures", {})
-            ),
-        )
+        ranked = sorted([*self._best, *complete], key=lambda trial: merit(trial, stored.goal))
         for trial in new if cut else []:
             if trial.user_attrs.get("outcome") == Outcome.PRUNED:
                 place = trial_folder(stored.folder, trial.number)

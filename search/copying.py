@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from search.copied_rows import Ids, Rows, Source, faults_said
 from search.database import Database
 from search.errors import StorageError, StudyError
+from search.sampling import merit
 from search.storage import list_studies
 from search.stored_study import StoredStudy
 from search.trial_files import WEIGHTS, copy_file, trial_folder
@@ -171,8 +172,7 @@ def copy_study(stored: StoredStudy, target: Database) -> Copied:
 def _without_weights(stored: StoredStudy) -> tuple[int, ...]:
     """Returns the numbers of the trials that are to keep weights and have none here."""
     done = [t for t in stored.trials() if t.state == TrialState.COMPLETE and t.value is not None]
-    merit = stored.goal.merit
-    best = sorted(done, key=lambda t: merit(t.number, t.value, t.user_attrs.get("figures", {})))
+    best = sorted(done, key=lambda trial: merit(trial, stored.goal))
     numbers = [
         trial.number for trial in best[: stored.config.keep] if "best_epoch" in trial.user_attrs
     ]

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from search.errors import RunError, StudyError
 from search.retraining import Result, Retraining
+from search.sampling import merit
 from search.space import HyperParams, ordered
 from search.stored_study import StoredStudy
 from search.trial import Goal, derive_seed
@@ -74,12 +75,9 @@ def choose_candidates(stored: StoredStudy, top: int) -> list[Candidate]:
         StudyError: No trial has completed.
     """
     name, space = stored.config.name, stored.config.space
-    merit = stored.goal.merit
     done = [t for t in stored.trials() if t.state == TrialState.COMPLETE and t.value is not None]
     found: dict[HyperParams, Candidate] = {}
-    for trial in sorted(
-        done, key=lambda one: merit(one.number, one.value, one.user_attrs.get("figures", {}))
-    ):
+    for trial in sorted(done, key=lambda trial: merit(trial, stored.goal)):
         values, figures = ordered(trial.params, space), trial.user_attrs.get("figures", {})
         if not space.keys() <= values.keys():  # A script of the user's has added it, with fewer.
             continue

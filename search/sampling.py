@@ -33,6 +33,11 @@ LATEST = 1000
 """How many of the latest trials the estimator is fitted on, besides the best; fewer are all."""
 
 
+def merit(trial: FrozenTrial, goal: Goal) -> tuple[float, float, int]:
+    """Returns what complete trials are sorted by, the best first, see `Goal.merit`."""
+    return goal.merit(trial.number, trial.value, trial.user_attrs.get("figures", {}))
+
+
 class Shortlist:
     """What a proposal needs of a study's finished trials, whatever the order they are added in.
 
@@ -111,8 +116,7 @@ class Shortlist:
         if broken:
             return (2, broken, 0.0, trial.number)
         if trial.state == TrialState.COMPLETE:
-            figures = trial.user_attrs.get("figures", {})
-            return (0, *self._goal.merit(trial.number, trial.value, figures))
+            return (0, *merit(trial, self._goal))
         if not trial.intermediate_values:
             return (1, 1, 0.0, trial.number)
         step, value = max(trial.intermediate_values.items())
