@@ -12,7 +12,6 @@ Ours is `rnn-search run` itself, of which two methods note in passing what they 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -83,22 +82,26 @@ def processor(study: str, url: str) -> None:
     from search.display import Progress
 
     processes.SERVED.append("bench.race.processor_time")
-    spent = {"begin": math.nan, "end": 0.0, "training": 0.0}
+    begun: dict[int, float] = {}
+    used: dict[int, float] = {}  # One that is gone by the end counts as it was last seen.
+    training = 0.0
     advanced, end = Progress.advanced, Progress.ended
 
     def note_epoch(self: Any, worker: int, taken: Any, epoch: Any) -> None:
-        if math.isnan(spent["begin"]):
-            spent["begin"] = sum(processor_times(os.getpid()).values())
+        nonlocal training
+        if begun:
+            training += epoch.seconds
         else:
-            spent["training"] += epoch.seconds
+            begun.update(processor_times(os.getpid()))
         advanced(self, worker, taken, epoch)
 
     def note_end(self: Any, *arguments: Any) -> None:
         end(self, *arguments)
-        spent["end"] = sum(processor_times(os.getpid()).values())
+        used.update(processor_times(os.getpid()))
 
     _train(study, url, note_epoch, note_end)
-    print(json.dumps({"all": spent["end"] - spent["begin"], "training": spent["training"]}))
+    whole = sum(seconds - begun.get(number, 0.0) for number, seconds in used.items())
+    print(json.dumps({"all": whole, "training": training}))
 
 
 def _train(study: str, url: str, note_epoch: object, note_end: object) -> None:
