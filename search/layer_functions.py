@@ -126,11 +126,12 @@ class _Gradients:
         wanted = ctx.needs_input_grad[0]
         self._inputs = inputs.new_empty(inputs.shape if wanted else 0)
         self.inputs = self._inputs if wanted else None
-        *biases, self._room = w_in.new_empty(3, len(w_in))
+        self._room = w_in.new_empty(max(w_in.shape[1], w_h.shape[1]), len(w_in))
+        biases = w_in.new_empty(2, len(w_in))
         self.weights = [torch.empty_like(w_in), torch.empty_like(w_h), *biases]
 
     def tensors(self, biases: int) -> list[Tensor]:
-        """Returns those of the inputs and weights, and of so many biases; and room for one."""
+        """Returns those of the inputs and weights, and of so many biases; and room."""
         return [self._inputs, *self.weights[: 2 + biases], self._room]
 
     @property

@@ -21,10 +21,27 @@ def see(seen: Array, inputs: Array, w_in: Pointer, bias: Pointer) -> None:
     multiply(seen, inputs, carray(w_in, (gates, features)), 1, 0, 1)
 
 
+FEW = 32
+"""Columns below which a product is made turned: libraries make one of few columns in a quarter to a
+tenth of their pace (`studies/LOG.md`), and one of few rows nearly as quickly as others."""
+
+
 @compiled
-def weigh(driven: Array, shown: Array, d_weights: Pointer) -> None:
-    """Makes the gradient of weights that were shown (N, ·) and drive (N, G)."""
-    multiply(carray(d_weights, (driven.shape[1], shown.shape[1])), driven, shown, 0, 1, 0)
+def weigh(driven: Array, shown: Array, d_weights: Pointer, room: Pointer) -> None:
+    """Makes the gradient of weights that were shown (N, F) and drive (N, G).
+
+    ``room`` is for (F, G), if F is below `FEW`.
+    """
+    gates, features = driven.shape[1], shown.shape[1]
+    made = carray(d_weights, (gates, features))
+    if features >= FEW:
+        multiply(made, driven, shown, 0, 1, 0)
+        return
+    turned = carray(room, (features, gates))
+    multiply(turned, shown, driven, 0, 1, 0)
+    for g in range(gates):
+        for f in range(features):
+            made[g, f] = turned[f, g]
 
 
 @compiled

@@ -75,14 +75,14 @@ def rnn_back(
 
     ``d_states`` are those of the states, each alone: that of the first is made, others are used up.
     ``d_inputs`` is made unless it is nowhere; so are those of the weights and of each bias.
-    ``part`` is room for another bias.
+    ``part`` is room for another bias, and for `search.layer_parts.weigh`.
     """
     size, counts = (rows + total) * hidden, carray(live, steps)
     d_state, weights = carray(d_states, (rows + total, hidden)), carray(w_h, (hidden, hidden))
     _rnn_steps_back(counts, carray(states, size), carray(d_states, size), d_state, weights)
     driven = d_state[rows:]
-    weigh(driven, carray(befores, (total, hidden)), d_w_h)
-    weigh(driven, carray(inputs, (total, features)), d_w_in)
+    weigh(driven, carray(befores, (total, hidden)), d_w_h, part)
+    weigh(driven, carray(inputs, (total, features)), d_w_in, part)
     add_up(driven, counts, d_bias, part)
     pass_down(driven, w_in, d_inputs, features)
 
@@ -194,11 +194,11 @@ def gru_back(
     d_state, weights = carray(d_states, (rows + total, hidden)), carray(w_h, (3 * hidden, hidden))
     counts = carray(live, steps)
     _gru_steps_back(counts, gate, n, from_h, last, driven, d_n, d_state, weights)
-    weigh(driven, last, d_w_h)
+    weigh(driven, last, d_w_h, part)
     add_up(driven, counts, d_b_h, part)
     # The gates' own gradients differ in n only, whose part of the state passes through r.
     _put_new(driven, d_n)
-    weigh(driven, carray(inputs, (total, features)), d_w_in)
+    weigh(driven, carray(inputs, (total, features)), d_w_in, part)
     add_up(driven, counts, d_b_in, part)
     pass_down(driven, w_in, d_inputs, features)
 

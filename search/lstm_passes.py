@@ -99,8 +99,8 @@ def lstm_back(
     tanhs, d_c = carray(squashed, (total, hidden)), carray(d_cell, (rows, hidden))
     counts, weights = carray(live, steps), carray(w_h, (4 * hidden, hidden))
     _lstm_steps_back(counts, gate, cell, tanhs, d_state, driven, d_c, weights)
-    weigh(driven, carray(befores, (total, hidden)), d_w_h)
-    weigh(driven, carray(inputs, (total, features)), d_w_in)
+    weigh(driven, carray(befores, (total, hidden)), d_w_h, part)
+    weigh(driven, carray(inputs, (total, features)), d_w_in, part)
     add_up(driven, counts, d_bias, part)
     pass_down(driven, w_in, d_inputs, features)
 
