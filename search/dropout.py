@@ -30,7 +30,7 @@ def dropped(values: Tensor, share: float, *, training: bool) -> Tensor:
         return values
     if not _is_ours(values):
         return functional.dropout(values, share)
-    made: Tensor = _Dropout.apply(values, share, _key(None))  # type: ignore[no-untyped-call]
+    made: Tensor = _Dropout.apply(values, share, draw_key(None))  # type: ignore[no-untyped-call]
     return made
 
 
@@ -44,22 +44,29 @@ def noise(like: Tensor, share: float, random: torch.Generator) -> Tensor:
     """
     if not _is_ours(like):
         return torch.empty_like(like).bernoulli_(1 - share, generator=random).div_(1 - share)
-    return _drop(torch.ones_like(like), share, _key(random))
+    return drop(torch.ones_like(like), share, draw_key(random))
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, share: float, key: int) -> Tensor:
         ctx.drawn = share, key
-        return _drop(values, share, key)
+        return drop(values, share, key)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _drop(grad, *ctx.drawn), None, None
+        return drop(grad, *ctx.drawn), None, None
 
 
-def _drop(values: Tensor, share: float, key: int) -> Tensor:
+def drop(values: Tensor, share: float, key: int) -> Tensor:
+    """Returns what `dropped` does to values, or to their gradient, by a number that was drawn.
+
+    Args:
+        values: On a CPU, of a precision in which compiled code calculates.
+        share: From 0 to below 1.
+        key: As of `draw_key`.
+    """
     values = values.detach().contiguous()
     result = torch.empty_like(values)
     words = torch.empty(values.numel() + 1, dtype=torch.int32, device="cpu")
@@ -67,7 +74,8 @@ def _drop(values: Tensor, share: float, key: int) -> Tensor:
     return result
 
 
-def _key(random: torch.Generator | None) -> int:
+def draw_key(random: torch.Generator | None) -> int:
+    """Draws the number from which follows what is dropped; None: by torch's own generator."""
     return int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=random))
 
 

@@ -22,6 +22,24 @@ from search.object_code import run
 from search.packing import Packing
 
 
+class Tape:
+    """What a layer's way there keeps for its way back, where autograd keeps nothing.
+
+    Args:
+        wanted: Whether the gradient of the inputs is.
+        into: Where the gradients of the weights go.
+    """
+
+    def __init__(self, into: Sequence[Tensor], *, wanted: bool) -> None:
+        self.needs_input_grad = (wanted,)
+        self.into = into
+        self.saved_tensors: tuple[Tensor, ...] = ()
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keeps tensors, as autograd's context does."""
+        self.saved_tensors = tensors
+
+
 def run_compiled(
     cell: str,
     inputs: Tensor,
@@ -43,9 +61,38 @@ def run_compiled(
         last, if all rows have all steps.
     """
     _check(cell, inputs, packing, start, weights)
-    layer = {"rnn": _RNNLayer, "gru": _GRULayer, "lstm": _LSTMLayer}[cell]
-    made = layer.apply(inputs, packing, *start, *weights)  # type: ignore[no-untyped-call]
+    made = _LAYERS[cell].apply(inputs, packing, *start, *weights)
     return (made[0], [made[1]]) if cell == "lstm" else (made, [])
+
+
+def run_there(
+    cell: str,
+    tape: Tape,
+    inputs: Tensor,
+    packing: Packing,
+    start: Sequence[Tensor],
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """Does what `run_compiled` does, but keeps what `run_back` needs on a tape."""
+    _check(cell, inputs, packing, start, weights)
+    made = _LAYERS[cell].forward(tape, inputs, packing, *start, *weights)
+    return (made[0], [made[1]]) if cell == "lstm" else (made, [])
+
+
+def run_back(cell: str, tape: Tape, gradient: Tensor) -> Tensor | None:
+    """Puts the gradients of a layer's weights where its tape says.
+
+    Args:
+        cell: As of `run_there`.
+        tape: As `run_there` has left it.
+        gradient: Of the states after each step, in the shape of the inputs.
+
+    Returns:
+        The gradient of the inputs, if it is wanted.
+    """
+    grads = (gradient, None) if cell == "lstm" else (gradient,)
+    made: Tensor | None = _LAYERS[cell].backward(tape, *grads)[0]
+    return made
 
 
 def _check(
@@ -127,8 +174,11 @@ class _Gradients:
         self._inputs = inputs.new_empty(inputs.shape if wanted else 0)
         self.inputs = self._inputs if wanted else None
         self._room = w_in.new_empty(max(w_in.shape[1], w_h.shape[1]), len(w_in))
-        biases = w_in.new_empty(2, len(w_in))
-        self.weights = [torch.empty_like(w_in), torch.empty_like(w_h), *biases]
+        if isinstance(ctx, Tape):
+            self.weights = list(ctx.into)
+        else:
+            biases = w_in.new_empty(2, len(w_in))
+            self.weights = [torch.empty_like(w_in), torch.empty_like(w_h), *biases]
 
     def tensors(self, biases: int) -> list[Tensor]:
         """Returns those of the inputs and weights, and of so many biases; and room."""
@@ -282,17 +332,22 @@ class _LSTMLayer(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, d_last: Tensor | None) -> tuple[Tensor | None, ...]:
         """Returns the gradients of the arguments of `forward` from those of its two results."""
         inputs, states, w_in, w_h = ctx.saved_tensors
         packing, made = ctx.packing, _Gradients(ctx, inputs, states, w_in, w_h, grad)
-        d_cell = d_last.clone(memory_format=torch.contiguous_format)
+        d_cell = states.new_zeros(packing.rows, states.shape[1])
+        if d_last is not None:
+            d_cell.copy_(d_last)
         loan = Loan(_LSTMDriven, states[: packing.rows], packing.steps)
         seen = inputs, states, packing.befores(states), *ctx.cells.space.parts, w_in, w_h
         room = *ctx.gates.space.parts, *loan.space.parts, made.states, d_cell
         _pass("lstm_back", packing, *seen, *room, *made.tensors(1))
         d_w_in, d_w_h, d_bias, other = made.weights
         return made.inputs, None, made.start, d_cell, d_w_in, d_w_h, d_bias, other.copy_(d_bias)
+
+
+_LAYERS: dict[str, Any] = {"rnn": _RNNLayer, "gru": _GRULayer, "lstm": _LSTMLayer}
 
 
 def _states(packing: Packing, start: Tensor) -> Tensor:

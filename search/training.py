@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from search.data.splits import Batch, Part, Splits
-from search.factories import Factory, OwnNetwork
+from search.factories import Factory
+from search.gradients import gradients_of
 from search.layer_memory import give_up_workspaces
-from search.models import Network, SequenceModel, build, detach, widened
-from search.optimizers import Optimizer, gradient_norm
-from search.own_modules import blaming
+from search.models import Network, SequenceModel, build, widened
+from search.optimizers import Optimizer
 from search.space import HyperParams
 from search.trial import Curve, Decision, Epoch, Goal, Outcome
 
@@ -180,39 +180,21 @@ class Run:
         self.curve = Curve(tuple(Epoch(**epoch) for epoch in state["curve"]))
 
     def _train_epoch(self, judge: BatchJudge) -> list[float] | Decision:
-        model, optimizer, clip = self.model, self.optimizer, self.params.gradient_clipping
-        weights = list(model.parameters())
+        gradients, clip = gradients_of(self.model, self.splits), self.params.gradient_clipping
         losses: list[float] = []
         state: Any = None
-        model.train()
+        self.model.train()
         for batch in self.splits.train.batches(self.params.batch_size, self.order):
-            optimizer.zero_grad()
-            loss, state = self._backward(batch, state if batch.carries else None)
-            norm = gradient_norm(weights)
+            loss, state = gradients.find(batch, state if batch.carries else None)
             losses.append(loss)
             self.batch_losses.append(loss)
-            decision = judge(losses[-1], norm.item(), len(self.curve) + 1)
+            decision = judge(loss, gradients.norm(), len(self.curve) + 1)
             if decision is not None:
                 return decision
             if clip > 0:
-                nn.utils.clip_grads_with_norm_(weights, clip, norm)
-            optimizer.step()
+                gradients.clip(clip)
+            self.optimizer.step()
         return losses
-
-    def _backward(self, batch: Batch, state: Any) -> tuple[float, Any]:
-        """Gives the weights a minibatch's gradients; returns its loss and the last hidden state.
-
-        Nothing of autograd's graph is left, so that the next minibatch takes its memory.
-        """
-        model = self.model
-        outputs, state = model(batch.inputs, batch.lengths, state)
-        # A gradient may be the user's own code, too, and raise whatever it likes.
-        own = model.name if isinstance(model, OwnNetwork) else ""
-        words = "the loss of its outputs, or the gradient,"
-        with blaming(own, words) if own else nullcontext():
-            loss = self.splits.loss(outputs, batch.targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item(), detach(state)
 
     def set_learning_rate(self) -> float:
         """Sets the coming epoch's learning rate, and returns it."""

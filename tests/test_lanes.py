@@ -13,7 +13,7 @@ import pytest
 import torch
 from networks import figures, same_tensors, series, sine, start, text, train, unjudged
 
-from search import lane_batches, recurrent
+from search import gradients, lane_batches, recurrent
 from search.checkpoints import load_checkpoint, save_checkpoint
 from search.data.splits import Splits
 from search.dimensions import CELLS
@@ -135,7 +135,8 @@ def test_equal_to_one_after_another(
         for run in runs:
             lanes.join(run, unjudged)
         finish(lanes)
-    monkeypatch.setattr(recurrent, "HAS_PRODUCTS", compiled)
+    for module in (recurrent, gradients):
+        monkeypatch.setattr(module, "HAS_PRODUCTS", compiled)
     for run in torchs:
         train(run, run.params.epochs)
     for run, theirs in zip(runs, torchs, strict=True):

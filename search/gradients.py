@@ -1,0 +1,227 @@
+"""A minibatch's loss and its gradients: by hand for our networks on a CPU, else by autograd.
+
+Autograd's graph, its memory for each gradient, and a call for each weight afterwards take longer
+than the layers of a small network. By hand all gradients lie in one piece of memory, which every
+minibatch fills anew.
+
+Shapes: B minibatch, T time, N steps of all rows, packed (`search.packing`), F features, H hidden, O
+outputs, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search.data.splits import Batch, Splits
+from search.dropout import draw_key, drop
+from search.factories import OwnNetwork
+from search.layer_functions import Tape, run_back, run_there
+from search.models import Network, SequenceModel, detach
+from search.object_code import HAS_PRODUCTS, PRECISIONS
+from search.optimizers import gradient_norm
+from search.own_modules import blaming
+from search.packing import Packing, full, packed
+
+SPARE = 1e-6
+"""Added to a norm before clipping divides by it, as `torch.nn.utils.clip_grads_with_norm_` does."""
+
+
+class Gradients(ABC):
+    """What gives a network's weights the gradients of a minibatch's loss.
+
+    Args:
+        model: In training.
+        splits: Say what the loss is.
+    """
+
+    @abstractmethod
+    def __init__(self, model: Any, splits: Splits) -> None: ...
+
+    @abstractmethod
+    def find(self, batch: Batch, state: Any) -> tuple[float, Any]:
+        """Puts the gradients where an optimizer looks for them.
+
+        Args:
+            batch: The minibatch.
+            state: Where the hidden state starts, as this has returned it; None for zero.
+
+        Returns:
+            The loss, and the last hidden state, cut off from the past; None if rows end at
+            different steps.
+        """
+
+    @abstractmethod
+    def norm(self) -> float:
+        """Returns the norm of all gradients found (2-norm)."""
+
+    @abstractmethod
+    def clip(self, most: float) -> None:
+        """Makes all gradients shorter alike, so that their `norm` is no more than ``most``."""
+
+
+def gradients_of(model: Network, splits: Splits) -> Gradients:
+    """Returns what finds a network's gradients."""
+    if isinstance(model, SequenceModel) and HAS_PRODUCTS:
+        weight = model.head.weight
+        if weight.device.type == "cpu" and weight.dtype in PRECISIONS:
+            return ByHand(model, splits)
+    return ByAutograd(model, splits)
+
+
+class ByAutograd(Gradients):
+    """Gradients of any network, anywhere."""
+
+    def __init__(self, model: Network, splits: Splits) -> None:
+        self._model, self._splits = model, splits
+        self._weights = list(model.parameters())
+        self._norm = torch.zeros(())
+
+    def find(self, batch: Batch, state: Any) -> tuple[float, Any]:
+        """Calls the network and goes back; nothing is left of the graph, for the next to use."""
+        for weight in self._weights:
+            weight.grad = None
+        model = self._model
+        outputs, state = model(batch.inputs, batch.lengths, state)
+        # A gradient may be the user's own code, too, and raise whatever it likes.
+        own = model.name if isinstance(model, OwnNetwork) else ""
+        words = "the loss of its outputs, or the gradient,"
+        with blaming(own, words) if own else nullcontext():
+            loss = self._splits.loss(outputs, batch.targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item(), detach(state)
+
+    def norm(self) -> float:
+        """Asks torch, once more for `clip`."""
+        self._norm = gradient_norm(self._weights)
+        return self._norm.item()
+
+    def clip(self, most: float) -> None:
+        """Lets torch clip by the norm that was found last."""
+        nn.utils.clip_grads_with_norm_(self._weights, most, self._norm)
+
+
+class ByHand(Gradients):
+    """Gradients of a network of ours on a CPU, derived by hand and equal to autograd's."""
+
+    def __init__(self, model: SequenceModel, splits: Splits) -> None:
+        self._model, self._splits = model, splits
+        self._weights = list(model.parameters())
+        sizes = [weight.numel() for weight in self._weights]
+        self._flat = self._weights[0].detach().new_zeros(sum(sizes))
+        parts = zip(torch.split(self._flat, sizes), self._weights, strict=True)
+        self._found = [part.view(weight.shape) for part, weight in parts]
+        # The first may be an embedding's; the last two are the head's.
+        self._embedding = self._found[0] if model.per_step else None
+        layers = [slice(at, at + 4) for at in range(int(model.per_step), len(sizes) - 2, 4)]
+        self._layers = [(self._weights[one], self._found[one]) for one in layers]
+        self._cell = model.params.cell
+        self._norm = 0.0
+
+    @torch.no_grad()
+    def find(self, batch: Batch, state: Any) -> tuple[float, Any]:
+        """Goes there and back through the network, keeping on tapes what the way back needs."""
+        model, share = self._model, self._model.params.dropout
+        steps, packing, seen = self._steps(batch)
+        tapes: list[Tape] = []
+        keys: list[int] = []
+        last: list[tuple[Tensor, ...]] = []
+        starts = self._starts(state, packing.rows, steps)
+        for (weights, found), start in zip(self._layers, starts, strict=True):
+            if tapes and share > 0:
+                keys.append(draw_key(None))
+                steps = drop(steps, share, keys[-1])
+            tapes.append(Tape(found, wanted=bool(tapes) or model.per_step))
+            steps, cells = run_there(self._cell, tapes[-1], steps, packing, start, weights)
+            last.append((steps[-packing.rows :], *cells))
+        if model.per_step:
+            hidden = steps
+        elif packing.ends is None:
+            hidden = steps[-packing.rows :]
+        else:
+            hidden = steps.index_select(0, packing.ends)
+        loss, passed = self._head(hidden, batch.targets)
+        if not model.per_step:
+            passed = _spread(passed, packing)
+        self._back(tapes, keys, passed, seen)
+        self._give()
+        return loss, None if packing.ends is not None else last
+
+    def norm(self) -> float:
+        """Takes all gradients as one vector."""
+        self._norm = torch.linalg.vector_norm(self._flat).item()
+        return self._norm
+
+    def clip(self, most: float) -> None:
+        """Clips by the norm that was found last."""
+        factor = most / (self._norm + SPARE)
+        if factor < 1:
+            self._flat.mul_(factor)
+
+    def _steps(self, batch: Batch) -> tuple[Tensor, Packing, Tensor | None]:
+        """Returns (N, F) inputs of the first layer, how they are packed, and (N,) characters."""
+        model, inputs = self._model, batch.inputs
+        rows, count = inputs.shape[:2]
+        if model.embedding is not None:
+            seen = inputs.t().reshape(-1)
+            return model.embedding.weight.index_select(0, seen), full(count, rows), seen
+        packing = None if batch.lengths is None else packed(batch.lengths, count)
+        if packing is None or packing.places is None:
+            return inputs.transpose(0, 1).reshape(count * rows, -1), full(count, rows), None
+        return inputs.flatten(0, 1).index_select(0, packing.places), packing, None
+
+    def _starts(self, state: Any, rows: int, like: Tensor) -> Sequence[Sequence[Tensor]]:
+        """Returns where each layer's state starts; of an LSTM that and its cells."""
+        if state is not None:
+            return state  # type: ignore[no-any-return]
+        zero = like.new_zeros(rows, self._model.recurrent.hidden_size)
+        return [(zero,) * (2 if self._cell == "lstm" else 1)] * len(self._layers)
+
+    def _head(self, hidden: Tensor, targets: Tensor) -> tuple[float, Tensor]:
+        """Returns the loss, and its gradient by what comes to the head; the head's own is kept."""
+        head, share = self._model.head, self._model.params.dropout
+        key = draw_key(None) if share > 0 else 0
+        shown = drop(hidden, share, key) if share > 0 else hidden
+        outputs = torch.addmm(head.bias, shown, head.weight.t())
+        if self._model.per_step:
+            targets = targets.t().reshape(-1)
+        loss, driven = self._splits.gradient(outputs, targets)
+        weights, bias = self._found[-2:]
+        torch.mm(driven.t(), shown, out=weights)
+        torch.sum(driven, 0, out=bias)
+        passed = driven.mm(head.weight)
+        return loss.item(), drop(passed, share, key) if share > 0 else passed
+
+    def _back(
+        self, tapes: list[Tape], keys: list[int], passed: Tensor | None, seen: Tensor | None
+    ) -> None:
+        """Goes back through the layers, to the embedding if there is one."""
+        while tapes:
+            assert passed is not None
+            passed = run_back(self._cell, tapes.pop(), passed)
+            if keys:
+                assert passed is not None
+                passed = drop(passed, self._model.params.dropout, keys.pop())
+        if self._embedding is not None:
+            assert passed is not None
+            assert seen is not None
+            self._embedding.zero_().index_add_(0, seen, passed)
+
+    def _give(self) -> None:
+        """Puts the gradients where an optimizer looks for them."""
+        for weight, found in zip(self._weights, self._found, strict=True):
+            weight.grad = found
+
+
+def _spread(passed: Tensor, packing: Packing) -> Tensor:
+    """Returns (N, H) the gradient of all states, of which only the rows' last ones have any."""
+    spread = passed.new_zeros(packing.total, passed.shape[1])
+    if packing.ends is None:
+        spread[-packing.rows :] = passed
+        return spread
+    return spread.index_copy_(0, packing.ends, passed)
