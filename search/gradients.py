@@ -24,7 +24,7 @@ from search.factories import OwnNetwork
 from search.layer_functions import Tape, run_back, run_there
 from search.models import Network, SequenceModel, detach
 from search.object_code import HAS_PRODUCTS, PRECISIONS
-from search.optimizers import gradient_norm
+from search.optimizers import gradient_norm, joined
 from search.own_modules import blaming
 from search.packing import Packing, full, packed
 
@@ -38,7 +38,12 @@ class Gradients(ABC):
     Args:
         model: In training.
         splits: Say what the loss is.
+
+    Attributes:
+        complete: Whether every weight has a gradient each time.
     """
+
+    complete = False
 
     @abstractmethod
     def __init__(self, model: Any, splits: Splits) -> None: ...
@@ -109,10 +114,13 @@ class ByAutograd(Gradients):
 class ByHand(Gradients):
     """Gradients of a network of ours on a CPU, derived by hand and equal to autograd's."""
 
+    complete = True
+
     def __init__(self, model: SequenceModel, splits: Splits) -> None:
         self._model, self._splits = model, splits
         self._weights = list(model.parameters())
         sizes = [weight.numel() for weight in self._weights]
+        _join(self._weights)
         self._flat = self._weights[0].detach().new_zeros(sum(sizes))
         parts = zip(torch.split(self._flat, sizes), self._weights, strict=True)
         self._found = [part.view(weight.shape) for part, weight in parts]
@@ -216,6 +224,16 @@ class ByHand(Gradients):
         """Puts the gradients where an optimizer looks for them."""
         for weight, found in zip(self._weights, self._found, strict=True):
             weight.grad = found
+
+
+@torch.no_grad()
+def _join(weights: Sequence[nn.Parameter]) -> None:
+    """Moves weights into one piece of memory, which an optimizer changes in one go."""
+    if joined(weights) is None:
+        whole = torch.cat([weight.flatten() for weight in weights])
+        parts = torch.split(whole, [weight.numel() for weight in weights])
+        for weight, part in zip(weights, parts, strict=True):
+            weight.data = part.view(weight.shape)
 
 
 def _spread(passed: Tensor, packing: Packing) -> Tensor:

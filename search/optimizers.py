@@ -8,7 +8,9 @@ last bit where it has a fused kernel, and up to rounding elsewhere.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -34,6 +36,25 @@ COUNTING = ("adam", "adagrad")
 """Those whose kernels want to know how many steps there were."""
 
 
+@dataclass(frozen=True, eq=False)
+class _One:
+    """All weights of an optimizer as one, and what it was made of.
+
+    Attributes:
+        first: What is remembered of the first weight.
+        parts: The gradients.
+        weight: (P,) all weights.
+        gradient: (P,) all gradients.
+        memory: What is remembered of them.
+    """
+
+    first: dict[str, Tensor]
+    parts: list[Tensor]
+    weight: Tensor
+    gradient: Tensor
+    memory: dict[str, Tensor]
+
+
 class Optimizer:
     """Changes weights by their gradients.
 
@@ -42,6 +63,7 @@ class Optimizer:
         weights: What is trained; those without a gradient are left as they are.
         rate: The learning rate.
         decay: What of a weight is added to its gradient.
+        together: Whether every step changes every weight.
 
     Attributes:
         rate: The learning rate of the next step.
@@ -51,16 +73,26 @@ class Optimizer:
         ValueError: There is no such optimizer.
     """
 
-    def __init__(self, kind: str, weights: Iterable[Tensor], rate: float, decay: float) -> None:
+    def __init__(
+        self,
+        kind: str,
+        weights: Iterable[Tensor],
+        rate: float,
+        decay: float,
+        *,
+        together: bool = False,
+    ) -> None:
         if kind not in MEMORIES:
             raise ValueError(f"unknown optimizer {kind!r}")
         self.rate, self.state = rate, dict[Tensor, dict[str, Tensor]]()
         self._kind, self._decay, self._weights = kind, decay, list(weights)
+        self._together = together
         # A kernel takes weights of one kind at once.
         groups = defaultdict[Any, list[Tensor]](list)
         for weight in self._weights:
             groups[weight.device, weight.dtype, _is_plain(weight)].append(weight)
         self._groups = [(group, plain) for (_, _, plain), group in groups.items()]
+        self._one: _One | None = None
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
@@ -70,13 +102,15 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Changes every weight that has a gradient."""
+        one = self._as_one() if self._together else None
+        if one is not None:
+            self._step([one.weight], [one.gradient], [one.memory])
+            return
         for group, plain in self._groups:
             weights = [weight for weight in group if weight.grad is not None]
             if not weights:
                 continue
-            for weight in weights:
-                if weight not in self.state:
-                    self.state[weight] = self.fresh(weight, 0)
+            self._remember([weight for weight in weights if weight not in self.state])
             states = [self.state[weight] for weight in weights]
             gradients = [weight.grad for weight in weights if weight.grad is not None]
             if plain:
@@ -101,6 +135,20 @@ class Optimizer:
             state["step"] = torch.tensor(steps, dtype=torch.float32, device=weight.device)
         return state
 
+    def _remember(self, weights: Sequence[Tensor]) -> None:
+        """Begins to remember weights that have never been changed, as one if that may be."""
+        one = joined(weights) if weights and self._together else None
+        if one is None:
+            self.state |= {weight: self.fresh(weight, 0) for weight in weights}
+            return
+        whole = self.fresh(one, 0)
+        steps = {name: whole.pop(name) for name in ("step",) if name in whole}
+        place = 0
+        for weight in weights:
+            own = slice(place, place := place + weight.numel())
+            parts = {name: part[own].view(weight.shape) for name, part in whole.items()}
+            self.state[weight] = {**parts, **steps}
+
     def state_dict(self) -> dict[str, Any]:
         """Returns what is remembered of each weight, by its place among them, as torch does."""
         places = {weight: place for place, weight in enumerate(self._weights)}
@@ -109,9 +157,9 @@ class Optimizer:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Goes on from where `state_dict` was taken; `torch.optim`'s will do, too."""
         self.state = {}
-        for place, state in saved["state"].items():
-            weight = self._weights[place]
-            self.state[weight] = self.fresh(weight, 0)
+        weights = [self._weights[place] for place in saved["state"]]
+        self._remember(weights)
+        for weight, state in zip(weights, saved["state"].values(), strict=True):
             for name, one in self.state[weight].items():
                 if state.get(name) is not None:
                     one.copy_(state[name])
@@ -153,6 +201,28 @@ class Optimizer:
         else:
             self._divide_by_root(weights, gradients, squares)
 
+    def _as_one(self) -> _One | None:
+        """Returns all weights as one, if they, their gradients and what is remembered lie so."""
+        gradients = [weight.grad for weight in self._weights]
+        known, first = self._one, self.state.get(self._weights[0])
+        if known is not None and known.first is first and all(map(is_, known.parts, gradients)):
+            return known
+        found = [gradient for gradient in gradients if gradient is not None]
+        if len(found) < len(self._weights):
+            return None
+        self._remember([weight for weight in self._weights if weight not in self.state])
+        states = [self.state[weight] for weight in self._weights]
+        weight, gradient = joined(self._weights), joined(found)
+        memory = {name: joined([one[name] for one in states]) for name in states[0]}
+        counts = [one["step"] for one in states if "step" in one]
+        if counts and all(one is counts[0] for one in counts):
+            memory["step"] = counts[0]
+        whole = {name: one for name, one in memory.items() if one is not None}
+        if weight is None or gradient is None or len(whole) < len(memory):
+            return None
+        self._one = _One(states[0], found, weight, gradient, whole)
+        return self._one
+
     def _divide_by_root(
         self, weights: list[Tensor], gradients: list[Tensor], squares: list[Tensor]
     ) -> None:
@@ -167,6 +237,25 @@ class Optimizer:
         roots = list(torch._foreach_sqrt(squares))
         torch._foreach_add_(roots, EPSILON[self._kind])
         torch._foreach_addcdiv_(weights, gradients, roots, value=-self.rate)
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Returns all numbers of tensors as one, if they lie one after another in the same memory.
+
+    Args:
+        tensors: At least one.
+
+    Returns:
+        A view of their memory; None if they lie otherwise.
+    """
+    first = tensors[0]
+    memory, place = first.untyped_storage().data_ptr(), first.data_ptr()
+    for one in tensors:
+        same = one.untyped_storage().data_ptr() == memory and one.dtype == first.dtype
+        if one.data_ptr() != place or not same or not one.is_contiguous():
+            return None
+        place += one.nbytes
+    return first.detach().as_strided((sum(one.numel() for one in tensors),), (1,))
 
 
 def gradient_norm(weights: Iterable[Tensor]) -> Tensor:

@@ -99,8 +99,13 @@ class Run:
         self.random = _seeded_state(seed, device)
         with self._own_random():
             self.model = build(params, splits, factory).to(device)
+        self._gradients = gradients_of(self.model, splits)
         self.optimizer = Optimizer(
-            params.optimizer, self.model.parameters(), params.learning_rate, params.weight_decay
+            params.optimizer,
+            self.model.parameters(),
+            params.learning_rate,
+            params.weight_decay,
+            together=self._gradients.complete,
         )
 
     def advance(self, judge: BatchJudge) -> Epoch | Decision:
@@ -180,7 +185,7 @@ class Run:
         self.curve = Curve(tuple(Epoch(**epoch) for epoch in state["curve"]))
 
     def _train_epoch(self, judge: BatchJudge) -> list[float] | Decision:
-        gradients, clip = gradients_of(self.model, self.splits), self.params.gradient_clipping
+        gradients, clip = self._gradients, self.params.gradient_clipping
         losses: list[float] = []
         state: Any = None
         self.model.train()

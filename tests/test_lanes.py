@@ -128,6 +128,7 @@ def test_equal_to_one_after_another(
 ) -> None:
     """Every loss, weight and figure of many epochs is what torch's modules give, or ours alone."""
     splits = doubled(task())
+    monkeypatch.setattr(gradients, "HAS_PRODUCTS", compiled)
     runs, torchs = mixed(splits, cell, layers), mixed(splits, cell, layers)
     lanes = Lanes(shape_of(runs[2].params), splits)
     with monkeypatch.context() as patched:  # What is dropped is by the places of what there is.
@@ -135,8 +136,7 @@ def test_equal_to_one_after_another(
         for run in runs:
             lanes.join(run, unjudged)
         finish(lanes)
-    for module in (recurrent, gradients):
-        monkeypatch.setattr(module, "HAS_PRODUCTS", compiled)
+    monkeypatch.setattr(recurrent, "HAS_PRODUCTS", compiled)
     for run in torchs:
         train(run, run.params.epochs)
     for run, theirs in zip(runs, torchs, strict=True):
