@@ -177,6 +177,12 @@ def _exp_of(x: Any) -> Any:
 
 
 @compiled
+def exponential(x: Any) -> Any:
+    """exp(x) of a number."""
+    return _exp(x)
+
+
+@compiled
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)) of a number."""
     one = type(x)(1)

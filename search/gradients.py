@@ -23,11 +23,13 @@ from search.dropout import draw_key, drop
 from search.factories import OwnNetwork
 from search.layer_functions import Tape, run_back, run_there
 from search.models import Network, SequenceModel, detach
-from search.object_code import HAS_PRODUCTS, PRECISIONS
+from search.object_code import HAS_PRODUCTS, PRECISIONS, run
 from search.optimizers import gradient_norm, joined
 from search.own_modules import blaming
 from search.packing import Packing, full, packed
 
+WIDE = 16
+"""Numbers of room that the head's pass needs at least; see `search.head_passes`."""
 SPARE = 1e-6
 """Added to a norm before clipping divides by it, as `torch.nn.utils.clip_grads_with_norm_` does."""
 
@@ -195,15 +197,23 @@ class ByHand(Gradients):
         head, share = self._model.head, self._model.params.dropout
         key = draw_key(None) if share > 0 else 0
         shown = drop(hidden, share, key) if share > 0 else hidden
-        outputs = torch.addmm(head.bias, shown, head.weight.t())
-        if self._model.per_step:
-            targets = targets.t().reshape(-1)
-        loss, driven = self._splits.gradient(outputs, targets)
-        weights, bias = self._found[-2:]
-        torch.mm(driven.t(), shown, out=weights)
-        torch.sum(driven, 0, out=bias)
-        passed = driven.mm(head.weight)
-        return loss.item(), drop(passed, share, key) if share > 0 else passed
+        rows, (outputs, units) = len(shown), head.weight.shape
+        entropy = self._splits.task != "forecast"
+        losses = shown.new_empty(2 if entropy else 1, rows)
+        driven, room = shown.new_empty(rows, outputs), shown.new_empty(units + WIDE, outputs)
+        passed = torch.empty_like(shown)
+        found = *self._found[-2:], passed, losses, driven, room
+        wanted = (targets.t() if self._model.per_step else targets).contiguous()
+        wanted = wanted.to(torch.int64 if entropy else shown.dtype)
+        name = "cross_entropy" if entropy else "squared_error"
+        kept = shown, head.weight, head.bias, wanted
+        run(name, shown.dtype, (rows, units, outputs), (*kept, *found))
+        if entropy:
+            count = int((wanted >= 0).sum()) if self._model.per_step else rows
+            loss = losses[0].log_().add_(losses[1]).sum().item() / max(count, 1)
+        else:
+            loss = losses.sum().item() / wanted.numel()
+        return loss, drop(passed, share, key) if share > 0 else passed
 
     def _back(
         self, tapes: list[Tape], keys: list[int], passed: Tensor | None, seen: Tensor | None

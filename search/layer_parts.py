@@ -30,11 +30,11 @@ tenth of their pace (`studies/LOG.md`), and one of few rows nearly as quickly as
 def weigh(driven: Array, shown: Array, d_weights: Pointer, room: Pointer) -> None:
     """Makes the gradient of weights that were shown (N, F) and drive (N, G).
 
-    ``room`` is for (F, G), if F is below `FEW`.
+    ``room`` is for (F, G), if F is below `FEW` and G.
     """
     gates, features = driven.shape[1], shown.shape[1]
     made = carray(d_weights, (gates, features))
-    if features >= FEW:
+    if features >= min(FEW, gates):
         multiply(made, driven, shown, 0, 1, 0)
         return
     turned = carray(room, (features, gates))

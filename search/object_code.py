@@ -40,6 +40,7 @@ _SOURCES = (
     "layer_parts",
     "layer_passes",
     "lstm_passes",
+    "head_passes",
     "packing_pass",
 )
 
@@ -124,12 +125,13 @@ def _machine_code(precision: str) -> bytes:
                 return made
     if _fingerprint() != _FINGERPRINT:  # Else it would be called as it was, and is another.
         raise RuntimeError("rnn-search was changed while it ran; start it again")
-    from search import layer_passes, lstm_passes, packing_pass, threefry
+    from search import head_passes, layer_passes, lstm_passes, packing_pass, threefry
     from search.compiled import machine_code
 
     # LLVM would end the process over a product that is not there.
-    layers = layer_passes.ENTRIES + lstm_passes.ENTRIES if HAS_PRODUCTS else []
-    made = machine_code([*layers, *packing_pass.ENTRIES, *threefry.ENTRIES], precision)
+    with_products = [*layer_passes.ENTRIES, *lstm_passes.ENTRIES, *head_passes.ENTRIES]
+    others = [*packing_pass.ENTRIES, *threefry.ENTRIES]
+    made = machine_code([*(with_products if HAS_PRODUCTS else []), *others], precision)
     for folder in _folders():
         # A full disk is told by who has something to say.
         with contextlib.suppress(OSError):

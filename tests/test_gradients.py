@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,12 +16,12 @@ from networks import CPU, hyper, series, sine, start, text, train
 from torch import Tensor, nn
 
 from search import gradients
-from search.data.losses import cross_entropy
 from search.data.splits import IGNORED, Batch, Splits
 from search.dimensions import CELLS
 from search.factories import OwnNetwork
 from search.gradients import ByAutograd, ByHand, gradients_of
 from search.models import SequenceModel, build
+from search.object_code import run
 from search.training import one_thread
 
 Task = Callable[[], Splits]
@@ -103,18 +104,58 @@ def test_clips_as_torch_does(most: float) -> None:
         torch.testing.assert_close(weight.grad, copy.grad, rtol=1e-12, atol=0)
 
 
-def test_losses_that_do_not_count() -> None:
-    """A target that does not count has no loss and no gradient; if none counts, all is 0."""
-    outputs = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
-    targets = torch.tensor([1, IGNORED, 3, IGNORED, 0])
-    loss = nn.functional.cross_entropy(outputs, targets, ignore_index=IGNORED)
+def test_a_target_that_does_not_count() -> None:
+    """It has no loss and no gradient; if none counts, all of the head's is 0."""
+    splits = text()
+    model = build(hyper(), splits).double()
+    assert isinstance(model, SequenceModel)
+    [batch, *_] = splits.train.batches(8, None)
+    targets = batch.targets.clone()
+    targets[1], targets[:, 3] = IGNORED, IGNORED
+    some, none = (
+        replace(batch, targets=targets),
+        replace(batch, targets=torch.full_like(targets, IGNORED)),
+    )
+    (mine, grads), (nothing, zeros) = found(ByHand(model, splits), model, [some, none])
+    (theirs, others), (nought, _) = found(ByAutograd(model, splits), model, [some, none])
+    assert mine == pytest.approx(theirs, rel=1e-12)
+    torch.testing.assert_close(grads, others, rtol=1e-11, atol=1e-12)
+    assert nothing == nought == 0
+    assert not any(grad.any() for grad in zeros)
+
+
+@pytest.mark.parametrize("classes", [2, 15, 16, 17, 40, 65, 130])
+def test_logits_of_all_sizes(classes: int) -> None:
+    """Loss and gradient of few and of many classes, and of logits far apart, are torch's."""
+    torch.manual_seed(classes)
+    shown, weights = torch.randn(9, 5).double(), 30 * torch.randn(classes, 5).double()
+    bias, wanted = torch.randn(classes).double(), torch.randint(classes, (9,))
+    leaves = [one.clone().requires_grad_() for one in (weights, bias, shown)]
+    logits = nn.functional.linear(leaves[2], leaves[0], leaves[1])
+    loss = nn.functional.cross_entropy(logits, wanted)
     loss.backward()
-    mine, gradient = cross_entropy(outputs.detach(), targets)
-    assert mine.item() == pytest.approx(loss.item(), rel=1e-12)
-    torch.testing.assert_close(gradient, outputs.grad, rtol=1e-12, atol=1e-15)
-    nothing, flat = cross_entropy(outputs.detach(), torch.full((5,), IGNORED))
-    assert nothing.item() == 0
-    assert not flat.any()
+    made = [torch.full_like(one, 7.0) for one in (weights, bias, shown)]
+    losses, driven = torch.empty(2, 9).double(), torch.empty(9, classes).double()
+    room = torch.empty(21, classes).double()
+    tensors = (shown, weights, bias, wanted, *made, losses, driven, room)
+    run("cross_entropy", torch.float64, (9, 5, classes), tensors)
+    assert (losses[0].log() + losses[1]).mean().item() == pytest.approx(loss.item(), rel=1e-12)
+    for mine, leaf in zip(made, leaves, strict=True):
+        torch.testing.assert_close(mine, leaf.grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf])
+def test_what_is_not_finite_is_seen(spoilt: float) -> None:
+    """A weight that is not finite gives a loss or a norm that is not, whatever the task."""
+    for task in TASKS.values():
+        model = build(hyper(), task())
+        assert isinstance(model, SequenceModel)
+        with torch.no_grad():
+            model.head.weight[0, 0] = spoilt
+        way = ByHand(model, task())
+        [batch, *_] = task().train.batches(8, None)
+        loss, _ = way.find(batch, None)
+        assert not (math.isfinite(loss) and math.isfinite(way.norm()))
 
 
 def test_who_is_trained_how(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +184,10 @@ def test_a_run_goes_either_way(task: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_nothing_is_left_of_a_minibatch() -> None:
     """Gradients of one minibatch do not add to those of the next."""
-    run = start(sine())
-    assert run.device == CPU
-    way, [batch, *_] = gradients_of(run.model, run.splits), list(run.splits.train.batches(16, None))
-    first = [grads for _, grads in found(way, run.model, [batch, batch])]
+    trained = start(sine())
+    assert trained.device == CPU
+    way = gradients_of(trained.model, trained.splits)
+    [batch, *_] = trained.splits.train.batches(16, None)
+    first = [grads for _, grads in found(way, trained.model, [batch, batch])]
     for one, other in zip(*first, strict=True):
         assert torch.equal(one, other)

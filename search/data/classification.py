@@ -27,7 +27,6 @@ from search.data.labelled import (
     read_labelled,
     without_missing,
 )
-from search.data.losses import cross_entropy
 from search.data.series import SeriesPart
 from search.data.splits import IGNORED, Splits, fingerprint
 from search.errors import DataError
@@ -69,10 +68,6 @@ class ClassifySplits(Splits):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of (B, C) logits and (B,) classes."""
         return functional.cross_entropy(outputs, targets, ignore_index=IGNORED)
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """`loss`, and its gradient by the logits."""
-        return cross_entropy(outputs, targets)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropies in nats."""

@@ -22,7 +22,6 @@ from search.config import LanguageData
 from search.data.cards import LanguageCard
 from search.data.encodings import read_utf8
 from search.data.language_baselines import ngrams, unigrams
-from search.data.losses import cross_entropy
 from search.data.splits import IGNORED, Batch, EpochPlan, Part, Splits, fingerprint
 from search.errors import DataError
 
@@ -152,10 +151,6 @@ class LanguageSplits(Splits):
             outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
         return summed / (targets != IGNORED).sum().clamp(min=1)
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """`loss` of (N, V) logits and (N,) characters, and its gradient by the logits."""
-        return cross_entropy(outputs, targets)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropies in nats."""

@@ -144,15 +144,6 @@ class Splits(ABC):
         """
 
     @abstractmethod
-    def gradient(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """`loss`, and its gradient by the outputs, without a graph.
-
-        Args:
-            outputs: forecast (N, O); classify (N, C); language (N, V): of all predictions.
-            targets: forecast (N, O); else (N,).
-        """
-
-    @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of every target, 0 where it is `IGNORED`; `loss` is the mean over the others.
 

@@ -24,7 +24,6 @@ from search.data.forecast_baselines import (
     seasonal_naive,
     windows_for_ridge,
 )
-from search.data.losses import squared_error
 from search.data.splits import Batch, EpochPlan, Part, Splits
 
 Floats = NDArray[np.float64]
@@ -157,10 +156,6 @@ class ForecastSplits(Splits):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean squared error of what is predicted, standardised; a constant has about 1."""
         return torch.nn.functional.mse_loss(outputs, targets)
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """`loss` of (B, O), and its gradient by the outputs."""
-        return squared_error(outputs, targets)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Squared errors."""
