@@ -149,16 +149,11 @@ class ByHand(Gradients):
             tapes.append(Tape(found, wanted=bool(tapes) or model.per_step))
             steps, cells = run_there(self._cell, tapes[-1], steps, packing, start, weights)
             last.append((steps[-packing.rows :], *cells))
-        if model.per_step:
-            hidden = steps
-        elif packing.ends is None:
-            hidden = steps[-packing.rows :]
-        else:
-            hidden = steps.index_select(0, packing.ends)
-        loss, passed = self._head(hidden, batch.targets)
+        shown: Tensor | slice | None = None
         if not model.per_step:
-            passed = _spread(passed, packing)
-        self._back(tapes, keys, passed, seen)
+            shown = slice(-packing.rows, None) if packing.ends is None else packing.ends
+        loss, passed = self._head(steps if shown is None else steps[shown], batch.targets)
+        self._back(tapes, keys, run_back(self._cell, tapes.pop(), passed, shown), seen)
         self._give()
         return loss, None if packing.ends is not None else last
 
@@ -218,13 +213,12 @@ class ByHand(Gradients):
     def _back(
         self, tapes: list[Tape], keys: list[int], passed: Tensor | None, seen: Tensor | None
     ) -> None:
-        """Goes back through the layers, to the embedding if there is one."""
-        while tapes:
+        """Goes back through all layers but the last, to the embedding if there is one."""
+        for tape in reversed(tapes):
             assert passed is not None
-            passed = run_back(self._cell, tapes.pop(), passed)
             if keys:
-                assert passed is not None
                 passed = drop(passed, self._model.params.dropout, keys.pop())
+            passed = run_back(self._cell, tape, passed)
         if self._embedding is not None:
             assert passed is not None
             assert seen is not None
@@ -244,12 +238,3 @@ def _join(weights: Sequence[nn.Parameter]) -> None:
         parts = torch.split(whole, [weight.numel() for weight in weights])
         for weight, part in zip(weights, parts, strict=True):
             weight.data = part.view(weight.shape)
-
-
-def _spread(passed: Tensor, packing: Packing) -> Tensor:
-    """Returns (N, H) the gradient of all states, of which only the rows' last ones have any."""
-    spread = passed.new_zeros(packing.total, passed.shape[1])
-    if packing.ends is None:
-        spread[-packing.rows :] = passed
-        return spread
-    return spread.index_copy_(0, packing.ends, passed)

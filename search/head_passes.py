@@ -38,7 +38,7 @@ def squared_error(
     driven: Pointer,
     room: Pointer,
 ) -> None:
-    """Makes ``losses`` (N,), sums of squares, of ``targets`` (N, O); gradients of the mean square."""
+    """Makes ``losses`` (N,), sums of squares, of ``targets`` (N, O); gradients of their mean."""
     made, wanted = carray(driven, (rows, outputs)), carray(targets, (rows, outputs))
     found, seen = carray(losses, rows), carray(shown, (rows, hidden))
     see(made, seen, weights, bias)

@@ -33,6 +33,7 @@ class Tape:
     def __init__(self, into: Sequence[Tensor], *, wanted: bool) -> None:
         self.needs_input_grad = (wanted,)
         self.into = into
+        self.places: Tensor | slice | None = None
         self.saved_tensors: tuple[Tensor, ...] = ()
 
     def save_for_backward(self, *tensors: Tensor) -> None:
@@ -73,23 +74,32 @@ def run_there(
     start: Sequence[Tensor],
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Does what `run_compiled` does, but keeps what `run_back` needs on a tape."""
-    _check(cell, inputs, packing, start, weights)
+    """Does what `run_compiled` does, but keeps what `run_back` needs on a tape.
+
+    All of ``start`` and of ``weights`` are alike in precision, and fit together.
+    """
+    fits = inputs.shape == (packing.total, weights[0].shape[1]) and len(start[0]) == packing.rows
+    if not fits or inputs.dtype != weights[0].dtype or start[0].dtype != inputs.dtype:
+        _check(cell, inputs, packing, start, weights)
     made = _LAYERS[cell].forward(tape, inputs, packing, *start, *weights)
     return (made[0], [made[1]]) if cell == "lstm" else (made, [])
 
 
-def run_back(cell: str, tape: Tape, gradient: Tensor) -> Tensor | None:
+def run_back(
+    cell: str, tape: Tape, gradient: Tensor, places: Tensor | slice | None = None
+) -> Tensor | None:
     """Puts the gradients of a layer's weights where its tape says.
 
     Args:
         cell: As of `run_there`.
         tape: As `run_there` has left it.
-        gradient: Of the states after each step, in the shape of the inputs.
+        gradient: (N, H) of the states after each step.
+        places: Which of them it is of, if that of the others is 0; None: it is of all.
 
     Returns:
         The gradient of the inputs, if it is wanted.
     """
+    tape.places = places
     grads = (gradient, None) if cell == "lstm" else (gradient,)
     made: Tensor | None = _LAYERS[cell].backward(tape, *grads)[0]
     return made
@@ -168,7 +178,10 @@ class _Gradients:
         self._loan = Loan(_StateGradients, states[:rows], ctx.packing.steps + 1)
         [self.states] = self._loan.space.parts
         flat = self.states.view(-1, states.shape[1])
-        flat[rows : len(states)].view(grad.shape).copy_(grad)
+        if isinstance(ctx, Tape) and ctx.places is not None:
+            flat[rows : len(states)].zero_()[ctx.places] = grad
+        else:
+            flat[rows : len(states)].view(grad.shape).copy_(grad)
         self._start = flat[:rows]
         wanted = ctx.needs_input_grad[0]
         self._inputs = inputs.new_empty(inputs.shape if wanted else 0)

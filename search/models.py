@@ -101,7 +101,9 @@ def widened(model: SequenceModel) -> SequenceModel:
         # Else one of inference mode could not be filled outside.
         with torch.inference_mode(False), torch.no_grad():
             _TWINS[model] = _empty_twin(model, wide)
-    twin = _TWINS[model].to(model.head.weight.device, model.head.weight.dtype)
+    twin, weight = _TWINS[model], model.head.weight
+    if (twin.head.weight.device, twin.head.weight.dtype) != (weight.device, weight.dtype):
+        twin.to(weight.device, weight.dtype)
     for target, weights in zip(twin.parameters(), model.parameters(), strict=True):
         window = own_part(target, weights.shape, units, wide)
         window.copy_(weights.view(window.shape))
