@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 
-from bench.recurrent import OURS, TORCHS, medians
+from bench.recurrent import OURS, TORCHS, a_run, medians
 from search import models
 from search.data import load_splits
 from search.lane_shapes import shape_of
@@ -32,7 +32,6 @@ from search.recurrent import run_layer
 from search.running import Request, make_plan
 from search.space import HyperParams, starting_points
 from search.training import Run
-from search.trial import Goal
 
 NETWORKS = (1, 4, 16)
 SHAPES = ((32, 24, 12, 16), (32, 24, 12, 32), (32, 48, 12, 64))
@@ -65,23 +64,21 @@ def layers(cell: str, shape: tuple[int, int, int, int], networks: int) -> Way:
     )
 
 
-def runs(study: str, cell: str, units: int, networks: int) -> list[Run]:
-    """Returns runs of a study's first trial that differ in all but their shape."""
+def runs(study: str, cell: str, units: int, networks: int, *, ours: bool = True) -> list[Run]:
+    """Returns runs of a study's first trial that differ in all but their shape.
+
+    Alone, their gradients are found by hand if they are ours, else by autograd.
+    """
     config = make_plan(Request(study, "sqlite:///none.db")).config
     splits = load_splits(config.data)
     changes = {"cell": cell, "hidden_units": units}
     params = HyperParams.of(starting_points(config.space)[0] | changes)
     kinds = list(MEMORIES)
-    return [
-        Run(
-            replace(params, optimizer=kinds[at % 4], learning_rate=0.01 / (1 + at)),
-            splits,
-            at,
-            Goal(),
-            torch.device("cpu"),
-        )
+    changed = [
+        replace(params, optimizer=kinds[at % 4], learning_rate=0.01 / (1 + at))
         for at in range(networks)
     ]
+    return [a_run(one, splits, at, ours=ours) for at, one in enumerate(changed)]
 
 
 def epoch_alone(run: Run, layers: Mapping[str, Any]) -> Way:
@@ -129,7 +126,9 @@ def main() -> None:
     print(f"\n| an epoch of | H | cell | ours alone | {heads} |\n|---|--:|---|--:|--:|--:|--:|")
     for study, sizes, turns in EPOCHS:
         for units, cell in itertools.product(sizes, models.CELLS):
-            ways = [epoch_alone(runs(study, cell, units, 1)[0], way) for way in (TORCHS, OURS)]
+            both = [(TORCHS, runs(study, cell, units, 1, ours=False))]
+            both += [(OURS, runs(study, cell, units, 1))]
+            ways = [epoch_alone(run, layers) for layers, [run] in both]
             ways += [epoch_together(runs(study, cell, units, count)) for count in NETWORKS]
             row = gains(ways, (1, *NETWORKS), turns)
             print("|", study, "|", units, "|", cell, "|", row, "|", flush=True)

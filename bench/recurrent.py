@@ -20,8 +20,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from search import models
+from search import gradients, models
 from search.data import load_splits
+from search.data.splits import Splits
 from search.recurrent import recur, recur_to_ends
 from search.running import Request, make_plan
 from search.space import HyperParams, starting_points
@@ -62,6 +63,12 @@ OURS: Mapping[str, Any] = {"recur": recur, "recur_to_ends": recur_to_ends}
 """What `search.models` runs layers with."""
 
 
+def a_run(params: HyperParams, splits: Splits, seed: int, *, ours: bool = True) -> Run:
+    """Returns an untrained run whose gradients are found by hand, or by autograd."""
+    with mock.patch.object(gradients, "HAS_PRODUCTS", ours):
+        return Run(params, splits, seed, Goal(), torch.device("cpu"))
+
+
 def medians(ways: Sequence[Callable[[], object]], turns: int) -> list[float]:
     """Returns the median seconds of the processor's time of each way, which take turns.
 
@@ -90,11 +97,11 @@ def layer_ratio(cell: str, batch: int, steps: int, inputs: int, hidden: int) -> 
 
 
 def epoch_ratio(study: str, cell: str) -> float:
-    """Returns an epoch's time with torch's layers, in units of ours."""
+    """Returns an epoch's time with torch's layers and autograd, in units of ours."""
     config = make_plan(Request(study, "sqlite:///none.db")).config
     splits = load_splits(config.data)
     params = HyperParams.of(starting_points(config.space)[0] | {"cell": cell})
-    runs = [Run(params, splits, 0, Goal(), torch.device("cpu")) for _ in range(2)]
+    runs = [a_run(params, splits, 0, ours=ours) for ours in (False, True)]
 
     def epoch(run: Run, layers: Mapping[str, Any]) -> Callable[[], object]:
         def train() -> None:
