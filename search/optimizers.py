@@ -180,8 +180,8 @@ class Optimizer:
         """Changes weights of one device and dtype, real and in one piece."""
         names = *MEMORIES[self._kind], "step"
         means, squares, steps = ([one[name] for one in states if name in one] for name in names)
-        if steps:
-            torch._foreach_add_(steps, 1)
+        if steps:  # Some weights may count theirs together.
+            torch._foreach_add_(list({id(one): one for one in steps}.values()), 1)
         shared: dict[str, Any] = {"lr": self.rate, "weight_decay": self._decay, "maximize": False}
         if self._kind == "adam":
             shared |= {

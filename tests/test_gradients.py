@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from search import gradients
 from search.data.splits import IGNORED, Batch, Splits
-from search.dimensions import CELLS
+from search.dimensions import CELLS, OPTIMIZERS
 from search.factories import OwnNetwork
 from search.gradients import ByAutograd, ByHand, gradients_of
 from search.models import SequenceModel, build
@@ -191,3 +191,24 @@ def test_nothing_is_left_of_a_minibatch() -> None:
     first = [grads for _, grads in found(way, trained.model, [batch, batch])]
     for one, other in zip(*first, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_steps_are_the_same_together(kind: str) -> None:
+    """All weights as one, or one after another, with gradients elsewhere: the same steps."""
+    changes = {"optimizer": kind, "cell": "gru", "weight_decay": 0.01}
+    one, other = (start(series(), **changes) for _ in range(2))
+    [batch] = series().train.batches(99, None)
+    together, alone = ByHand(one.model, series()), ByHand(other.model, series())
+    for turn in range(6):
+        for way, trained in ((together, one), (alone, other)):
+            way.find(batch, None)
+            if trained is other and turn != 3:
+                for weight in other.model.parameters():
+                    weight.grad = None if weight.grad is None else weight.grad.clone()
+            trained.optimizer.step()
+    for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    saved, apart = (run.optimizer.state_dict()["state"] for run in (one, other))
+    for place, state in saved.items():
+        assert float(state.get("step", 6)) == float(apart[place].get("step", 6)) == 6

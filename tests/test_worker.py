@@ -250,7 +250,7 @@ def test_an_error_of_the_training_fails_the_trial(tmp_path: Path) -> None:
     assert worker.decision.outcome is Outcome.FAILED
     assert worker.decision.reason.startswith("RuntimeError: ")
     assert worker.traceback.startswith("Traceback")
-    assert "models.py" in worker.traceback
+    assert "gradients.py" in worker.traceback
     worker.finish()
     assert WEIGHTS not in names(tmp_path)
 
