@@ -14,7 +14,7 @@ import psutil
 import pytest
 from loopback import other_address
 from ray_nodes import OPTIONS, home, node_of, nodes
-from test_resume import OPTIONS as STUDY
+from test_resume import OPTIONS as SHORT
 from test_resume import TRIALS
 from tiny import (
     epochs_reported,
@@ -34,6 +34,8 @@ from tiny import (
 pytestmark = [pytest.mark.loopback, pytest.mark.slow, pytest.mark.timeout(600)]
 __all__ = ["home", "nodes"]
 """Fixtures of another file."""
+STUDY = {**SHORT, "rows": 2000}
+"""Longer, for a node takes a second to be gone, in which the study must not end."""
 ADDRESS = "8.8.0.1"
 """One that others could reach, were there any here; Ray believes so, because 8.8.8.8 is near."""
 
