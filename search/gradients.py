@@ -39,7 +39,7 @@ class Gradients(ABC):
 
     Args:
         model: In training.
-        splits: Say what the loss is.
+        splits: The data; the loss is their task's.
 
     Attributes:
         complete: Whether every weight has a gradient each time.
@@ -59,8 +59,7 @@ class Gradients(ABC):
             state: Where the hidden state starts, as this has returned it; None for zero.
 
         Returns:
-            The loss, and the last hidden state, cut off from the past; None if rows end at
-            different steps.
+            The loss, and the last hidden state, cut off from the past; None where none goes on.
         """
 
     @abstractmethod
@@ -69,7 +68,7 @@ class Gradients(ABC):
 
     @abstractmethod
     def clip(self, most: float) -> None:
-        """Makes all gradients shorter alike, so that their `norm` is no more than ``most``."""
+        """Makes all gradients shorter alike, so that their `norm`, asked before, is ``most``."""
 
 
 def gradients_of(model: Network, splits: Splits) -> Gradients:
@@ -137,6 +136,7 @@ class ByHand(Gradients):
     def find(self, batch: Batch, state: Any) -> tuple[float, Any]:
         """Goes there and back through the network, keeping on tapes what the way back needs."""
         model, share = self._model, self._model.params.dropout
+        self._check()
         steps, packing, seen = self._steps(batch)
         tapes: list[Tape] = []
         keys: list[int] = []
@@ -148,14 +148,15 @@ class ByHand(Gradients):
                 steps = drop(steps, share, keys[-1])
             tapes.append(Tape(found, wanted=bool(tapes) or model.per_step))
             steps, cells = run_there(self._cell, tapes[-1], steps, packing, start, weights)
-            last.append((steps[-packing.rows :], *cells))
+            if model.per_step:  # A copy, as the states of all steps need not live on.
+                last.append((steps[-packing.rows :].clone(), *cells))
         shown: Tensor | slice | None = None
         if not model.per_step:
             shown = slice(-packing.rows, None) if packing.ends is None else packing.ends
         loss, passed = self._head(steps if shown is None else steps[shown], batch.targets)
         self._back(tapes, keys, run_back(self._cell, tapes.pop(), passed, shown), seen)
         self._give()
-        return loss, None if packing.ends is not None else last
+        return loss, last or None
 
     def norm(self) -> float:
         """Takes all gradients as one vector."""
@@ -167,6 +168,16 @@ class ByHand(Gradients):
         factor = most / (self._norm + SPARE)
         if factor < 1:
             self._flat.mul_(factor)
+
+    def _check(self) -> None:
+        """Compiled code looks at memory without asking what is there.
+
+        Raises:
+            RuntimeError: The network has been given another precision or device since.
+        """
+        weight = self._model.head.weight
+        if weight.dtype != self._flat.dtype or weight.device != self._flat.device:
+            raise RuntimeError(f"the network's weights are {weight.dtype} on {weight.device} now")
 
     def _steps(self, batch: Batch) -> tuple[Tensor, Packing, Tensor | None]:
         """Returns (N, F) inputs of the first layer, how they are packed, and (N,) characters."""
@@ -195,16 +206,20 @@ class ByHand(Gradients):
         rows, (outputs, units) = len(shown), head.weight.shape
         entropy = self._splits.task != "forecast"
         losses = shown.new_empty(2 if entropy else 1, rows)
-        driven, room = shown.new_empty(rows, outputs), shown.new_empty(units + WIDE, outputs)
+        driven, room = shown.new_empty(rows, outputs), shown.new_empty(max(units, WIDE), outputs)
         passed = torch.empty_like(shown)
         found = *self._found[-2:], passed, losses, driven, room
         wanted = (targets.t() if self._model.per_step else targets).contiguous()
         wanted = wanted.to(torch.int64 if entropy else shown.dtype)
+        if wanted.numel() != rows * (1 if entropy else outputs):
+            raise RuntimeError(f"{tuple(wanted.shape)} targets of ({rows}, {outputs}) outputs")
+        if entropy and int(wanted.max()) >= outputs:
+            raise RuntimeError(f"a target is {int(wanted.max())}, but there are {outputs} classes")
         name = "cross_entropy" if entropy else "squared_error"
         kept = shown, head.weight, head.bias, wanted
         run(name, shown.dtype, (rows, units, outputs), (*kept, *found))
         if entropy:
-            count = int((wanted >= 0).sum()) if self._model.per_step else rows
+            count = int((wanted >= 0).sum())
             loss = losses[0].log_().add_(losses[1]).sum().item() / max(count, 1)
         else:
             loss = losses.sum().item() / wanted.numel()

@@ -2,7 +2,8 @@
 
 For a small network that takes longer than the steps themselves, and its first use imports torch's
 compiler, which takes a second before a search has its first result. The steps are torch's to the
-last bit where it has a fused kernel, and up to rounding elsewhere.
+last bit where it has a fused kernel and weights are changed each by itself, and up to rounding
+elsewhere.
 """
 
 from __future__ import annotations
@@ -204,8 +205,13 @@ class Optimizer:
     def _as_one(self) -> _One | None:
         """Returns all weights as one, if they, their gradients and what is remembered lie so."""
         gradients = [weight.grad for weight in self._weights]
-        known, first = self._one, self.state.get(self._weights[0])
-        if known is not None and known.first is first and all(map(is_, known.parts, gradients)):
+        known, first = self._one, self._weights[0]
+        if (
+            known is not None
+            and known.first is self.state.get(first)
+            and first.data_ptr() == known.weight.data_ptr()
+            and all(map(is_, known.parts, gradients))
+        ):
             return known
         found = [gradient for gradient in gradients if gradient is not None]
         if len(found) < len(self._weights):

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from networks import CPU, hyper, series, sine, start, text, train
 from torch import Tensor, nn
 
-from search import gradients
+from search import gradients, head_passes
 from search.data.splits import IGNORED, Batch, Splits
 from search.dimensions import CELLS, OPTIMIZERS
 from search.factories import OwnNetwork
-from search.gradients import ByAutograd, ByHand, gradients_of
+from search.gradients import WIDE, ByAutograd, ByHand, gradients_of
 from search.models import SequenceModel, build
 from search.object_code import run
 from search.training import one_thread
@@ -124,6 +124,47 @@ def test_a_target_that_does_not_count() -> None:
     assert not any(grad.any() for grad in zeros)
 
 
+@pytest.mark.parametrize("units", [1, 5, 40])
+@pytest.mark.parametrize("outputs", [1, 3, 33])
+def test_several_outputs(outputs: int, units: int) -> None:
+    """Loss and gradients of a forecast of several steps are torch's."""
+    torch.manual_seed(outputs)
+    leaves = [torch.randn(size).double() for size in ((outputs, units), (outputs,), (9, units))]
+    weights, bias, shown = (one.requires_grad_() for one in leaves)
+    wanted = torch.randn(9, outputs).double()
+    loss = nn.functional.mse_loss(nn.functional.linear(shown, weights, bias), wanted)
+    loss.backward()
+    made = [torch.full_like(one, 7.0) for one in leaves]
+    losses, driven = torch.empty(1, 9).double(), torch.empty(9, outputs).double()
+    room = torch.empty(max(units, WIDE), outputs).double()
+    given = [one.detach() for one in (shown, weights, bias)]
+    tensors = (*given, wanted, *made, losses, driven, room)
+    run("squared_error", torch.float64, (9, units, outputs), tensors)
+    assert losses.sum().item() / wanted.numel() == pytest.approx(loss.item(), rel=1e-12)
+    for mine, leaf in zip(made, leaves, strict=True):
+        torch.testing.assert_close(mine, leaf.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_room_is_enough() -> None:
+    """Who gives room to compiled code knows how much it takes."""
+    assert head_passes.WIDE == WIDE
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """A class too large, and a network that was given another precision, are errors, not memory."""
+    splits = series()
+    model = build(hyper(), splits)
+    assert isinstance(model, SequenceModel)
+    way, [batch] = ByHand(model, splits), list(splits.train.batches(99, None))
+    with pytest.raises(RuntimeError, match="a target is 2, but there are 2 classes"):
+        way.find(replace(batch, targets=torch.full_like(batch.targets, 2)), None)
+    with pytest.raises(RuntimeError, match="targets of"):
+        way.find(replace(batch, targets=batch.targets[:3]), None)
+    model.double()
+    with pytest.raises(RuntimeError, match="float64"):
+        way.find(wide(batch), None)
+
+
 @pytest.mark.parametrize("classes", [2, 15, 16, 17, 40, 65, 130])
 def test_logits_of_all_sizes(classes: int) -> None:
     """Loss and gradient of few and of many classes, and of logits far apart, are torch's."""
@@ -151,7 +192,7 @@ def test_what_is_not_finite_is_seen(spoilt: float) -> None:
         model = build(hyper(), task())
         assert isinstance(model, SequenceModel)
         with torch.no_grad():
-            model.head.weight[0, 0] = spoilt
+            model.head.weight[-1, 0] = spoilt
         way = ByHand(model, task())
         [batch, *_] = task().train.batches(8, None)
         loss, _ = way.find(batch, None)
@@ -207,6 +248,7 @@ def test_steps_are_the_same_together(kind: str) -> None:
                 for weight in other.model.parameters():
                     weight.grad = None if weight.grad is None else weight.grad.clone()
             trained.optimizer.step()
+    assert one.optimizer._one is not None
     for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
     saved, apart = (run.optimizer.state_dict()["state"] for run in (one, other))
