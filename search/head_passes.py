@@ -162,7 +162,7 @@ def _go_back(
     """Makes all gradients from that of the outputs."""
     rows, outputs = driven.shape
     hidden = shown.shape[1]
-    weigh(driven, shown, d_weights, room)
+    weigh(driven, outputs, shown, d_weights, room)
     total = carray(d_bias, outputs)
     total[:] = 0
     for r in range(rows):

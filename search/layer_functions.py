@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from search.layer_memory import Loan, Workspace
+from search.layer_memory import Loan, Workspace, even
 from search.object_code import run
 from search.packing import Packing
 
@@ -151,7 +151,9 @@ class _Room(Workspace):
 class _StateGradients(_Room):
     """Of the states at all steps, where the layer starts first."""
 
-    widths = (1,)
+    def __init__(self, like: Tensor, steps: int) -> None:
+        rows, hidden = like.shape
+        self._parts = (like.new_empty(steps, rows, even(hidden)),)
 
 
 class _Gradients:
@@ -169,6 +171,8 @@ class _Gradients:
         states: Room for (B + N, H): what is to be passed on, the states' gradients but the first.
         inputs: Of the inputs; None if it is not wanted.
         weights: Of both weights and the biases.
+        sizes: Columns of the first two as they lie in memory, of which the last may be no more
+            than room; 0 where there are none.
     """
 
     def __init__(
@@ -177,16 +181,20 @@ class _Gradients:
         rows = ctx.packing.rows
         self._loan = Loan(_StateGradients, states[:rows], ctx.packing.steps + 1)
         [self.states] = self._loan.space.parts
-        flat = self.states.view(-1, states.shape[1])
+        hidden, features, wide = states.shape[1], inputs.shape[-1], self.states.shape[2]
+        flat = self.states.view(-1, wide)
+        given = flat[rows : len(states)]
         if isinstance(ctx, Tape) and ctx.places is not None:
-            flat[rows : len(states)].zero_()[ctx.places] = grad
+            given.zero_()[ctx.places, :hidden] = grad
         else:
-            flat[rows : len(states)].view(grad.shape).copy_(grad)
-        self._start = flat[:rows]
+            given[:, hidden:] = 0
+            given[:, :hidden].view(grad.shape).copy_(grad)
+        self._start = flat[:rows, :hidden]
         wanted = ctx.needs_input_grad[0]
-        self._inputs = inputs.new_empty(inputs.shape if wanted else 0)
-        self.inputs = self._inputs if wanted else None
-        self._room = w_in.new_empty(max(w_in.shape[1], w_h.shape[1]), len(w_in))
+        self._inputs = inputs.new_empty(*inputs.shape[:-1], even(features) if wanted else 0)
+        self.inputs = self._inputs[..., :features] if wanted else None
+        self.sizes = wide, self._inputs.shape[-1]
+        self._room = w_in.new_empty(max(even(features), wide), even(len(w_in)))
         if isinstance(ctx, Tape):
             self.weights = list(ctx.into)
         else:
@@ -219,7 +227,7 @@ class _RNNLayer(torch.autograd.Function):
     ) -> Tensor:
         """Returns the states (N, H); ``ctx`` keeps what `backward` needs."""
         kept = inputs.contiguous(), _states(packing, start), w_in.contiguous(), w_h.contiguous()
-        _pass("rnn_there", packing, *kept, b_in + b_h)
+        _pass("rnn_there", packing, (), *kept, b_in + b_h)
         ctx.packing = packing
         ctx.save_for_backward(*kept)
         return _steps(packing, *kept[:2])
@@ -231,7 +239,7 @@ class _RNNLayer(torch.autograd.Function):
         inputs, states, w_in, w_h = ctx.saved_tensors
         packing, made = ctx.packing, _Gradients(ctx, inputs, states, w_in, w_h, grad)
         seen = inputs, states, packing.befores(states), w_in, w_h
-        _pass("rnn_back", packing, *seen, made.states, *made.tensors(1))
+        _pass("rnn_back", packing, made.sizes, *seen, made.states, *made.tensors(1))
         d_w_in, d_w_h, d_bias, other = made.weights
         return made.inputs, None, made.start, d_w_in, d_w_h, d_bias, other.copy_(d_bias)
 
@@ -271,7 +279,7 @@ class _GRULayer(torch.autograd.Function):
         biases = b_in.contiguous(), b_h.contiguous()
         ctx.loan = Loan(_GRUGates, start, packing.steps)
         room = *ctx.loan.space.parts, start.new_empty(len(start), len(w_h))
-        _pass("gru_there", packing, *kept, *biases, *room)
+        _pass("gru_there", packing, (), *kept, *biases, *room)
         ctx.packing = packing
         ctx.save_for_backward(*kept)
         return _steps(packing, *kept[:2])
@@ -285,7 +293,7 @@ class _GRULayer(torch.autograd.Function):
         loan = Loan(_GRUDriven, states[: packing.rows], packing.steps)
         seen = inputs, states, packing.befores(states), w_in, w_h
         room = *ctx.loan.space.parts, *loan.space.parts, made.states
-        _pass("gru_back", packing, *seen, *room, *made.tensors(2))
+        _pass("gru_back", packing, made.sizes, *seen, *room, *made.tensors(2))
         return made.inputs, None, made.start, *made.weights
 
 
@@ -338,7 +346,7 @@ class _LSTMLayer(torch.autograd.Function):
         [cells] = ctx.cells.space.parts
         cells[0] = start_cell
         seen = inputs, states, cells, w_in, w_h, b_in + b_h
-        _pass("lstm_there", packing, *seen, *ctx.gates.space.parts)
+        _pass("lstm_there", packing, (), *seen, *ctx.gates.space.parts)
         ctx.save_for_backward(inputs, states, w_in, w_h)
         last = cells.view(-1, cells.shape[2])[packing.total : packing.total + rows]
         return _steps(packing, inputs, states), last.clone()
@@ -355,7 +363,7 @@ class _LSTMLayer(torch.autograd.Function):
         loan = Loan(_LSTMDriven, states[: packing.rows], packing.steps)
         seen = inputs, states, packing.befores(states), *ctx.cells.space.parts, w_in, w_h
         room = *ctx.gates.space.parts, *loan.space.parts, made.states, d_cell
-        _pass("lstm_back", packing, *seen, *room, *made.tensors(1))
+        _pass("lstm_back", packing, made.sizes, *seen, *room, *made.tensors(1))
         d_w_in, d_w_h, d_bias, other = made.weights
         return made.inputs, None, made.start, d_cell, d_w_in, d_w_h, d_bias, other.copy_(d_bias)
 
@@ -375,7 +383,14 @@ def _steps(packing: Packing, inputs: Tensor, states: Tensor) -> Tensor:
     return states[packing.rows :].view(*inputs.shape[:-1], states.shape[1])
 
 
-def _pass(name: str, packing: Packing, inputs: Tensor, states: Tensor, *others: Tensor) -> None:
-    """Runs compiled code over all steps."""
+def _pass(
+    name: str,
+    packing: Packing,
+    more: tuple[int, ...],
+    inputs: Tensor,
+    states: Tensor,
+    *others: Tensor,
+) -> None:
+    """Runs compiled code over all steps, to which some sizes more are given."""
     sizes = packing.steps, packing.rows, inputs.shape[-1], states.shape[1], packing.total
-    run(name, states.dtype, sizes, (packing.live, inputs, states, *others))
+    run(name, states.dtype, (*sizes, *more), (packing.live, inputs, states, *others))

@@ -41,6 +41,16 @@ class Workspace(ABC):
         """Its tensors, (T, …) each; their contents are arbitrary."""
 
 
+EVEN = 8
+"""Columns of whose multiples products of matrices are made quickest: one of 110 columns takes as
+long as one of 130 (`studies/LOG.md`)."""
+
+
+def even(columns: int) -> int:
+    """Returns how many columns to make room for, of which the last are not looked at."""
+    return -(-columns // EVEN) * EVEN
+
+
 W = TypeVar("W", bound=Workspace)
 
 

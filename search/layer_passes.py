@@ -19,7 +19,7 @@ from collections.abc import Callable
 from numba import carray
 
 from search.compiled import Array, Counts, Pointer, compiled, multiply, sigmoid, tanh
-from search.layer_parts import add_up, pass_down, see, weigh
+from search.layer_parts import add_up, pass_down, see, weigh, widen
 
 # Each loop below writes one array and reads few: a compiler that cannot know that arrays do not
 # overlap asks at run time, pair by pair, and does not vectorise where there are many pairs. It
@@ -58,6 +58,8 @@ def rnn_back(
     features: int,
     hidden: int,
     total: int,
+    wide: int,
+    wide_in: int,
     live: Counts,
     inputs: Pointer,
     states: Pointer,
@@ -77,29 +79,27 @@ def rnn_back(
     ``d_inputs`` is made unless it is nowhere; so are those of the weights and of each bias.
     ``part`` is room for another bias, and for `search.layer_parts.weigh`.
     """
-    size, counts = (rows + total) * hidden, carray(live, steps)
-    d_state, weights = carray(d_states, (rows + total, hidden)), carray(w_h, (hidden, hidden))
-    _rnn_steps_back(counts, carray(states, size), carray(d_states, size), d_state, weights)
-    driven = d_state[rows:]
-    weigh(driven, carray(befores, (total, hidden)), d_w_h, part)
-    weigh(driven, carray(inputs, (total, features)), d_w_in, part)
-    add_up(driven, counts, d_bias, part)
-    pass_down(driven, w_in, d_inputs, features)
+    state, d_state = carray(states, (rows + total, hidden)), carray(d_states, (rows + total, wide))
+    counts, driven = carray(live, steps), d_state[rows:]
+    weights = widen(w_h, hidden, hidden, wide, wide, part)
+    _rnn_steps_back(counts, state, d_state, weights)
+    weigh(driven, hidden, carray(befores, (total, hidden)), d_w_h, part)
+    weigh(driven, hidden, carray(inputs, (total, features)), d_w_in, part)
+    add_up(driven, hidden, counts, d_bias, part)
+    pass_down(driven, hidden, w_in, features, d_inputs, wide_in, part)
 
 
 @compiled
-def _rnn_steps_back(
-    counts: Array, flat: Array, d_flat: Array, d_state: Array, weights: Array
-) -> None:
-    hidden, one, end = len(weights), weights.dtype.type(1), len(d_state)
+def _rnn_steps_back(counts: Array, state: Array, d_state: Array, weights: Array) -> None:
+    hidden, one, end = state.shape[1], weights.dtype.type(1), len(d_state)
     for t in range(len(counts) - 1, -1, -1):
         at = end - counts[t]
-        after, driven = flat[at * hidden : end * hidden], d_flat[at * hidden : end * hidden]
-        for i in range(len(after)):
-            driven[i] *= one - after[i] * after[i]
+        after, driven = state[at:end], d_state[at:end]
+        for b in range(len(after)):
+            for j in range(hidden):
+                driven[b, j] *= one - after[b, j] * after[b, j]
         before = at - counts[t - 1] if t else 0
-        d_before = d_state[before : before + counts[t]]
-        multiply(d_before, d_state[at:end], weights, 1 if t else 0, 0, 0)
+        multiply(d_state[before : before + counts[t]], driven, weights, 1 if t else 0, 0, 0)
         end = at
 
 
@@ -168,6 +168,8 @@ def gru_back(
     features: int,
     hidden: int,
     total: int,
+    wide: int,
+    wide_in: int,
     live: Counts,
     inputs: Pointer,
     states: Pointer,
@@ -191,16 +193,15 @@ def gru_back(
     last, n = carray(befores, (total, hidden)), carray(new, (total, hidden))
     from_h, d_n = carray(from_state, (total, hidden)), carray(d_new, (total, hidden))
     gate, driven = carray(gates, (total, 3 * hidden)), carray(d_gates, (total, 3 * hidden))
-    d_state, weights = carray(d_states, (rows + total, hidden)), carray(w_h, (3 * hidden, hidden))
-    counts = carray(live, steps)
+    d_state, counts = carray(d_states, (rows + total, wide)), carray(live, steps)
+    weights = widen(w_h, 3 * hidden, hidden, 3 * hidden, wide, part)
     _gru_steps_back(counts, gate, n, from_h, last, driven, d_n, d_state, weights)
-    weigh(driven, last, d_w_h, part)
-    add_up(driven, counts, d_b_h, part)
-    # The gates' own gradients differ in n only, whose part of the state passes through r.
+    weigh(driven, 3 * hidden, last, d_w_h, part)
+    add_up(driven, 3 * hidden, counts, d_b_h, part)
     _put_new(driven, d_n)
-    weigh(driven, carray(inputs, (total, features)), d_w_in, part)
-    add_up(driven, counts, d_b_in, part)
-    pass_down(driven, w_in, d_inputs, features)
+    weigh(driven, 3 * hidden, carray(inputs, (total, features)), d_w_in, part)
+    add_up(driven, 3 * hidden, counts, d_b_in, part)
+    pass_down(driven, 3 * hidden, w_in, features, d_inputs, wide_in, part)
 
 
 @compiled
@@ -258,6 +259,7 @@ def _gru_step_back(
 
 @compiled
 def _put_new(driven: Array, d_new: Array) -> None:
+    """Makes gradients of the inputs' part: other ones of n, whose other part passes through r."""
     rows, hidden = d_new.shape
     for b in range(rows):
         for j in range(hidden):

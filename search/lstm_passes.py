@@ -10,7 +10,7 @@ from collections.abc import Callable
 from numba import carray
 
 from search.compiled import Array, Counts, Pointer, compiled, multiply, sigmoid, tanh
-from search.layer_parts import add_up, pass_down, see, weigh
+from search.layer_parts import add_up, pass_down, see, weigh, widen
 
 
 def lstm_there(
@@ -72,6 +72,8 @@ def lstm_back(
     features: int,
     hidden: int,
     total: int,
+    wide: int,
+    wide_in: int,
     live: Counts,
     inputs: Pointer,
     states: Pointer,
@@ -94,15 +96,16 @@ def lstm_back(
 
     ``d_cell`` (B, H), the gradient of the cells that are the rows' last, becomes that of the first.
     """
-    cell, d_state = carray(cells, (rows + total, hidden)), carray(d_states, (rows + total, hidden))
+    cell, d_state = carray(cells, (rows + total, hidden)), carray(d_states, (rows + total, wide))
     gate, driven = carray(gates, (total, 4 * hidden)), carray(d_gates, (total, 4 * hidden))
     tanhs, d_c = carray(squashed, (total, hidden)), carray(d_cell, (rows, hidden))
-    counts, weights = carray(live, steps), carray(w_h, (4 * hidden, hidden))
+    counts, all_gates = carray(live, steps), 4 * hidden
+    weights = widen(w_h, all_gates, hidden, all_gates, wide, part)
     _lstm_steps_back(counts, gate, cell, tanhs, d_state, driven, d_c, weights)
-    weigh(driven, carray(befores, (total, hidden)), d_w_h, part)
-    weigh(driven, carray(inputs, (total, features)), d_w_in, part)
-    add_up(driven, counts, d_bias, part)
-    pass_down(driven, w_in, d_inputs, features)
+    weigh(driven, all_gates, carray(befores, (total, hidden)), d_w_h, part)
+    weigh(driven, all_gates, carray(inputs, (total, features)), d_w_in, part)
+    add_up(driven, all_gates, counts, d_bias, part)
+    pass_down(driven, all_gates, w_in, features, d_inputs, wide_in, part)
 
 
 @compiled
@@ -131,7 +134,7 @@ def _lstm_steps_back(
 def _lstm_step_back(
     gate: Array, cell: Array, squashed: Array, d_after: Array, driven: Array, d_cell: Array
 ) -> None:
-    rows, hidden = d_after.shape
+    rows, hidden = squashed.shape
     one = gate.dtype.type(1)
     for b in range(rows):
         for j in range(hidden):

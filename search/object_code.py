@@ -37,6 +37,7 @@ _SOURCES = (
     "object_code",
     "compiled",
     "threefry",
+    "layer_memory",
     "layer_parts",
     "layer_passes",
     "lstm_passes",
