@@ -54,6 +54,7 @@ class _Active:
     ends: list[int] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     devices: list[str] = field(default_factory=list)  # Kinds, as its checkpoint has them.
+    own: Mapping[str, str] = field(default_factory=dict)  # Its surroundings, beside all trials'.
     late: bool = False  # It has come to epochs that are the next run's to judge.
 
 
@@ -235,6 +236,7 @@ class Coordinator:
             active.ends.append(len(active.losses))
             self._advance(event.worker, active, event.epoch)
         else:
+            active.own = event.surroundings
             self._end(event.worker, active, event.decision, event.traceback)
 
     def _advance(self, worker: int, active: _Active, epoch: Epoch) -> None:
@@ -334,7 +336,7 @@ class Coordinator:
         self._failures[kind] = self._failures[kind] + 1 if failed else 0
 
     def _surroundings_of(self, worker: int, active: _Active) -> dict[str, str]:
-        found = {**self._surroundings, **self._trainers.surroundings(worker)}
+        found = {**self._surroundings, **self._trainers.surroundings(worker), **active.own}
         devices = {*active.devices, found.get("device", "cpu").partition(":")[0]}
         return found if len(devices) == 1 else {**found, "moved": " and ".join(sorted(devices))}
 

@@ -44,8 +44,8 @@ class Line(Protocol):
     def send(self, message: Any, /) -> None:
         """Sends a trial's number and its news.
 
-        These are a list of `Trained`, a `Decision` with its traceback, None when it has been
-        dropped, or the text of a fault.
+        These are a list of `Trained`; a `Decision`, its traceback and the surroundings; None when it
+        has been dropped; or the text of a fault.
         """
 
     def recv(self) -> Any:
@@ -94,7 +94,8 @@ class Teller:
         else:
             worker.finish()
         self._send(worker)
-        self._line.send((number, (decision or INTERRUPTED, worker.traceback)))
+        said = decision or INTERRUPTED, worker.traceback, worker.surroundings
+        self._line.send((number, said))
 
     def drop(self, worker: TrialWorker, epoch: int) -> None:
         """Leaves the files of a trial as of ``epoch``, 0: as they are, and says so."""

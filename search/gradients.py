@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from search.data.splits import Batch, Splits
 from search.dropout import draw_key, drop
 from search.factories import OwnNetwork
-from search.layer_functions import Tape, run_back, run_there
+from search.layer_choices import Sizes, TorchsTape, tape_for
+from search.layer_functions import CompiledTape
+from search.layer_tapes import Tape
 from search.models import Network, SequenceModel, detach
 from search.object_code import HAS_PRODUCTS, PRECISIONS, run
 from search.optimizers import gradient_norm, joined
@@ -43,9 +45,11 @@ class Gradients(ABC):
 
     Attributes:
         complete: Whether every weight has a gradient each time.
+        torchs: Whether torch's layers have found any, where ours might have.
     """
 
     complete = False
+    torchs = False
 
     @abstractmethod
     def __init__(self, model: Any, splits: Splits) -> None: ...
@@ -130,6 +134,7 @@ class ByHand(Gradients):
         layers = [slice(at, at + 4) for at in range(int(model.per_step), len(sizes) - 2, 4)]
         self._layers = [(self._weights[one], self._found[one]) for one in layers]
         self._cell = model.params.cell
+        self._kinds: dict[tuple[int, int], type[Tape]] = {}
         self._norm = 0.0
 
     @torch.no_grad()
@@ -146,15 +151,16 @@ class ByHand(Gradients):
             if tapes and share > 0:
                 keys.append(draw_key(None))
                 steps = drop(steps, share, keys[-1])
-            tapes.append(Tape(found, wanted=bool(tapes) or model.per_step))
-            steps, cells = run_there(self._cell, tapes[-1], steps, packing, start, weights)
+            kind = self._kind(packing, weights[0])
+            tapes.append(kind(self._cell, found, wanted=bool(tapes) or model.per_step))
+            steps, cells = tapes[-1].there(steps, packing, start, weights)
             if model.per_step:  # A copy, as the states of all steps need not live on.
                 last.append((steps[-packing.rows :].clone(), *cells))
         shown: Tensor | slice | None = None
         if not model.per_step:
             shown = slice(-packing.rows, None) if packing.ends is None else packing.ends
         loss, passed = self._head(steps if shown is None else steps[shown], batch.targets)
-        self._back(tapes, keys, run_back(self._cell, tapes.pop(), passed, shown), seen)
+        self._back(tapes, keys, tapes.pop().back(passed, shown), seen)
         self._give()
         return loss, last or None
 
@@ -190,6 +196,18 @@ class ByHand(Gradients):
         if packing is None or packing.places is None:
             return inputs.transpose(0, 1).reshape(count * rows, -1), full(count, rows), None
         return inputs.flatten(0, 1).index_select(0, packing.places), packing, None
+
+    def _kind(self, packing: Packing, weight: Tensor) -> type[Tape]:
+        """Returns whose layer is the quicker; the last minibatch, which is smaller, is no other."""
+        if packing.places is not None:
+            return CompiledTape
+        key = packing.steps, weight.shape[1]
+        if key not in self._kinds:
+            params = self._model.params
+            sizes = Sizes(params.batch_size, *key, params.hidden_units)
+            self._kinds[key] = tape_for(self._cell, sizes, weight.dtype)
+            self.torchs |= self._kinds[key] is TorchsTape
+        return self._kinds[key]
 
     def _starts(self, state: Any, rows: int, like: Tensor) -> Sequence[Sequence[Tensor]]:
         """Returns where each layer's state starts; of an LSTM that and its cells."""
@@ -233,7 +251,7 @@ class ByHand(Gradients):
             assert passed is not None
             if keys:
                 passed = drop(passed, self._model.params.dropout, keys.pop())
-            passed = run_back(self._cell, tape, passed)
+            passed = tape.back(passed)
         if self._embedding is not None:
             assert passed is not None
             assert seen is not None

@@ -18,27 +18,49 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from search.layer_memory import Loan, Workspace, even
+from search.layer_tapes import Tape
 from search.object_code import run
 from search.packing import Packing
 
 
-class Tape:
-    """What a layer's way there keeps for its way back, where autograd keeps nothing.
+class CompiledTape(Tape):
+    """Of compiled code; to that what autograd's context is.
 
-    Args:
-        wanted: Whether the gradient of the inputs is.
-        into: Where the gradients of the weights go.
+    Attributes:
+        into: As given.
+        needs_input_grad: As autograd has it, of the inputs.
+        places: As given to `back`.
+        saved_tensors: As autograd has them.
     """
 
-    def __init__(self, into: Sequence[Tensor], *, wanted: bool) -> None:
-        self.needs_input_grad = (wanted,)
+    def __init__(self, cell: str, into: Sequence[Tensor], *, wanted: bool) -> None:
+        self._cell = cell
         self.into = into
+        self.needs_input_grad = (wanted,)
         self.places: Tensor | slice | None = None
         self.saved_tensors: tuple[Tensor, ...] = ()
 
     def save_for_backward(self, *tensors: Tensor) -> None:
         """Keeps tensors, as autograd's context does."""
         self.saved_tensors = tensors
+
+    def there(
+        self, inputs: Tensor, packing: Packing, start: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Runs compiled code."""
+        features, rows = weights[0].shape[1], packing.rows
+        fits = inputs.shape == (packing.total, features) and len(start[0]) == rows
+        if not fits or inputs.dtype != weights[0].dtype or start[0].dtype != inputs.dtype:
+            _check(self._cell, inputs, packing, start, weights)
+        made = _LAYERS[self._cell].forward(self, inputs, packing, *start, *weights)
+        return (made[0], [made[1]]) if self._cell == "lstm" else (made, [])
+
+    def back(self, gradient: Tensor, places: Tensor | slice | None = None) -> Tensor | None:
+        """Runs compiled code."""
+        self.places = places
+        grads = (gradient, None) if self._cell == "lstm" else (gradient,)
+        made: Tensor | None = _LAYERS[self._cell].backward(self, *grads)[0]
+        return made
 
 
 def run_compiled(
@@ -64,45 +86,6 @@ def run_compiled(
     _check(cell, inputs, packing, start, weights)
     made = _LAYERS[cell].apply(inputs, packing, *start, *weights)
     return (made[0], [made[1]]) if cell == "lstm" else (made, [])
-
-
-def run_there(
-    cell: str,
-    tape: Tape,
-    inputs: Tensor,
-    packing: Packing,
-    start: Sequence[Tensor],
-    weights: Sequence[Tensor],
-) -> tuple[Tensor, list[Tensor]]:
-    """Does what `run_compiled` does, but keeps what `run_back` needs on a tape.
-
-    All of ``start`` and of ``weights`` are alike in precision, and fit together.
-    """
-    fits = inputs.shape == (packing.total, weights[0].shape[1]) and len(start[0]) == packing.rows
-    if not fits or inputs.dtype != weights[0].dtype or start[0].dtype != inputs.dtype:
-        _check(cell, inputs, packing, start, weights)
-    made = _LAYERS[cell].forward(tape, inputs, packing, *start, *weights)
-    return (made[0], [made[1]]) if cell == "lstm" else (made, [])
-
-
-def run_back(
-    cell: str, tape: Tape, gradient: Tensor, places: Tensor | slice | None = None
-) -> Tensor | None:
-    """Puts the gradients of a layer's weights where its tape says.
-
-    Args:
-        cell: As of `run_there`.
-        tape: As `run_there` has left it.
-        gradient: (N, H) of the states after each step.
-        places: Which of them it is of, if that of the others is 0; None: it is of all.
-
-    Returns:
-        The gradient of the inputs, if it is wanted.
-    """
-    tape.places = places
-    grads = (gradient, None) if cell == "lstm" else (gradient,)
-    made: Tensor | None = _LAYERS[cell].backward(tape, *grads)[0]
-    return made
 
 
 def _check(
@@ -184,7 +167,7 @@ class _Gradients:
         hidden, features, wide = states.shape[1], inputs.shape[-1], self.states.shape[2]
         flat = self.states.view(-1, wide)
         given = flat[rows : len(states)]
-        if isinstance(ctx, Tape) and ctx.places is not None:
+        if isinstance(ctx, CompiledTape) and ctx.places is not None:
             given.zero_()[ctx.places, :hidden] = grad
         else:
             given[:, hidden:] = 0
@@ -195,7 +178,7 @@ class _Gradients:
         self.inputs = self._inputs[..., :features] if wanted else None
         self.sizes = wide, self._inputs.shape[-1]
         self._room = w_in.new_empty(max(even(features), wide), even(len(w_in)))
-        if isinstance(ctx, Tape):
+        if isinstance(ctx, CompiledTape):
             self.weights = list(ctx.into)
         else:
             biases = w_in.new_empty(2, len(w_in))

@@ -118,13 +118,13 @@ def _load(precision: str) -> Any:
 
 def _machine_code(precision: str) -> bytes:
     """Returns what is kept; if there is nothing yet, compiles and keeps it."""
-    name = f"{precision}-{_FINGERPRINT}.o"
-    for folder in _folders():
+    name = f"{precision}-{FINGERPRINT}.o"
+    for folder in cache_folders():
         with contextlib.suppress(OSError):
             check, made = _split((folder / name).read_bytes())
             if check == hashlib.sha256(made).digest():
                 return made
-    if _fingerprint() != _FINGERPRINT:  # Else it would be called as it was, and is another.
+    if _fingerprint() != FINGERPRINT:  # Else it would be called as it was, and is another.
         raise RuntimeError("rnn-search was changed while it ran; start it again")
     from search import head_passes, layer_passes, lstm_passes, packing_pass, threefry
     from search.compiled import machine_code
@@ -133,7 +133,7 @@ def _machine_code(precision: str) -> bytes:
     with_products = [*layer_passes.ENTRIES, *lstm_passes.ENTRIES, *head_passes.ENTRIES]
     others = [*packing_pass.ENTRIES, *threefry.ENTRIES]
     made = machine_code([*(with_products if HAS_PRODUCTS else []), *others], precision)
-    for folder in _folders():
+    for folder in cache_folders():
         # A full disk is told by who has something to say.
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -149,8 +149,8 @@ def _split(kept: bytes) -> tuple[bytes, bytes]:
     return kept[:size], kept[size:]
 
 
-def _folders() -> Iterator[Path]:
-    """Yields where compiled code may be kept, the best place first."""
+def cache_folders() -> Iterator[Path]:
+    """Yields where what is made once on a machine may be kept, the best place first."""
     if chosen := os.environ.get("NUMBA_CACHE_DIR"):
         yield Path(chosen)
         return
@@ -181,5 +181,5 @@ def _processor() -> str:
     return f"{binding.get_host_cpu_name()} {features}"
 
 
-_FINGERPRINT = _fingerprint()
+FINGERPRINT = _fingerprint()
 """Of what this process has been made of, whatever has been installed since."""

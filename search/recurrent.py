@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from search.dropout import dropped
+from search.layer_choices import run_torchs
 from search.layer_functions import run_compiled
 from search.object_code import HAS_PRODUCTS, PRECISIONS
 from search.packing import full, packed
@@ -121,29 +122,10 @@ def run_layer(
         ends = zip(*(end for _, end in made), strict=True)
         return torch.stack([steps for steps, _ in made], 1), tuple(map(torch.stack, ends))
     if not HAS_PRODUCTS or inputs.dtype not in PRECISIONS:
-        return _run_torchs(cell, inputs, start, weights)
+        hidden, *last = run_torchs(cell, inputs, start, weights)
+        return hidden, tuple(last)
     steps, cells = run_compiled(cell, inputs, full(*inputs.shape[:2]), start, weights)
     return steps, (steps[-1], *cells)
-
-
-def _run_torchs(
-    cell: str, inputs: Tensor, start: Sequence[Tensor], weights: Sequence[Tensor]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Runs one layer of one network as `torch.nn` does."""
-    run = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}[cell]
-    first = [state.unsqueeze(0) for state in start]
-    steps, *ends = run(  # type: ignore[operator]
-        inputs,
-        first if cell == "lstm" else first[0],
-        list(weights),
-        has_biases=True,
-        num_layers=1,
-        dropout=0.0,
-        train=False,
-        bidirectional=False,
-        batch_first=False,
-    )
-    return steps, tuple(end[0] for end in ends)
 
 
 def compile_ahead() -> None:

@@ -105,6 +105,11 @@ class _Again:
         return Curve() if self.run is None else self.run.curve
 
     @property
+    def layers(self) -> str:
+        """Whose layers trained it, as `Run.layers` has it."""
+        return "ours" if self.run is None else self.run.layers
+
+    @property
     def batch_losses(self) -> list[float]:
         """The training loss of every batch."""
         return [] if self.run is None else self.run.batch_losses
@@ -139,7 +144,9 @@ def replay(
     with one_thread():
         again, notes = _train(trial, params, trained, plan, beside="lanes" in then)
     found, batches, more = _compare(stored, trial, again, origin.goal)
-    now = {**surroundings(plan.device, plan.factory), "lanes": then.get("lanes", "")}
+    then = {"layers": "ours", **then}
+    here = {"lanes": then.get("lanes", ""), "layers": again.layers}
+    now = {**surroundings(plan.device, plan.factory), **here}
     return Replay(
         name=stored.config.name,
         number=number,

@@ -12,7 +12,7 @@ import contextlib
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -51,12 +51,14 @@ class TrialEnded:
         number: The trial's number.
         decision: How it ended and why.
         traceback: Of the exception, if it failed; else empty.
+        surroundings: What it was computed with that other trials there may not have been.
     """
 
     worker: int
     number: int
     decision: Decision
     traceback: str = ""
+    surroundings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

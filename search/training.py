@@ -108,6 +108,11 @@ class Run:
             together=self._gradients.complete,
         )
 
+    @property
+    def layers(self) -> str:
+        """``torch's`` if its layers have trained here where ours might have, else ``ours``."""
+        return "torch's" if self._gradients.torchs else "ours"
+
     def advance(self, judge: BatchJudge) -> Epoch | Decision:
         """Trains one epoch and validates.
 

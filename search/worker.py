@@ -173,6 +173,12 @@ class TrialWorker:
         ends = [0, *self._run.epoch_ends]
         return tuple(self._run.batch_losses[ends[epoch.index - 1] : ends[epoch.index]])
 
+    @property
+    def surroundings(self) -> dict[str, str]:
+        """What the trial has been computed with that others here may not have been."""
+        torchs = self._run is not None and self._run.layers != "ours"
+        return {"layers": "torch's"} if torchs else {}
+
     def is_last(self, epoch: Epoch) -> bool:
         """Says whether no epoch after this one has been trained, in this life or earlier."""
         return self._run is None or epoch.index == len(self._run.curve)
