@@ -44,8 +44,8 @@ class Line(Protocol):
     def send(self, message: Any, /) -> None:
         """Sends a trial's number and its news.
 
-        These are a list of `Trained`; a `Decision`, its traceback and the surroundings; None when it
-        has been dropped; or the text of a fault.
+        These are a list of `Trained`; a `Decision`, its traceback and its surroundings; None if it
+        was dropped; or the text of a fault.
         """
 
     def recv(self) -> Any:

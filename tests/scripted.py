@@ -97,7 +97,8 @@ class ScriptedTrainers:
             if said == "dies":
                 yield TrainerDied(worker, job.number, -9)
             else:
-                yield TrialEnded(worker, job.number, said, "Traceback" * (said == FAILED))
+                traceback = "Traceback" * (said == FAILED)
+                yield TrialEnded(worker, job.number, said, traceback, {"layers": f"of {worker}"})
 
 
 class Silent(Observer):

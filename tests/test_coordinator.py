@@ -274,11 +274,15 @@ def test_trainers_that_die_before_their_trial_reaches_them(stored: StoredStudy) 
 
 
 def test_trials_say_what_they_were_trained_with(stored: StoredStudy) -> None:
-    """What a trainer says of its own machine goes before what is known of this one."""
+    """What a trainer says of its machine, and of a trial, goes before what is known of this one."""
     here = {"kernels": "of this machine", "device": "cpu"}
     run(stored, ScriptedTrainers(completes), 1, surroundings=here)
     (trial,) = stored.trials()
-    assert trial.user_attrs["surroundings"] == {"kernels": "of worker 0", "device": "cpu"}
+    assert trial.user_attrs["surroundings"] == {
+        "kernels": "of worker 0",
+        "device": "cpu",
+        "layers": "of 0",
+    }
 
 
 def test_trainers_that_leave_when_told_to(stored: StoredStudy) -> None:

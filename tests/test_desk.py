@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from networks import CPU, LOSS, hyper, sine
 
-from search import desk
+from search import desk, layer_choices
 from search.checkpoints import load_checkpoint
 from search.desk import Desk, Drop, Order, Stop
 from search.lane_desk import LaneDesk
@@ -100,6 +100,19 @@ def test_compared_epochs_are_told_at_once(line: Line) -> None:
     line.serve()
     assert line.epochs == [[1], [2], [3, 4, 5, 6], [7, 8, 9]]
     assert [said[0].outcome for said in line.said] == [Outcome.COMPLETE]
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2.0])
+def test_says_whose_layers_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float
+) -> None:
+    """The end of a trial tells that torch's layers trained it, if they did."""
+    monkeypatch.setattr(layer_choices, "_ratio", lambda _: ratio)
+    line = Line(Job(0, hyper(cell="lstm", hidden_units=96), 1, tmp_path / "0"))
+    line.serve()
+    [(decision, traceback, surroundings)] = line.said
+    assert (decision.outcome, traceback) == (Outcome.COMPLETE, "")
+    assert surroundings == ({"layers": "torch's"} if ratio < 1 else {})
 
 
 def test_without_a_pruner_none_is_waited_for(line: Line) -> None:

@@ -158,6 +158,7 @@ def test_what_has_changed_is_told(stored: StoredStudy) -> None:
     number = first(stored, "complete")
     trial = stored.trials()[number]
     then = {**trial.user_attrs["surroundings"], "torch": "1.0", "device": "cuda:63"}
+    then["layers"] = "torch's"
     change(
         stored,
         "UPDATE trial_user_attributes SET value_json = :value "
@@ -168,7 +169,8 @@ def test_what_has_changed_is_told(stored: StoredStudy) -> None:
     again = open_study(Database(str(stored.database), create=False), "tiny")
     result = replay(again, number)
     assert result.equal
-    assert [line.split(":")[0] for line in result.changed] == ["device", "torch"]
+    assert [line.split(":")[0] for line in result.changed] == ["device", "layers", "torch"]
+    assert "layers: torch's → ours" in result.changed
     assert "changed since then" in "\n".join(result.lines())
 
 
