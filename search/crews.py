@@ -13,7 +13,7 @@ from search.data.splits import Splits
 from search.errors import ConfigError
 from search.factories import Factory
 from search.lane_trainers import LaneTrainers
-from search.machine import ALL, MOST_GROWN, choose_beside, choose_lanes, choose_workers
+from search.machine import ALL, choose_beside, choose_lanes, choose_workers
 from search.mixed_trainers import MixedTrainers, Part
 from search.surroundings import surroundings
 from search.trainers import LocalTrainers, Trainers
@@ -21,11 +21,6 @@ from search.worker import TrialRules
 
 if TYPE_CHECKING:
     from search.ray_cluster import Cluster
-
-
-PARTS = 8
-"""Into so many parts at least a search is cut by the trials that train at once: who proposes knows
-nothing of those of the same part."""
 
 
 class Hire(Protocol):
@@ -53,7 +48,6 @@ class Crew:
         place: Where they are, for people; empty: this machine.
         noun: What each is called.
         beside: Others, who are given trials first.
-        most: How many trials they may come to train at once by themselves; 0: no more.
     """
 
     workers: int
@@ -62,7 +56,6 @@ class Crew:
     place: str = ""
     noun: str = "worker"
     beside: Crew | None = None
-    most: int = 0
 
     @property
     def size(self) -> int:
@@ -71,11 +64,7 @@ class Crew:
 
     def at_most(self, trials: int) -> Crew:
         """Returns no more than there are trials for, but one; those beside are the first to go."""
-        workers = max(1, min(self.workers, trials))
-        times = min(self.most, trials // PARTS) // workers
-        # As they double, it is a power of two.
-        most = workers << times.bit_length() - 1 if times > 1 else 0
-        fewer = replace(self, workers=workers, most=most)
+        fewer = replace(self, workers=max(1, min(self.workers, trials)))
         if self.beside is None:
             return fewer
         left = trials - fewer.workers
@@ -92,23 +81,18 @@ class Crew:
             TrainerError: They do not start.
         """
         if self.beside is None:
-            hire = self.hire
-            if self.most:  # Only lanes come to be more.
-                hire = functools.partial(self.hire, most=self.most)  # type: ignore[call-arg]
-            return hire(splits, rules, self.workers, self.device, factory)
+            return self.hire(splits, rules, self.workers, self.device, factory)
         other, beside = surroundings(self.beside.device), self.beside.start(splits, rules, factory)
         try:
             mine = self.alone().start(splits, rules, factory)
         except BaseException:
             beside.kill()
             raise
-        own = max(self.workers, self.most)
-        return MixedTrainers([Part(beside, self.beside.size, other), Part(mine, own, {})])
+        return MixedTrainers([Part(beside, self.beside.size, other), Part(mine, self.workers, {})])
 
     def __str__(self) -> str:
         """Says how many there are, and where."""
-        count = f"{self.workers} to {self.most}" if self.most else str(self.workers)
-        mine = f"{count} {self.noun}{'s' * (self.workers > 1)} on {self.device}{self.place}"
+        mine = f"{self.workers} {self.noun}{'s' * (self.workers > 1)} on {self.device}{self.place}"
         return f"{mine}, {self.beside}" if self.beside else mine
 
 
@@ -133,8 +117,7 @@ def crew_here(
         raise ConfigError(f"--device {ALL}: networks of your own train on one device; use {device}")
     if not device.startswith("cuda") or own_network:
         return Crew(choose_workers(wanted, 0 if wanted else _size(data)), device)
-    most = 0 if wanted else MOST_GROWN
-    lanes = Crew(choose_lanes(wanted), device, LaneTrainers, noun="lane", most=most)
+    lanes = Crew(choose_lanes(wanted), device, LaneTrainers, noun="lane")
     others = choose_beside(_size(data)) if beside else 0
     return replace(lanes, beside=Crew(others, "cpu")) if others else lanes
 

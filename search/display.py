@@ -55,7 +55,7 @@ class Progress(Observer):
         console: Where to write; bars are drawn only if it is a terminal.
         stored: The study.
         total: How many trials it is to have.
-        workers: How many trials there are at once, as far as is known; there may be more later.
+        workers: How many trials there are at once.
         timeout: Seconds that the run may take; None: no limit.
 
     Attributes:
@@ -169,12 +169,11 @@ class Progress(Observer):
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        workers = max(self._workers, *(worker + 1 for worker in self._running), 0)
-        rows = min(workers, max(1, self._console.height - OTHER_ROWS))
+        rows = min(self._workers, max(1, self._console.height - OTHER_ROWS))
         for worker in range(rows):
             table.add_row(*self._row(worker))
-        if rows < workers:
-            table.add_row(f"and {workers - rows} more")
+        if rows < self._workers:
+            table.add_row(f"and {self._workers - rows} more")
         best = "none yet" if self._best is None else f"{self._best:.4g}"
         line = (
             f"{self._done}/{self._total} {self.noun}  ·  best {self._goal.metric} {best}  ·  "

@@ -16,9 +16,8 @@ from multiprocessing.connection import Connection, wait
 from search.data.splits import Splits
 from search.desk import INTERRUPTED, Order, Stop
 from search.factories import Factory
-from search.lane_growth import Growth
 from search.trainer_process import READY, Setup, start_process
-from search.trainers import EpochDone, Event, OneKind, TrainerDied, TrialEnded, Worker
+from search.trainers import Event, OneKind, TrainerDied, TrialEnded, Worker
 from search.worker import Job, TrialRules
 
 
@@ -31,7 +30,6 @@ class LaneTrainers(OneKind):
         workers: How many trials it has at once.
         device: As torch writes it.
         factory: None: networks of the user's own cannot be trained in lanes.
-        most: How many it may come to have at once, where that is quicker; see `search.lane_growth`.
     """
 
     def __init__(
@@ -41,12 +39,10 @@ class LaneTrainers(OneKind):
         workers: int,
         device: str,
         factory: Factory | None = None,
-        most: int = 0,
     ) -> None:
         assert factory is None
         self._setup = Setup(pickle.dumps(splits), rules, device, lanes=True)
-        self._workers = [Worker() for _ in range(max(workers, most))]
-        self._growth = Growth(workers, most)
+        self._workers = [Worker() for _ in range(workers)]
         self._stopping = False
         self._jobs: deque[tuple[int, Job]] = deque()
         """Those that the process has not been given yet."""
@@ -61,12 +57,6 @@ class LaneTrainers(OneKind):
     def pid(self) -> int | None:
         """The number of the process."""
         return self._process.pid
-
-    def free(self) -> list[int]:
-        """Returns the workers without a trial, no more than may train now."""
-        free = super().free()
-        busy = len(self._workers) - len(free)
-        return free[: max(0, self._growth.limit - busy)]
 
     def start(self, worker: int, job: Job) -> None:
         """Gives a free worker a trial; it goes on from the trial's checkpoint if there is one."""
@@ -102,7 +92,6 @@ class LaneTrainers(OneKind):
         """Yields what the process has to say, waiting at most ``timeout`` seconds for a word."""
         if self._stopping:
             yield from self._send_home()
-        self._growth.see(len(self.busy()))
         if wait(self.connections(), timeout):
             yield from self._hear()
 
@@ -125,11 +114,8 @@ class LaneTrainers(OneKind):
             self._ready |= (number, message) == READY
             index = self._seat(number)
             events = self._read(index, number, message)
-            for event in events:
-                if isinstance(event, TrialEnded):
-                    self._over(number)
-                elif isinstance(event, EpochDone):
-                    self._growth.told(len(event.losses))
+            if any(isinstance(event, TrialEnded) for event in events):
+                self._over(number)
             yield from events
 
     def _seat(self, number: int) -> int:
@@ -160,7 +146,6 @@ class LaneTrainers(OneKind):
             yield TrialEnded(index, job.number, INTERRUPTED)
 
     def _bury(self) -> Iterator[Event]:
-        self._growth.stop()
         self._process.join(timeout=5)
         self.kill()
         code, dead, self._inside = self._process.exitcode, self._inside, {}

@@ -21,8 +21,6 @@ LARGEST_CREW = 16
 LANES = 32
 """Trials that train at once on a GPU unless ``--workers`` says how many: on an H100, 96 were no
 quicker (`bench/RESULTS.md`)."""
-MOST_GROWN = 256
-"""Lanes that a GPU comes to train at once by itself at most (`search.lane_growth`)."""
 CORES_OF_LANES = 2
 """Cores that trainers beside a GPU leave to the coordinator and to what feeds the GPU."""
 MEMORY_SHARE = 0.5

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from tiny import tiny_config
@@ -96,7 +95,7 @@ def test_no_room(
 @pytest.mark.parametrize(
     ("wanted", "device", "own", "expected"),
     [
-        (None, "cuda", False, "32 to 256 lanes on cuda"),
+        (None, "cuda", False, "32 lanes on cuda"),
         (64, "cuda:1", False, "64 lanes on cuda:1"),
         (1, "cuda", False, "1 lane on cuda"),
         (2, "cuda", True, "2 workers on cuda"),
@@ -121,38 +120,14 @@ def test_no_more_than_there_are_trials(tmp_path: Path) -> None:
     assert crew.at_most(0).workers == 1
 
 
-@pytest.mark.parametrize(
-    ("trials", "expected"),
-    [(511, "32"), (512, "32 to 64"), (2000, "32 to 128"), (9999, "32 to 256")],
-)
-def test_lanes_grow_if_there_are_many_trials(trials: int, expected: str, tmp_path: Path) -> None:
-    """A search comes to have no more lanes than an eighth of its trials; told how many, no more."""
-    data = load_splits(tiny_config(tmp_path).data)
-    crew = crew_here(None, "cuda", data, own_network=False).at_most(trials)
-    assert str(crew) == f"{expected} lanes on cuda"
-    assert str(crew_here(32, "cuda", data, own_network=False).at_most(trials)) == "32 lanes on cuda"
-
-
-def test_lanes_know_how_many_they_may_become() -> None:
-    """They are told when they start; trainers that cannot grow are not."""
-    told: list[dict[str, Any]] = []
-
-    def hire(*_: Any, **more: Any) -> Any:
-        told.append(more)
-
-    for most in (0, 128):
-        Crew(32, "cuda", hire, most=most).start(None, None)  # type: ignore[arg-type]
-    assert told == [{}, {"most": 128}]
-
-
 def test_the_cores_train_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Who asks for all gets lanes and the cores but two, the latter cut first for few trials."""
     data = load_splits(tiny_config(tmp_path).data)
     monkeypatch.setattr("search.machine._cores", lambda: 16)
     both = crew_here(None, "cuda", data, own_network=False, beside=True)
-    assert str(both) == "32 to 256 lanes on cuda, 14 workers on cpu"
+    assert str(both) == "32 lanes on cuda, 14 workers on cpu"
     assert both.size == 46
-    assert str(both.alone()) == "32 to 256 lanes on cuda"
+    assert str(both.alone()) == "32 lanes on cuda"
     assert str(both.at_most(40)) == "32 lanes on cuda, 8 workers on cpu"
     assert str(both.at_most(32)) == "32 lanes on cuda"
     assert str(both.at_most(0)) == "1 lane on cuda"

@@ -113,7 +113,6 @@ ORDER = [
     "lane_desk",
     "trainer_process",
     "trainers",
-    "lane_growth",
     "lane_trainers",
     "mixed_trainers",
     "ray_cluster",
