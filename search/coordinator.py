@@ -230,13 +230,13 @@ class Coordinator:
         # Of epochs that were told together, an earlier one may have ended the trial.
         if active is None or active.taken.number != event.number:
             return
+        active.own = event.surroundings
         if isinstance(event, EpochDone):
             self._orphans[self._trainers.kind(event.worker)] = 0
             active.losses += event.losses
             active.ends.append(len(active.losses))
             self._advance(event.worker, active, event.epoch)
         else:
-            active.own = event.surroundings
             self._end(event.worker, active, event.decision, event.traceback)
 
     def _advance(self, worker: int, active: _Active, epoch: Epoch) -> None:

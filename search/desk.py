@@ -34,8 +34,8 @@ INTERRUPTED = Decision(Outcome.INTERRUPTED, "stopped; goes on from its checkpoin
 TELL_SECONDS = 0.25
 """How long an epoch may wait to be told: as long as the coordinator's bars are not drawn anew."""
 
-Trained = tuple[Epoch, tuple[float, ...]]
-"""An epoch, and the training loss of every batch of it."""
+Trained = tuple[Epoch, tuple[float, ...], dict[str, str]]
+"""An epoch, the training loss of every batch of it, and the trial's surroundings."""
 
 
 class Line(Protocol):
@@ -73,7 +73,8 @@ class Teller:
 
     def tell(self, worker: TrialWorker, epoch: Epoch) -> None:
         """Tells an epoch of a trial, maybe later; those of a trial keep their order."""
-        self._untold.setdefault(worker, []).append((epoch, worker.losses(epoch)))
+        trained = epoch, worker.losses(epoch), worker.surroundings
+        self._untold.setdefault(worker, []).append(trained)
         if self._rules.compares(epoch.index):
             self._send(worker)
         else:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from search.data.splits import Batch, Splits
 from search.dropout import draw_key, drop
 from search.factories import OwnNetwork
-from search.layer_choices import Sizes, TorchsTape, tape_for
+from search.layer_choices import TORCHS, Sizes, TorchsTape, choose
 from search.layer_functions import CompiledTape
 from search.layer_tapes import Tape
 from search.models import Network, SequenceModel, detach
@@ -45,11 +45,12 @@ class Gradients(ABC):
 
     Attributes:
         complete: Whether every weight has a gradient each time.
-        torchs: Whether torch's layers have found any, where ours might have.
+        layers: Whose layers train, as `search.layer_choices.choose` has it; None before the first
+            minibatch, and where there is nothing to choose. Set, it is not asked.
     """
 
     complete = False
-    torchs = False
+    layers: str | None = None
 
     @abstractmethod
     def __init__(self, model: Any, splits: Splits) -> None: ...
@@ -134,7 +135,6 @@ class ByHand(Gradients):
         layers = [slice(at, at + 4) for at in range(int(model.per_step), len(sizes) - 2, 4)]
         self._layers = [(self._weights[one], self._found[one]) for one in layers]
         self._cell = model.params.cell
-        self._kinds: dict[tuple[int, int], type[Tape]] = {}
         self._norm = 0.0
 
     @torch.no_grad()
@@ -146,12 +146,11 @@ class ByHand(Gradients):
         tapes: list[Tape] = []
         keys: list[int] = []
         last: list[tuple[Tensor, ...]] = []
-        starts = self._starts(state, packing.rows, steps)
+        starts, kind = self._starts(state, packing.rows, steps), self._kind(packing)
         for (weights, found), start in zip(self._layers, starts, strict=True):
             if tapes and share > 0:
                 keys.append(draw_key(None))
                 steps = drop(steps, share, keys[-1])
-            kind = self._kind(packing, weights[0])
             tapes.append(kind(self._cell, found, wanted=bool(tapes) or model.per_step))
             steps, cells = tapes[-1].there(steps, packing, start, weights)
             if model.per_step:  # A copy, as the states of all steps need not live on.
@@ -197,17 +196,16 @@ class ByHand(Gradients):
             return inputs.transpose(0, 1).reshape(count * rows, -1), full(count, rows), None
         return inputs.flatten(0, 1).index_select(0, packing.places), packing, None
 
-    def _kind(self, packing: Packing, weight: Tensor) -> type[Tape]:
-        """Returns whose layer is the quicker; the last minibatch, which is smaller, is no other."""
+    def _kind(self, packing: Packing) -> type[Tape]:
+        """Returns whose layers train a minibatch: of one network always the same, if they can."""
         if packing.places is not None:
             return CompiledTape
-        key = packing.steps, weight.shape[1]
-        if key not in self._kinds:
-            params = self._model.params
-            sizes = Sizes(params.batch_size, *key, params.hidden_units)
-            self._kinds[key] = tape_for(self._cell, sizes, weight.dtype)
-            self.torchs |= self._kinds[key] is TorchsTape
-        return self._kinds[key]
+        if self.layers is None:
+            params, weights = self._model.params, [own for (own, *_), _ in self._layers]
+            most = max(weight.shape[1] for weight in weights)
+            sizes = Sizes(params.batch_size, packing.steps, most, params.hidden_units)
+            self.layers = choose(self._cell, sizes, weights[0].dtype)
+        return TorchsTape if self.layers == TORCHS else CompiledTape
 
     def _starts(self, state: Any, rows: int, like: Tensor) -> Sequence[Sequence[Tensor]]:
         """Returns where each layer's state starts; of an LSTM that and its cells."""

@@ -2,14 +2,13 @@
 
 Torch calculates RNN and GRU layers by the same products as we do, with more calls between them. For
 LSTM layers in single precision it has code of its own (oneDNN's). Which of both is quicker depends
-on processor, units, minibatch and steps: in the least and the greatest of cases one takes 0.8 and
-1.7 of what the other takes (`studies/LOG.md`). So the first trial with a layer of some sizes
-measures both, for as long as a few minibatches take.
+on processor, units, minibatch and steps: torch's took 0.8 to 1.7 of our time (`studies/LOG.md`). So
+the first trial of some sizes measures both, for as long as a few minibatches take.
 
 What has been measured lies beside compiled code (`search.object_code`), a line for each sizes, in
 one file that all processes of a machine add to. Of two lines of the same sizes the first counts,
-for all: a trial comes to the same to the last bit whoever trains it. No result but of training
-depends on it: networks are evaluated by our code.
+for all. A trial keeps to what it has begun with, wherever it goes on, and it is stored with it, so
+that `search.replay` takes the same. Networks are evaluated by our code.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 
 from search.layer_functions import CompiledTape
+from search.layer_memory import give_up_workspaces
 from search.layer_tapes import Tape
 from search.object_code import FINGERPRINT, cache_folders
 from search.packing import Packing, full
@@ -34,10 +34,15 @@ from search.packing import Packing, full
 SMALLEST = 96
 """Units below which torch's layer is not asked: of 64 and fewer it took 0.90 to 1.52 of our time,
 mostly more than ours."""
-GAIN = 0.95
-"""Torch's layer is taken if it takes less than this part of our time: less is beside the noise."""
+GAIN = 0.9
+"""Torch's layer is taken if it takes less than this part of our time: where both are nearly alike,
+noise would decide, here so and there so."""
 MOST_STEPS = 32
 """More are not measured; of so many, what comes once in a minibatch is a small part."""
+MOST_BYTES = 1 << 28
+"""Of a pass; larger ones are not measured, for which there might be too little memory."""
+OURS, TORCHS = "ours", "torch's"
+"""Whose layers."""
 PAIRS = 3
 """How often both are measured, in turns, after once that does not count."""
 _SETTINGS = ("ATEN_", "DNNL_", "MKL_", "ONEDNN_")
@@ -127,12 +132,24 @@ def run_torchs(
     return steps, *(end[0] for end in ends)
 
 
-def tape_for(cell: str, sizes: Sizes, precision: torch.dtype) -> type[Tape]:
-    """Returns whose layer trains, on one thread, a minibatch in which all rows have all steps."""
+def choose(cell: str, sizes: Sizes, precision: torch.dtype) -> str | None:
+    """Returns whose layers train minibatches in which all rows have all steps.
+
+    Args:
+        cell: ``rnn``, ``gru`` or ``lstm``.
+        sizes: Of the layer with the most inputs.
+        precision: Of the weights.
+
+    Returns:
+        `OURS` or `TORCHS`; None where there is nothing to choose: ours.
+    """
     asked = cell == "lstm" and precision == torch.float32 and sizes.hidden >= SMALLEST
     if not asked or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return CompiledTape
-    return TorchsTape if _ratio(sizes.rounded()) < GAIN else CompiledTape
+        return None
+    # On several threads it would be another measurement, of which the clock sees one thread.
+    if torch.get_num_threads() != 1:
+        return OURS
+    return TORCHS if _ratio(sizes.rounded()) < GAIN else OURS
 
 
 _RATIOS: dict[Sizes, float] = {}
@@ -143,11 +160,24 @@ def _ratio(sizes: Sizes) -> float:
     if sizes not in _RATIOS:
         _RATIOS.update(_read())
     if sizes not in _RATIOS:
-        measured = measure(sizes)
+        measured = _measure_if_it_fits(sizes)
         _keep(sizes, measured)
         # Another process may have kept it first.
         _RATIOS.update({sizes: measured, **_read()})
     return _RATIOS[sizes]
+
+
+def _measure_if_it_fits(sizes: Sizes) -> float:
+    rows, steps, features, hidden = sizes
+    # Gates and cells of all steps, inputs and states, and their gradients; weights and theirs.
+    numbers = 2 * rows * steps * (features + 8 * hidden) + 16 * hidden * (features + hidden)
+    if 4 * numbers > MOST_BYTES:
+        return 1.0
+    try:
+        return measure(sizes)
+    except (MemoryError, RuntimeError):  # Torch's lack of memory is the latter.
+        give_up_workspaces()
+        return 1.0
 
 
 def measure(sizes: Sizes) -> float:
@@ -179,36 +209,39 @@ def _rounded(size: int) -> int:
 
 
 _FILE = "layers-{}.txt"
+_END = "."
+"""The last word of a line, without which it was cut off."""
 
 
 def _read() -> dict[Sizes, float]:
-    """Returns what is kept; what is not a line of ours is nothing."""
+    """Returns what is kept, the first place's first; what is not a line of ours is nothing."""
     found: dict[Sizes, float] = {}
     for folder in cache_folders():
         with contextlib.suppress(OSError):
             lines = (folder / _name()).read_text("ascii", "replace").splitlines()
             for words in map(str.split, lines):
                 with contextlib.suppress(ValueError, TypeError):
-                    *sizes, ratio = words
-                    found.setdefault(Sizes(*map(int, sizes)), float(ratio))
-            break
+                    *sizes, ratio, end = words
+                    if end == _END:
+                        found.setdefault(Sizes(*map(int, sizes)), float(ratio))
     return found
 
 
 def _keep(sizes: Sizes, ratio: float) -> None:
     """Adds a line; where nothing can be kept, each process has only its own."""
     # In one piece, which no other's comes between; after what half a line may be left of.
-    line = f"\n{' '.join(map(str, sizes))} {ratio:.3f}\n".encode("ascii")
+    line = f"\n{' '.join(map(str, sizes))} {ratio:.3f} {_END}\n".encode("ascii")
     for folder in cache_folders():
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
             descriptor = os.open(folder / _name(), flags, 0o666)
             try:
-                os.write(descriptor, line)
+                written = os.write(descriptor, line)
             finally:
                 os.close(descriptor)
-            break
+            if written == len(line):
+                break
 
 
 def _name() -> str:

@@ -23,6 +23,7 @@ from search.dimensions import Dimension
 from search.errors import ConfigError, StudyError
 from search.lane_shapes import shape_of
 from search.lanes import Lanes
+from search.layer_choices import OURS
 from search.machine import choose_device
 from search.report import find_trial
 from search.running import Plan, Request, make_plan
@@ -105,11 +106,6 @@ class _Again:
         return Curve() if self.run is None else self.run.curve
 
     @property
-    def layers(self) -> str:
-        """Whose layers trained it, as `Run.layers` has it."""
-        return "ours" if self.run is None else self.run.layers
-
-    @property
     def batch_losses(self) -> list[float]:
         """The training loss of every batch."""
         return [] if self.run is None else self.run.batch_losses
@@ -144,9 +140,7 @@ def replay(
     with one_thread():
         again, notes = _train(trial, params, trained, plan, beside="lanes" in then)
     found, batches, more = _compare(stored, trial, again, origin.goal)
-    then = {"layers": "ours", **then}
-    here = {"lanes": then.get("lanes", ""), "layers": again.layers}
-    now = {**surroundings(plan.device, plan.factory), **here}
+    now = {**surroundings(plan.device, plan.factory), "lanes": then.get("lanes", "")}
     return Replay(
         name=stored.config.name,
         number=number,
@@ -252,7 +246,8 @@ def _train(
     if not wanted and not to_end:
         return _Again(run, None, cut), notes
     try:
-        run = Run(params, splits, trained["seed"], goal, device, plan.factory)
+        layers = trial.user_attrs.get("surroundings", {}).get("layers", OURS)
+        run = Run(params, splits, trained["seed"], goal, device, plan.factory, layers)
         advance = _in_lanes(run, judge) if beside else partial(run.advance, judge)
         while len(run.curve) < wanted + to_end:
             result = advance()

@@ -97,13 +97,14 @@ def again(material: Material, stored: StoredStudy) -> Section:
     """Everything needed to do it again."""
     config, attributes = stored.config, stored.attributes
     file = f"{config.name}.toml"
+    rows = _surroundings(stored)
     facts = [
         ["seed", str(config.seed)],
         ["fingerprint of the data", str(attributes["data"])],
         ["storage", str(stored.database)],
         ["files", str(stored.folder)],
         ["created", str(attributes.get("created", "not recorded"))],
-        *_surroundings(stored),
+        *rows,
     ]
     fork = attributes.get("fork")
     said = (
@@ -111,6 +112,11 @@ def again(material: Material, stored: StoredStudy) -> Section:
         "the same kind and with the same versions, it gives the same trials bit for bit; with "
         "several, proposals depend on which trial ends first."
     )
+    if any(name == "layers" for name, _ in rows):
+        said += (
+            " Large LSTM layers are those that were measured to be the quicker on a machine "
+            "(layers), which may be others there: last digits then differ."
+        )
     if fork:
         taken = f"{count_of(fork['taken'], 'trial')} of '{fork['study']}'"
         said = f"It began with {taken} (--fork), which this file alone does not give again."
@@ -156,7 +162,9 @@ def _surroundings(stored: StoredStudy) -> list[list[str]]:
     known = known or [stored.attributes["versions"]]
     rows = []
     for name in dict.fromkeys(name for one in known for name in one):
-        counted = Counter(str(one.get(name, "not recorded")) for one in known)
+        # Of most networks there is nothing to choose.
+        asked = [one for one in known if name != "layers" or name in one]
+        counted = Counter(str(one.get(name, "not recorded")) for one in asked)
         several = len(counted) > 1
         words = [
             f"{value} ({n} trials)" if several else value for value, n in counted.most_common()

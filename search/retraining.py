@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -129,6 +129,7 @@ class _Active:
     worker: int
     curve: Curve = field(default_factory=Curve)
     started: float = field(default_factory=time.monotonic)
+    own: Mapping[str, str] = field(default_factory=dict)  # Its surroundings, beside all others'.
 
 
 class Retrainer:
@@ -204,6 +205,7 @@ class Retrainer:
         if isinstance(event, TrainerFault):
             raise RunError(event.reason)
         active = self._active[event.number]
+        active.own = event.surroundings
         if isinstance(event, EpochDone):
             self._orphans = 0
             active.curve = active.curve.then(event.epoch)
@@ -245,7 +247,7 @@ class Retrainer:
             "curve": active.curve.compact(),
             "seconds": round(time.monotonic() - active.started, 3),
             "lanes": "lanes" in self._trainers.surroundings(active.worker),
-            "surroundings": self._surroundings,
+            "surroundings": {**self._surroundings, **active.own},
         }
         save_result(one.folder, stored)
 

@@ -34,12 +34,14 @@ class EpochDone:
         number: The trial's number.
         epoch: The epoch.
         losses: The training loss of every batch of it.
+        surroundings: As of `TrialEnded`.
     """
 
     worker: int
     number: int
     epoch: Epoch
     losses: tuple[float, ...] = ()
+    surroundings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

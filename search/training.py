@@ -19,6 +19,7 @@ from torch import Tensor
 from search.data.splits import Batch, Part, Splits
 from search.factories import Factory
 from search.gradients import gradients_of
+from search.layer_choices import OURS
 from search.layer_memory import give_up_workspaces
 from search.models import Network, SequenceModel, build, widened
 from search.optimizers import Optimizer
@@ -66,6 +67,7 @@ class Run:
         goal: The figure by which the best epoch is chosen.
         device: Where to train.
         factory: Builds the network, if it is the user's own.
+        layers: Whose layers train it, as `layers` says; None: those that are quicker here.
 
     Attributes:
         curve: The epochs so far.
@@ -86,6 +88,7 @@ class Run:
         goal: Goal,
         device: torch.device,
         factory: Factory | None = None,
+        layers: str | None = None,
     ) -> None:
         self.params = params
         self.splits = splits
@@ -100,6 +103,7 @@ class Run:
         with self._own_random():
             self.model = build(params, splits, factory).to(device)
         self._gradients = gradients_of(self.model, splits)
+        self._gradients.layers = layers
         self.optimizer = Optimizer(
             params.optimizer,
             self.model.parameters(),
@@ -109,9 +113,9 @@ class Run:
         )
 
     @property
-    def layers(self) -> str:
-        """``torch's`` if its layers have trained here where ours might have, else ``ours``."""
-        return "torch's" if self._gradients.torchs else "ours"
+    def layers(self) -> str | None:
+        """Whose layers train it, ``ours`` or ``torch's``; None: there was nothing to choose yet."""
+        return self._gradients.layers
 
     def advance(self, judge: BatchJudge) -> Epoch | Decision:
         """Trains one epoch and validates.
@@ -174,6 +178,7 @@ class Run:
             "random": self.random,
             "batch_losses": torch.tensor(self.batch_losses, dtype=torch.float64),
             "epoch_ends": self.epoch_ends,
+            "layers": self.layers,
             "curve": [asdict(epoch) for epoch in self.curve.epochs],
         }
 
@@ -183,6 +188,7 @@ class Run:
         self.best_weights = state["best_weights"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])
+        self._gradients.layers = state.get("layers", OURS)  # Once there was nothing to choose.
         # Where it has not been trained yet it begins with its seed's.
         self.random = {**self.random, **state["random"]}
         self.batch_losses = state["batch_losses"].tolist()

@@ -176,8 +176,8 @@ class TrialWorker:
     @property
     def surroundings(self) -> dict[str, str]:
         """What the trial has been computed with that others here may not have been."""
-        torchs = self._run is not None and self._run.layers != "ours"
-        return {"layers": "torch's"} if torchs else {}
+        layers = None if self._run is None else self._run.layers
+        return {} if layers is None else {"layers": layers}
 
     def is_last(self, epoch: Epoch) -> bool:
         """Says whether no epoch after this one has been trained, in this life or earlier."""

@@ -86,9 +86,9 @@ class ScriptedTrainers:
             if isinstance(said, float):
                 self.epochs[worker] += 1
                 figures = {"loss": said, "rmse": said, "mae": said}
-                yield EpochDone(
-                    worker, job.number, Epoch(self.epochs[worker], said, figures, 0.1, 0.1)
-                )
+                epoch = Epoch(self.epochs[worker], said, figures, 0.1, 0.1)
+                own = {"layers": f"of {worker}"}
+                yield EpochDone(worker, job.number, epoch, surroundings=own)
                 continue
             if isinstance(said, TrainerFault):
                 yield said

@@ -285,6 +285,19 @@ def test_trials_say_what_they_were_trained_with(stored: StoredStudy) -> None:
     }
 
 
+def test_who_ends_a_trial_does_not_change_what_it_says(stored: StoredStudy) -> None:
+    """A trial that is pruned by its peers says what it was trained with, as one that completes."""
+
+    def script(job: Job) -> Iterator[Any]:
+        for _ in range(job.params.epochs):
+            yield job.number + 1.0
+        yield COMPLETE
+
+    run(stored, ScriptedTrainers(script), 20)
+    assert {*states(stored)} == {TrialState.PRUNED, TrialState.COMPLETE}
+    assert {trial.user_attrs["surroundings"]["layers"] for trial in stored.trials()} == {"of 0"}
+
+
 def test_trainers_that_leave_when_told_to(stored: StoredStudy) -> None:
     """Trainers without a trial that end while another still ends its epoch are no fault."""
 

@@ -43,6 +43,7 @@ class Line:
         orders: What is yet to be given.
         epochs: The epochs that each message told, by their indices.
         said: What else was said.
+        surroundings: What was told with each epoch.
         heard: Is called after every message.
         asked: Is called whenever it is asked whether there is an order.
     """
@@ -52,6 +53,7 @@ class Line:
         self.orders: deque[Order] = deque([job])
         self.epochs: list[list[int]] = []
         self.said: list[Any] = []
+        self.surroundings: list[dict[str, str]] = []
         self.heard: Callable[[], None] = lambda: None
         self.asked: Callable[[], None] = lambda: None
 
@@ -64,8 +66,9 @@ class Line:
         """Takes what a desk says."""
         _, said = message
         if isinstance(said, list):
-            assert all(len(losses) > 0 for _, losses in said)
-            self.epochs.append([epoch.index for epoch, _ in said])
+            assert all(len(losses) > 0 for _, losses, _ in said)
+            self.epochs.append([epoch.index for epoch, *_ in said])
+            self.surroundings += [surroundings for *_, surroundings in said]
         else:
             self.said.append(said)
         self.heard()
@@ -106,13 +109,14 @@ def test_compared_epochs_are_told_at_once(line: Line) -> None:
 def test_says_whose_layers_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float
 ) -> None:
-    """The end of a trial tells that torch's layers trained it, if they did."""
+    """Each epoch, and the end of a trial, tells whose layers trained it."""
     monkeypatch.setattr(layer_choices, "_ratio", lambda _: ratio)
-    line = Line(Job(0, hyper(cell="lstm", hidden_units=96), 1, tmp_path / "0"))
+    line = Line(Job(0, hyper(cell="lstm", hidden_units=96, epochs=2), 1, tmp_path / "0"))
     line.serve()
     [(decision, traceback, surroundings)] = line.said
     assert (decision.outcome, traceback) == (Outcome.COMPLETE, "")
-    assert surroundings == ({"layers": "torch's"} if ratio < 1 else {})
+    assert surroundings == {"layers": "torch's" if ratio < 1 else "ours"}
+    assert line.surroundings == [surroundings] * 2
 
 
 def test_without_a_pruner_none_is_waited_for(line: Line) -> None:

@@ -20,6 +20,7 @@ from search.data.splits import IGNORED, Batch, Splits
 from search.dimensions import CELLS, OPTIMIZERS
 from search.factories import OwnNetwork
 from search.gradients import WIDE, ByAutograd, ByHand, gradients_of
+from search.layer_memory import give_up_workspaces
 from search.models import SequenceModel, build
 from search.object_code import run
 from search.training import one_thread
@@ -84,6 +85,37 @@ def test_by_hand_is_by_autograd(
         assert len(grads) == len(others) == len(list(model.parameters()))
         for grad, expected in zip(grads, others, strict=True):
             torch.testing.assert_close(grad, expected, rtol=1e-11, atol=1e-11)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    task=st.sampled_from(sorted(TASKS)),
+    cell=st.sampled_from(CELLS),
+    layers=st.integers(1, 2),
+    units=st.integers(1, 40),
+    rows=st.integers(1, 33),
+)
+def test_memory_that_nobody_wrote_does_not_count(
+    task: str, cell: str, layers: int, units: int, rows: int
+) -> None:
+    """What is beyond the columns that count, and in workspaces before, may be anything, NaN too."""
+    splits = TASKS[task]()
+    torch.manual_seed(0)
+    model = build(hyper(cell=cell, hidden_layers=layers, hidden_units=units), splits).train()
+    assert isinstance(model, SequenceModel)
+    batches = list(itertools.islice(splits.train.batches(rows, None), 2))
+    usual = list(found(ByHand(model, splits), model, batches))
+    give_up_workspaces()
+    torch.use_deterministic_algorithms(True)  # All that is empty is filled with NaN then.
+    try:
+        assert torch.empty(1).isnan()
+        spoilt = list(found(ByHand(model, splits), model, batches))
+    finally:
+        torch.use_deterministic_algorithms(False)
+        give_up_workspaces()
+    for (loss, grads), (other, others) in zip(usual, spoilt, strict=True):
+        assert loss == other
+        assert all(map(torch.equal, grads, others))
 
 
 @pytest.mark.parametrize("most", [0.01, 1e6])

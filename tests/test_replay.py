@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import text
 from tiny import write_study
 
+from search import layer_choices
 from search.checkpoints import load_losses
 from search.cli import main
 from search.config import Budget
@@ -158,7 +159,7 @@ def test_what_has_changed_is_told(stored: StoredStudy) -> None:
     number = first(stored, "complete")
     trial = stored.trials()[number]
     then = {**trial.user_attrs["surroundings"], "torch": "1.0", "device": "cuda:63"}
-    then["layers"] = "torch's"
+
     change(
         stored,
         "UPDATE trial_user_attributes SET value_json = :value "
@@ -169,9 +170,33 @@ def test_what_has_changed_is_told(stored: StoredStudy) -> None:
     again = open_study(Database(str(stored.database), create=False), "tiny")
     result = replay(again, number)
     assert result.equal
-    assert [line.split(":")[0] for line in result.changed] == ["device", "layers", "torch"]
-    assert "layers: torch's → ours" in result.changed
+    assert [line.split(":")[0] for line in result.changed] == ["device", "torch"]
     assert "changed since then" in "\n".join(result.lines())
+
+
+def test_replays_with_the_layers_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial is trained by the layers again that it says, whichever are quicker by now."""
+    space = {**SPACE, "cell": "lstm", "hidden_units": 96, "learning_rate": 0.01}
+    path = write_study(tmp_path, budget={"trials": 1}, space=space)
+    request = Request(str(path), f"sqlite:///{tmp_path / 'studies.db'}", workers=1, device="cpu")
+    stored, _ = run_study(request, make_plan(request), Console(quiet=True))
+    [trial] = stored.trials()
+    had = trial.user_attrs["surroundings"]["layers"]
+    other = {"ours": "torch's", "torch's": "ours"}[had]
+    monkeypatch.setattr(layer_choices, "_ratio", lambda _: 0.5 if other == "torch's" else 2.0)
+    assert replay(stored, 0).equal
+    then = {**trial.user_attrs["surroundings"], "layers": other}
+    change(
+        stored,
+        "UPDATE trial_user_attributes SET value_json = :value "
+        "WHERE trial_id = :trial AND key = 'surroundings'",
+        value=json.dumps(then),
+        trial=trial._trial_id,
+    )
+    again = open_study(Database(str(stored.database), create=False), "tiny")
+    assert not replay(again, 0).equal
 
 
 def test_a_search_in_lanes_and_its_trials_again(tmp_path: Path) -> None:
