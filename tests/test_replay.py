@@ -178,7 +178,7 @@ def test_replays_with_the_layers_that_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trial is trained by the layers again that it says, whichever are quicker by now."""
-    space = {**SPACE, "cell": "lstm", "hidden_units": 96, "learning_rate": 0.01}
+    space = {**SPACE, "cell": "lstm", "hidden_units": 96, "learning_rate": {"fixed": 0.01}}
     path = write_study(tmp_path, budget={"trials": 1}, space=space)
     request = Request(str(path), f"sqlite:///{tmp_path / 'studies.db'}", workers=1, device="cpu")
     stored, _ = run_study(request, make_plan(request), Console(quiet=True))
