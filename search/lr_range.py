@@ -17,11 +17,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
 
 from search.data.splits import Batch, Splits
 from search.dimensions import Dimension, Fixed
-from search.models import build, detach
+from search.gradients import gradients_of
+from search.models import Network, build
 from search.optimizers import Optimizer
 from search.recurrent import State
 from search.space import HyperParams, starting_points
@@ -117,33 +117,31 @@ def sweep(params: HyperParams, splits: Splits, seed: int, device: torch.device) 
 
 
 def _train(
-    model: nn.Module, params: HyperParams, splits: Splits, seed: int
+    model: Network, params: HyperParams, splits: Splits, seed: int
 ) -> tuple[list[float], list[float], list[float]]:
     """Returns each step's rate, its batch's loss, and that batch's loss before all training."""
-    frozen, weights = copy.deepcopy(model).eval(), list(model.parameters())
-    optimizer = Optimizer(params.optimizer, weights, LOWEST, params.weight_decay)
+    frozen, gradients = copy.deepcopy(model).eval(), gradients_of(model, splits)
+    settings = params.optimizer, model.parameters(), LOWEST, params.weight_decay
+    optimizer = Optimizer(*settings, together=gradients.complete)
     batches = _endless(splits, params.batch_size, torch.Generator().manual_seed(seed))
     rates = schedule(-(-splits.train.size // params.batch_size))
     losses: list[float] = []
     untrained: list[float] = []
-    state: State | None = None
+    state: Any = None
     before: State | None = None
     for rate, batch in zip(rates, batches, strict=False):
         optimizer.rate = rate
         with torch.no_grad():
             outputs, before = frozen(batch.inputs, batch.lengths, before if batch.carries else None)
             reference = splits.loss(outputs, batch.targets).item()
-        state = detach(state) if batch.carries and state is not None else None
-        outputs, state = model(batch.inputs, batch.lengths, state)
-        loss = splits.loss(outputs, batch.targets)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.item())
+        loss, state = gradients.find(batch, state if batch.carries else None)
+        losses.append(loss)
         untrained.append(reference)
         if not math.isfinite(losses[-1]):
             break
         if params.gradient_clipping > 0:
-            nn.utils.clip_grad_norm_(weights, params.gradient_clipping)
+            gradients.norm()
+            gradients.clip(params.gradient_clipping)
         optimizer.step()
     return rates[: len(losses)], losses, untrained
 
