@@ -52,7 +52,7 @@ class Line:
         if said is None:
             self.dropped.append(number)
         elif isinstance(said, list):
-            self.epochs.setdefault(number, []).extend(epoch for epoch, _ in said)
+            self.epochs.setdefault(number, []).extend(epoch for epoch, *_ in said)
         else:
             assert number not in self.ends
             self.ends[number] = said[0]
