@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from search import gradients, models
+from search import gradients, layer_choices, models
 from search.data import load_splits
 from search.data.splits import Splits
 from search.recurrent import recur, recur_to_ends
@@ -66,7 +66,7 @@ OURS: Mapping[str, Any] = {"recur": recur, "recur_to_ends": recur_to_ends}
 def a_run(params: HyperParams, splits: Splits, seed: int, *, ours: bool = True) -> Run:
     """Returns an untrained run whose gradients are found by hand, or by autograd."""
     with mock.patch.object(gradients, "HAS_PRODUCTS", ours):
-        return Run(params, splits, seed, Goal(), torch.device("cpu"))
+        return Run(params, splits, seed, Goal(), torch.device("cpu"), layers=layer_choices.OURS)
 
 
 def medians(ways: Sequence[Callable[[], object]], turns: int) -> list[float]:

@@ -362,7 +362,7 @@ class Coordinator:
             self._end(died.worker, active, Decision(Outcome.FAILED, reason), "")
             return
         again = replace(taken, reported=max(taken.reported, len(active.curve)))
-        self._start(died.worker, _Active(again, started=active.started))
+        self._start(died.worker, _Active(again, started=active.started, own=active.own))
 
     def _lose(self, lost: Taken) -> None:
         for worker, active in list(self._active.items()):

@@ -146,7 +146,7 @@ class ByHand(Gradients):
         tapes: list[Tape] = []
         keys: list[int] = []
         last: list[tuple[Tensor, ...]] = []
-        starts, kind = self._starts(state, packing.rows, steps), self._kind(packing)
+        starts, kind = self._starts(state, packing.rows, steps), self._kind(batch, packing)
         for (weights, found), start in zip(self._layers, starts, strict=True):
             if tapes and share > 0:
                 keys.append(draw_key(None))
@@ -196,14 +196,17 @@ class ByHand(Gradients):
             return inputs.transpose(0, 1).reshape(count * rows, -1), full(count, rows), None
         return inputs.flatten(0, 1).index_select(0, packing.places), packing, None
 
-    def _kind(self, packing: Packing) -> type[Tape]:
-        """Returns whose layers train a minibatch: of one network always the same, if they can."""
-        if packing.places is not None:
+    def _kind(self, batch: Batch, packing: Packing) -> type[Tape]:
+        """Returns whose layers train a minibatch: of one network always the same."""
+        if batch.lengths is not None:  # Torch's would go on beyond the ends of series.
             return CompiledTape
         if self.layers is None:
-            params, weights = self._model.params, [own for (own, *_), _ in self._layers]
-            most = max(weight.shape[1] for weight in weights)
-            sizes = Sizes(params.batch_size, packing.steps, most, params.hidden_units)
+            weights = [own for (own, *_), _ in self._layers]
+            most, hidden = (
+                max(weight.shape[1] for weight in weights),
+                self._model.params.hidden_units,
+            )
+            sizes = Sizes(packing.rows, packing.steps, most, hidden)
             self.layers = choose(self._cell, sizes, weights[0].dtype)
         return TorchsTape if self.layers == TORCHS else CompiledTape
 

@@ -132,6 +132,11 @@ def run_torchs(
     return steps, *(end[0] for end in ends)
 
 
+def may_choose(cell: str, hidden: int) -> bool:
+    """Says whether there may be something to choose, of layers of a cell with so many units."""
+    return cell == "lstm" and hidden >= SMALLEST
+
+
 def choose(cell: str, sizes: Sizes, precision: torch.dtype) -> str | None:
     """Returns whose layers train minibatches in which all rows have all steps.
 
@@ -143,7 +148,7 @@ def choose(cell: str, sizes: Sizes, precision: torch.dtype) -> str | None:
     Returns:
         `OURS` or `TORCHS`; None where there is nothing to choose: ours.
     """
-    asked = cell == "lstm" and precision == torch.float32 and sizes.hidden >= SMALLEST
+    asked = may_choose(cell, sizes.hidden) and precision == torch.float32
     if not asked or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     # On several threads it would be another measurement, of which the clock sees one thread.
@@ -161,23 +166,25 @@ def _ratio(sizes: Sizes) -> float:
         _RATIOS.update(_read())
     if sizes not in _RATIOS:
         measured = _measure_if_it_fits(sizes)
+        if measured is None:  # Another time there may be room.
+            return 1.0
         _keep(sizes, measured)
         # Another process may have kept it first.
         _RATIOS.update({sizes: measured, **_read()})
     return _RATIOS[sizes]
 
 
-def _measure_if_it_fits(sizes: Sizes) -> float:
+def _measure_if_it_fits(sizes: Sizes) -> float | None:
     rows, steps, features, hidden = sizes
     # Gates and cells of all steps, inputs and states, and their gradients; weights and theirs.
     numbers = 2 * rows * steps * (features + 8 * hidden) + 16 * hidden * (features + hidden)
     if 4 * numbers > MOST_BYTES:
-        return 1.0
+        return None
     try:
         return measure(sizes)
     except (MemoryError, RuntimeError):  # Torch's lack of memory is the latter.
         give_up_workspaces()
-        return 1.0
+        return None
 
 
 def measure(sizes: Sizes) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 from search.data.splits import Batch, Part, Splits
 from search.factories import Factory
 from search.gradients import gradients_of
-from search.layer_choices import OURS
+from search.layer_choices import OURS, may_choose
 from search.layer_memory import give_up_workspaces
 from search.models import Network, SequenceModel, build, widened
 from search.optimizers import Optimizer
@@ -188,7 +188,10 @@ class Run:
         self.best_weights = state["best_weights"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])
-        self._gradients.layers = state.get("layers", OURS)  # Once there was nothing to choose.
+        # Once there was nothing to choose.
+        params, cpu = self.params, self.device.type == "cpu"
+        ours = OURS if cpu and may_choose(params.cell, params.hidden_units) else None
+        self._gradients.layers = state.get("layers", ours)
         # Where it has not been trained yet it begins with its seed's.
         self.random = {**self.random, **state["random"]}
         self.batch_losses = state["batch_losses"].tolist()

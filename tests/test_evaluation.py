@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -299,7 +300,8 @@ class Deadly:
             yield TrainerDied(0, number, -9)
             return
         yield EpochDone(0, number, Epoch(1, 0.5, {"loss": 0.5}, 0.1, 0.1))
-        yield TrialEnded(0, number, Decision(Outcome.COMPLETE, "trained 1 epochs"))
+        decision = Decision(Outcome.COMPLETE, "trained 1 epochs")
+        yield TrialEnded(0, number, decision, "", {"layers": "ours"})
 
 
 @pytest.mark.parametrize(("deaths", "outcome"), [(2, Outcome.COMPLETE), (3, Outcome.FAILED)])
@@ -313,3 +315,6 @@ def test_a_deadly_retraining_fails_in_the_end(
     assert result.outcome == outcome
     assert len(observer.lines) == deaths
     assert (one.folder / RESULT).exists() == result.complete
+    if result.complete:
+        stored = json.loads((one.folder / RESULT).read_text())
+        assert stored["surroundings"] == {"layers": "ours"}

@@ -156,8 +156,13 @@ def test_what_is_not_measured_is_ours(
     def short(_: Sizes) -> float:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
+    measured = layer_choices.measure
     monkeypatch.setattr(layer_choices, "measure", short)
     assert choose("lstm", LARGE, torch.float32) == OURS
+    # It is for now: nothing is kept.
+    assert lines(kept) == []
+    monkeypatch.setattr(layer_choices, "measure", measured)
+    assert choose("lstm", LARGE, torch.float32) == TORCHS
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 5000))
@@ -334,14 +339,26 @@ def test_a_run_of_an_older_version_goes_on_with_ours(asked: list[Sizes]) -> None
     train(again, 1)
     assert again.layers == OURS
     assert asked == []
+    small = start(sine(), cell="gru")
+    before = small.state_dict()
+    del before["layers"]
+    small.load_state_dict(before)
+    assert small.layers is None
 
 
-def test_series_of_different_lengths_are_ours(asked: list[Sizes]) -> None:
-    """Torch's layer would calculate what comes after their ends."""
-    run = start(series(), cell="lstm", hidden_units=128)
+@pytest.mark.parametrize("rows", [1, 13, 64])
+def test_series_of_different_lengths_are_ours(asked: list[Sizes], rows: int) -> None:
+    """Torch's layer would calculate what comes after their ends; also where one is alone."""
+    run = start(series(), cell="lstm", hidden_units=128, batch_size=rows)
     train(run, 1)
     assert run.layers is None
     assert asked == []
+
+
+def test_what_is_measured_are_the_rows_that_there_are(asked: list[Sizes]) -> None:
+    """Where there are fewer examples than a minibatch may have, it is of so many."""
+    train(start(sine(), cell="lstm", hidden_units=96, batch_size=512), 1)
+    assert [sizes.rows for sizes in asked] == [48]
 
 
 def test_two_processes_choose_alike(kept: Path) -> None:

@@ -349,3 +349,21 @@ def test_what_a_resumed_trial_cost_is_all_its_lives(tmp_path: Path) -> None:
     report(made_study(tmp_path, trials), tmp_path / "out")
     _, text = check_page(tmp_path / "out")
     assert re.search(r"complete *\| *1 *\| *3 *\| *10 min 00 s *\| *75 %", text)
+
+
+def test_whose_layers_is_said_where_there_was_a_choice(tmp_path: Path) -> None:
+    """Of most networks there is none; where there was, it may be another elsewhere."""
+    config = tiny_config(tmp_path)
+    chosen = [{}, {"layers": "ours"}, {"layers": "torch's"}, {"layers": "torch's"}]
+    trials = [
+        made_trial(config, at, surroundings={"torch": "2.9", **own})
+        for at, own in enumerate(chosen)
+    ]
+    report(made_study(tmp_path, trials), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert re.search(r"layers *\| *torch's \(2 trials\), ours \(1 trials\)", text)
+    assert "Large LSTM layers are those that were measured to be the quicker" in text
+    (tmp_path / "none").mkdir()
+    report(made_study(tmp_path / "none", trials[:1]), tmp_path / "other")
+    _, text = check_page(tmp_path / "other")
+    assert "Large LSTM layers" not in text

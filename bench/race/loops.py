@@ -21,6 +21,7 @@ from bench.race.prepare import prepare
 from search.config import load_config
 from search.data import load_splits
 from search.data.splits import Splits
+from search.layer_choices import OURS
 from search.space import HyperParams
 from search.stopping import batch_judge
 from search.training import Run
@@ -65,7 +66,7 @@ def _all(epochs: Callable[[Any, Any], Iterable[float]], params: Any, data: Expor
 
 
 def _ours(params: dict[str, Any], splits: Splits) -> None:
-    run = Run(HyperParams.of(params), splits, 0, Goal(), torch.device("cpu"))
+    run = Run(HyperParams.of(params), splits, 0, Goal(), torch.device("cpu"), layers=OURS)
     judge = batch_judge(None, splits.constant_loss)
     for _ in range(params["epochs"]):
         run.advance(judge)
