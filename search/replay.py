@@ -140,7 +140,8 @@ def replay(
     with one_thread():
         again, notes = _train(trial, params, trained, plan, beside="lanes" in then)
     found, batches, more = _compare(stored, trial, again, origin.goal)
-    now = {**surroundings(plan.device, plan.factory), "lanes": then.get("lanes", "")}
+    same = {name: then.get(name, "") for name in ("lanes", "layers")}  # As they were then.
+    now = {**surroundings(plan.device, plan.factory), **same}
     return Replay(
         name=stored.config.name,
         number=number,

@@ -186,7 +186,9 @@ def test_replays_with_the_layers_that_it_had(
     had = trial.user_attrs["surroundings"]["layers"]
     other = {"ours": "torch's", "torch's": "ours"}[had]
     monkeypatch.setattr(layer_choices, "_ratio", lambda _: 0.5 if other == "torch's" else 2.0)
-    assert replay(stored, 0).equal
+    again = replay(stored, 0)
+    assert again.equal
+    assert again.changed == []
     then = {**trial.user_attrs["surroundings"], "layers": other}
     change(
         stored,
@@ -195,8 +197,8 @@ def test_replays_with_the_layers_that_it_had(
         value=json.dumps(then),
         trial=trial._trial_id,
     )
-    again = open_study(Database(str(stored.database), create=False), "tiny")
-    assert not replay(again, 0).equal
+    altered = open_study(Database(str(stored.database), create=False), "tiny")
+    assert not replay(altered, 0).equal
 
 
 def test_a_search_in_lanes_and_its_trials_again(tmp_path: Path) -> None:
