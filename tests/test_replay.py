@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from optuna.trial import FrozenTrial
 from own import SPACE as OWN_SPACE
 from own import SPEAKER, clean_imports, write_own
 from rich.console import Console
@@ -112,6 +113,17 @@ def change(stored: StoredStudy, statement: str, **values: object) -> None:
         assert connection.execute(text(statement), values).rowcount == 1
 
 
+def say(stored: StoredStudy, trial: FrozenTrial, surroundings: dict[str, str]) -> None:
+    """Alters what a trial says that it was trained with."""
+    change(
+        stored,
+        "UPDATE trial_user_attributes SET value_json = :value "
+        "WHERE trial_id = :trial AND key = 'surroundings'",
+        value=json.dumps(surroundings),
+        trial=trial._trial_id,
+    )
+
+
 def alter_value(stored: StoredStudy, number: int) -> str:
     """Changes the last bit or so of an epoch's value."""
     trial = stored.trials()[number]
@@ -160,13 +172,7 @@ def test_what_has_changed_is_told(stored: StoredStudy) -> None:
     trial = stored.trials()[number]
     then = {**trial.user_attrs["surroundings"], "torch": "1.0", "device": "cuda:63"}
 
-    change(
-        stored,
-        "UPDATE trial_user_attributes SET value_json = :value "
-        "WHERE trial_id = :trial AND key = 'surroundings'",
-        value=json.dumps(then),
-        trial=trial._trial_id,
-    )
+    say(stored, trial, then)
     again = open_study(Database(str(stored.database), create=False), "tiny")
     result = replay(again, number)
     assert result.equal
@@ -190,13 +196,7 @@ def test_replays_with_the_layers_that_it_had(
     assert again.equal
     assert again.changed == []
     then = {**trial.user_attrs["surroundings"], "layers": other}
-    change(
-        stored,
-        "UPDATE trial_user_attributes SET value_json = :value "
-        "WHERE trial_id = :trial AND key = 'surroundings'",
-        value=json.dumps(then),
-        trial=trial._trial_id,
-    )
+    say(stored, trial, then)
     altered = open_study(Database(str(stored.database), create=False), "tiny")
     assert not replay(altered, 0).equal
 
