@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from search.data.splits import Batch, Splits
 from search.dropout import draw_key, drop
 from search.factories import OwnNetwork
-from search.layer_choices import TORCHS, Sizes, TorchsTape, choose
+from search.layer_choices import TORCHS, Sizes, TorchsTape, choose, may_choose
 from search.layer_functions import CompiledTape
 from search.layer_tapes import Tape
 from search.models import Network, SequenceModel, detach
@@ -200,14 +200,11 @@ class ByHand(Gradients):
         """Returns whose layers train a minibatch: of one network always the same."""
         if batch.lengths is not None:  # Torch's would go on beyond the ends of series.
             return CompiledTape
-        if self.layers is None:
-            weights = [own for (own, *_), _ in self._layers]
-            most, hidden = (
-                max(weight.shape[1] for weight in weights),
-                self._model.params.hidden_units,
-            )
+        hidden = self._model.params.hidden_units
+        if self.layers is None and may_choose(self._cell, hidden):
+            most = max(own.shape[1] for (own, *_), _ in self._layers)
             sizes = Sizes(packing.rows, packing.steps, most, hidden)
-            self.layers = choose(self._cell, sizes, weights[0].dtype)
+            self.layers = choose(self._cell, sizes, self._flat.dtype)
         return TorchsTape if self.layers == TORCHS else CompiledTape
 
     def _starts(self, state: Any, rows: int, like: Tensor) -> Sequence[Sequence[Tensor]]:
