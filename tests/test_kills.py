@@ -272,7 +272,7 @@ def test_fifty_kills_of_two_trainers(
     """Thirty trials survive fifty kills, sleeps past the lease among them."""
     # Long enough to be killed in, although a second coordinator trains while the first one sleeps.
     write_study(
-        tmp_path, **LONG | {"space": {**OPTIONS["space"], "epochs": {"low": 100, "high": 160}}}
+        tmp_path, **LONG | {"space": {**OPTIONS["space"], "epochs": {"low": 200, "high": 320}}}
     )
     killer = Killer(tmp_path, workers=2, lease=8, seed=1)
     kill_often(killer, kills=50, epochs=15)

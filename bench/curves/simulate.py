@@ -5,8 +5,10 @@
     python -m bench.curves.simulate starts          what is tried first, left out what it is told on
     python -m bench.curves.simulate samplers        what proposes, on a surrogate of each table
     python -m bench.curves.simulate pruning         the same rules with our sampler, likewise
+    python -m bench.curves.simulate lanes           how many trials train at once, likewise
 
-Time is that of two workers, in units of one configuration's 36 epochs on the same data. A study is
+Time is that of two workers, in units of one configuration's 36 epochs on the same data. However
+many trials train at once, together they train as much in it as two workers do. A study is
 as good as the time in which it finds a loss within 1 or 5 % of the table's best, and as its regret:
 where its best loss lies between the table's best (0) and the median configuration's (1), averaged
 over moments from 1 unit to the horizon.
@@ -57,6 +59,10 @@ from search.sampling import StudySampler
 Make = Callable[[CurveTable, int], Proposer]
 HORIZON = 30.0
 MOMENTS = 18
+WORKERS = 2
+"""Whose time it is."""
+LANES = (2, 8, 16, 32, 64, 128)
+"""How many trials are tried at once."""
 DEFAULT = Both((Patience(8), AsInSearch()))
 """The rules of a study file that says nothing."""
 
@@ -75,6 +81,7 @@ class Strategy:
     name: str
     proposer: Make
     stopper: Stopper = DEFAULT
+    workers: int = WORKERS
 
 
 @dataclass(frozen=True)
@@ -96,15 +103,20 @@ class Score:
 
 def score(strategy: Strategy, table: CurveTable, seeds: int, horizon: float) -> Score:
     """Runs a strategy's studies on a table."""
-    unit = table.full_seconds
+    # Of more workers, each takes as much longer for its trials.
+    unit = table.full_seconds * WORKERS / strategy.workers
     near, best, regret, trials = [], [], [], []
     for seed in range(seeds):
         trace = simulate(
-            strategy.proposer(table, seed), strategy.stopper, horizon * unit, table.best
+            strategy.proposer(table, seed),
+            strategy.stopper,
+            horizon * unit,
+            table.best,
+            strategy.workers,
         )
         near.append(min(horizon, trace.time_to(table.within(0.05)) / unit))
         best.append(min(horizon, trace.time_to(table.within(0.01)) / unit))
-        regret.append(mean_regret(trace, table, horizon))
+        regret.append(mean_regret(trace, table, horizon, unit))
         trials.append(trace.trials)
     return Score(
         statistics.median(near),
@@ -114,10 +126,10 @@ def score(strategy: Strategy, table: CurveTable, seeds: int, horizon: float) -> 
     )
 
 
-def mean_regret(trace: Trace, table: CurveTable, horizon: float) -> float:
+def mean_regret(trace: Trace, table: CurveTable, horizon: float, unit: float) -> float:
     """Returns the regret averaged over time; before the first epoch it is 1."""
     moments = np.geomspace(1.0, horizon, MOMENTS)
-    bests = np.asarray([trace.best_at(moment * table.full_seconds) for moment in moments])
+    bests = np.asarray([trace.best_at(moment * unit) for moment in moments])
     return float(table.regret(bests).mean())
 
 
@@ -339,10 +351,30 @@ def pruning(on: Sequence[CurveTable]) -> list[Strategy]:
     ]
 
 
+def lanes(on: Sequence[CurveTable]) -> list[Strategy]:
+    """Returns numbers of trials that train at once, the more the slower each of them."""
+    worlds = {table.name: Surrogate(table) for table in on}
+
+    def proposer(table: CurveTable, seed: int) -> Proposer:
+        return Sampled(worlds[table.name], seed, StudySampler)
+
+    return [Strategy(f"{count} at once", proposer, workers=count) for count in LANES]
+
+
+COMPARISONS: dict[str, Callable[[Sequence[CurveTable]], list[Strategy]]] = {
+    "rules": lambda _: rules(),
+    "epochs": lambda _: epochs(),
+    "starts": starts,
+    "samplers": samplers,
+    "pruning": pruning,
+    "lanes": lanes,
+}
+
+
 def main() -> None:
     """Reads the command line and prints one comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["rules", "epochs", "starts", "samplers", "pruning"])
+    parser.add_argument("what", choices=list(COMPARISONS))
     parser.add_argument("--tables", type=Path, default=tables.FOLDER)
     parser.add_argument("--on", nargs="+", help="names of tables; left out: all of them")
     parser.add_argument("--seeds", type=int, default=200)
@@ -351,14 +383,7 @@ def main() -> None:
     args = parser.parse_args()
     on = [tables.load(name, args.tables) for name in args.on or tables.names(args.tables)]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    made: dict[str, Callable[[], list[Strategy]]] = {
-        "rules": rules,
-        "epochs": epochs,
-        "starts": lambda: starts(on),
-        "samplers": lambda: samplers(on),
-        "pruning": lambda: pruning(on),
-    }
-    strategies = made[args.what]()
+    strategies = COMPARISONS[args.what](on)
     if args.only:
         strategies = [one for one in strategies if any(part in one.name for part in args.only)]
     scores = compare(strategies, on, args.seeds, args.horizon)
