@@ -36,6 +36,11 @@ OVERFITTED = 0.1
 """A rise of validation error from its best to its end, as a share of its fall until then."""
 STILL, OVER = 0.1, 0.02
 """What the last third of the epochs has gained, as a share of the whole fall: a lot, nothing."""
+LOST = 0.5
+"""The same, whatever training error did: more than half is lost again."""
+FEWEST_EPOCHS = 8
+"""Epochs before which nothing is said of a curve's end but that it falls: what looked overfitted or
+flat after 2 to 6 mostly got better yet (`studies/LOG.md`)."""
 PARTS = 12
 """Parts into which losses are divided where there is no other way to tell noise from course."""
 
@@ -46,9 +51,9 @@ ADVICE: dict[str, tuple[str, float | None]] = {
     "stuck": ("change something else than the rate: it never beat a constant prediction", None),
     "overfitting": ("train fewer epochs, or use dropout, weight decay or fewer units", None),
     "still-falling": ("train more epochs", None),
-    "plateau": ("let the learning rate decay", None),
+    "plateau": ("let the learning rate decay, or decay more", None),
     "healthy": ("leave it as it is", None),
-    "undecided": ("train longer: there are too few losses to judge", None),
+    "undecided": ("nothing yet: there are too few losses to judge", None),
 }
 """Every finding: what to do, and what to multiply the learning rate by, if that is it."""
 
@@ -301,20 +306,22 @@ def _judge_end(losses: _Losses) -> Finding:
     values = valid if len(valid) > 1 else points
     best = min(values)
     at = values.index(best)
-    if constant is not None and len(valid) > 1 and best >= constant:
+    fall, count = max(values[: at + 1]) - best, len(values)
+    evidence = {"best_at": at + 1.0, "of": float(count)}
+    gain = _ratio(min(values[: count - max(1, count // 3)]) - best, fall)
+    falling, early = at == count - 1 and gain > STILL, 1 < len(valid) < FEWEST_EPOCHS
+    if not early and constant is not None and len(valid) > 1 and best >= constant:
         return _finding("stuck", best_to_constant=_ratio(best, constant))
-    fall = max(values[: at + 1]) - best
-    evidence = {"best_at": at + 1.0, "of": float(len(values))}
-    rise = _ratio(values[-1] - best, fall)
-    if len(valid) > 1 and rise > OVERFITTED and points[-1] < _at_share(points, at, len(values)):
-        return _finding("overfitting", rise=rise, **evidence)
-    before = min(values[: len(values) - max(1, len(values) // 3)])
-    gain = _ratio(before - best, fall)
-    if at == len(values) - 1 and gain > STILL:
+    if falling:
         return _finding("still-falling", last_third=gain, **evidence)
-    if gain < OVER:
-        return _finding("plateau", last_third=gain, **evidence)
-    return _finding("healthy", last_third=gain, **evidence)
+    if early:
+        return _finding("undecided", **evidence)
+    rise = _ratio(values[-1] - best, fall) if len(valid) > 1 else 0.0
+    if rise > OVERFITTED and points[-1] < _at_share(points, at, count):
+        return _finding("overfitting", rise=rise, **evidence)
+    if rise > LOST:
+        return _finding("jumping", rise=rise, **evidence)
+    return _finding("plateau" if gain < OVER else "healthy", last_third=gain, **evidence)
 
 
 def _points(train: list[float], per_epoch: int) -> list[float]:

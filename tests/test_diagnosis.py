@@ -20,7 +20,7 @@ constants = st.none() | st.floats(0.01, 100.0)
 scales = st.sampled_from([2.0**power for power in (-40, -3, 1, 10, 40)])
 """Powers of two, by which a float is multiplied exactly."""
 anything = st.lists(st.floats(), min_size=1, max_size=30)
-FALLING = [2.0, 1.0, 0.5, 0.25, 0.125, 0.0625]
+FALLING = [2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.2]
 
 
 def curve(train: list[float], valid: list[float]) -> Curve:
@@ -54,15 +54,21 @@ def test_the_lesson_of_the_large_rate() -> None:
         ([2.3, 2.301, 2.299, 2.3, 2.302], None, "too-slow"),
         ([2.3, 3.3, 2.3, 1.5, 2.9], [2.3, 2.299, 2.301, 2.3, 2.298], "too-slow"),
         ([2.3, 2.2, 2.15, 2.1, 2.05], [2.3, 2.25, 2.2, 2.15, 2.1], "too-slow"),
-        (FALLING, [1.0, 0.6, 0.4, 0.5, 0.6, 0.7], "overfitting"),
+        (FALLING, [1.0, 0.6, 0.4, 0.5, 0.6, 0.7, 0.7, 0.7], "overfitting"),
+        (FALLING[:7], [1.0, 0.6, 0.4, 0.5, 0.6, 0.7, 0.7], "undecided"),
+        (FALLING[:2], [1.0, 1.3], "undecided"),
         ([2.0, 1.6, 1.2, 0.8, 0.4], None, "still-falling"),
-        (FALLING, [2.0, 1.6, 1.2, 0.8, 0.4, 0.3], "still-falling"),
-        ([2.0, 0.5, 0.3, 0.3, 0.3, 0.3], [2.0, 0.5, 0.3, 0.3, 0.3, 0.3], "plateau"),
-        (FALLING, [2.0, 1.0, 0.5, 0.3, 0.25, 0.26], "healthy"),
-        ([1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1], [1, 0.8, 0.7, 0.65, 0.7, 0.8, 0.9], "overfitting"),
-        (FALLING, [3.0**power for power in range(6)], "overfitting"),
+        (FALLING, [2.0, 1.8, 1.6, 1.2, 0.9, 0.8, 0.5, 0.3], "still-falling"),
+        ([2.0, 1.9, 1.0, 0.9], [2.0, 1.6], "still-falling"),
+        ([2.0, 0.5, *[0.3] * 6], [2.0, 0.5, *[0.3] * 6], "plateau"),
+        ([2.0, 0.5, *[0.3] * 5], [2.0, 0.5, *[0.3] * 5], "undecided"),
+        ([2.0, 0.5, *[0.3] * 5, 0.31], [2.0, 0.5, *[0.3] * 5, 0.8], "plateau"),
+        ([2.0, 0.5, *[0.3] * 5, 0.31], [2.0, 0.5, *[0.3] * 5, 1.3], "jumping"),
+        (FALLING, [2.0, 1.0, 0.7, 0.5, 0.4, 0.33, 0.25, 0.26], "healthy"),
+        (FALLING, [1, 0.8, 0.7, 0.65, 0.7, 0.8, 0.8, 0.9], "overfitting"),
+        (FALLING, [3.0**power for power in range(8)], "overfitting"),
         ([2.0, 1.0, 0.8, 1.0, 1.3, 1.6], [2.0, 1.5, 1.2, 1.4, 1.7, 2.0], "jumping"),
-        (FALLING, [1.0, 1.001, 1.0, 1.001, 1.0, 1.001], "overfitting"),
+        (FALLING, [1.0, 1.001] * 4, "overfitting"),
         ([8.4181 - 10, 8.4177 - 10, 8.4177 - 10, 8.4173 - 10, 8.4169 - 10], None, "too-slow"),
         ([-1.0, -2.0, -3.0, -3.5, -4.0], None, "still-falling"),
         ([1.0, 0.5], None, "undecided"),
@@ -77,8 +83,9 @@ def test_every_finding(train: list[float], valid: list[float] | None, name: str)
 
 def test_stuck() -> None:
     """Validation that falls but never beats a constant prediction is stuck, if that is known."""
-    valid = [2.0, 1.7, 1.5, 1.35, 1.2, 1.1]
+    valid = [2.0, 1.9, 1.8, 1.7, 1.5, 1.35, 1.2, 1.1]
     assert search.diagnose(FALLING, valid, constant_loss=1.0).name == "stuck"
+    assert search.diagnose(FALLING, valid[:7], constant_loss=1.0).name == "still-falling"
     assert search.diagnose(FALLING, valid, constant_loss=1.2).name == "still-falling"
     assert search.diagnose(FALLING, valid).name == "still-falling"
 
