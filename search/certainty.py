@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from search.entries import Entry
-from search.evaluation import mean_and_std
+from search.evaluation import STUDENT, mean_and_std, told_apart
 from search.looks import looks_before, looks_of
 from search.report import Summary
 from search.stored_study import StoredStudy
@@ -34,9 +34,13 @@ class Retrained:
     figures: list[dict[str, float]]
     failed: int
 
+    def values(self, name: str) -> list[float]:
+        """Returns a figure of each retraining that has it."""
+        return [one[name] for one in self.figures if name in one]
+
     def spread(self, name: str) -> tuple[float, float]:
         """Returns mean and standard deviation of a figure; NaN if no retraining has it."""
-        return mean_and_std([one[name] for one in self.figures if name in one])
+        return mean_and_std(self.values(name))
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def read_certainty(stored: StoredStudy, summary: Summary, entries: Sequence[Entr
         )
     said = [
         _won(looks[-1]),
+        *_rivals(looks[-1], retrained, summary.metric),
         *_optimism(summary, retrained, looks[-1]["metric"]),
         *_earlier(stored),
         *_since(summary, entries, looks[-1], retrained, evaluate),
@@ -128,6 +133,15 @@ def _won(look: Mapping[str, Any]) -> str:
     )
 
 
+def _rivals(look: Mapping[str, Any], retrained: Sequence[Retrained], name: str) -> list[str]:
+    """Says which of the configurations that were trained with the winner's could have won."""
+    values = {one.trial: one.values(name) for one in retrained}
+    trials = [one["trial"] for one in look.get("candidates", [])]
+    rivals = {trial: values[trial] for trial in trials if trial != look["trial"]}
+    said = told_apart(values.get(look["trial"], []), rivals, name)
+    return [said] if said else []
+
+
 def _optimism(summary: Summary, retrained: Sequence[Retrained], name: str) -> list[str]:
     """Compares what the search had of its best trial with what that has on other seeds."""
     best, words = summary.best, name.replace("_", " ")
@@ -143,8 +157,13 @@ def _optimism(summary: Summary, retrained: Sequence[Retrained], name: str) -> li
     if failed:
         on = f"of {seeds(len(again[0].figures))}, and diverged or failed on {seeds(failed)}"
         return [f"The search was optimistic: its best trial, {had}; {has} {on}."]
-    worse = mean != promised == best_of(name, mean, promised)
-    judged = "The search was optimistic" if worse else "The search was not optimistic"
+    values = again[0].values(name)
+    noise = STUDENT[min(len(values) - 1, len(STUDENT)) - 1] * again[0].spread(name)[1]
+    if len(values) < 2 or abs(mean - promised) <= noise / math.sqrt(len(values)):
+        judged = f"Whether the search was optimistic, {seeds(len(values))} cannot say"
+    else:
+        worse = promised == best_of(name, mean, promised)
+        judged = "The search was optimistic" if worse else "The search was not optimistic"
     return [f"{judged}: its best trial, {had}; {has}."]
 
 
@@ -214,17 +233,10 @@ def _by_gap(summary: Summary, entries: Sequence[Entry], evaluate: str) -> list[s
     noise = wobble([value for value in entry.values if value is not None])
     words = metric.replace("_", " ")
     ahead = f"It is ahead of the next configuration, #{second.number}, by {gap:.3g} in {words}."
+    seed = "another seed may move either by more; which is better, training both again tells"
     if noise is None:
-        return [*said, f"{ahead} It trained too few epochs to say how much of that is noise."]
-    verdict = (
-        "more than its own wobble, so it is probably the better one of the two"
-        if gap > 2 * noise
-        else "so the two cannot be told apart"
-    )
-    return [
-        *said,
-        f"{ahead} Its own value moves by {noise:.3g} from one epoch to the next: {verdict}.",
-    ]
+        return [*said, f"{ahead} But {seed}."]
+    return [*said, f"{ahead} Its own moves by {noise:.3g} from one epoch to the next, and {seed}."]
 
 
 def wobble(values: Sequence[float]) -> float | None:

@@ -56,6 +56,7 @@ ADVICE: dict[str, tuple[str, float | None]] = {
     "undecided": ("nothing yet: there are too few losses to judge", None),
 }
 """Every finding: what to do, and what to multiply the learning rate by, if that is it."""
+TOO_FEW_EPOCHS = ("still-falling", "undecided")
 
 
 @dataclass(frozen=True)

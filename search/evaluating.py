@@ -22,6 +22,7 @@ from search.evaluation import (
     choose_winner,
     mean_and_std,
     plan_retrainings,
+    told_apart,
 )
 from search.looks import Evaluation, headline, look_at_test, looks_before, record_look
 from search.processes import catch_signals
@@ -227,6 +228,14 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     winner = evaluation.winner
     console.print()
     _say(console, f"Winner: #{winner.candidate.trial}, {_why(evaluation)}")
+    decides = evaluation.goal.metric
+    values = {
+        one.candidate.trial: [result.figures[decides] for result in one.complete]
+        for one in evaluation.contests
+    }
+    said = told_apart(values.pop(winner.candidate.trial), values, decides)
+    if said:
+        _say(console, said)
     _say(console, f"Test {words}{UNITS.get(metric, '')}:")
     for table in _test_tables(evaluation, console.width):
         console.print(table)
@@ -280,21 +289,24 @@ def _warnings(evaluation: Evaluation) -> list[str]:
 
 
 def _candidates_table(evaluation: Evaluation) -> Table:
-    titles = ["trial", "in the search", "mean", "std", "seeds", "configuration"]
-    metric, rows = evaluation.metric, []
+    metric, decides = evaluation.metric, evaluation.goal.metric
+    more = [] if decides == metric else [decides]
+    titles = ["trial", "in the search", "mean", "std"]
+    titles += [f"{one.replace('_', ' ')}, {what}" for one in more for what in ("mean", "std")]
+    rows = []
     for contest in evaluation.contests:
-        candidate, (mean, std) = contest.candidate, contest.spread(metric)
+        candidate = contest.candidate
         mark = "  ← winner" if contest is evaluation.winner else ""
         rows.append(
             [
                 f"#{candidate.trial}",
                 figure(metric, candidate.figures.get(metric, float("nan"))),
-                figure(metric, mean),
-                figure(metric, std),
+                *(figure(name, one) for name in (metric, *more) for one in contest.spread(name)),
                 f"{len(contest.complete)}/{len(contest.results)}",
                 short(candidate.params.to_dict()) + mark,
             ]
         )
+    titles += ["seeds", "configuration"]
     return _table(titles, rows)
 
 

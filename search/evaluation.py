@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import TrialState
@@ -23,6 +23,10 @@ from search.stored_study import StoredStudy
 from search.trial import Goal, derive_seed
 
 Figures = dict[str, float]
+
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""What Student's t exceeds by chance in one case of twenty, either way, with 1 to 10 degrees of
+freedom; the last stands for more (Student 1908, Biometrika 6, page 1; any table of his t)."""
 
 
 @dataclass(frozen=True)
@@ -164,3 +168,40 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     mean = statistics.fmean(values) if values else math.nan
     finite = len(values) > 1 and math.isfinite(sum(values))
     return mean, statistics.stdev(values) if finite else math.nan
+
+
+def differ(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Says whether two lists of values have means that chance alone would hardly part so far.
+
+    That is Welch's t beyond `STUDENT`, of as many degrees of freedom as the shorter list has.
+    """
+    fewest = min(len(one), len(other))
+    if fewest < 2 or not math.isfinite(sum(one) + sum(other)):
+        return False
+    error = math.sqrt(sum(statistics.variance(part) / len(part) for part in (one, other)))
+    gap = abs(statistics.fmean(one) - statistics.fmean(other))
+    return gap > STUDENT[min(fewest - 1, len(STUDENT)) - 1] * error
+
+
+def told_apart(winner: Sequence[float], rivals: Mapping[int, Sequence[float]], name: str) -> str:
+    """Says which rivals of a winner could as well have won.
+
+    Args:
+        winner: The values of its retrainings.
+        rivals: Those of the others', by trial.
+        name: Of the figure that decided.
+
+    Returns:
+        A sentence; nothing if there is no rival.
+    """
+    alike = [f"#{trial}" for trial, values in rivals.items() if not differ(winner, values)]
+    words = name.replace("_", " ")
+    if alike:
+        return (
+            f"By the {words} of its retrainings it cannot be told apart from "
+            f"{' and '.join(alike)}: the seeds differ too much, or are too few."
+        )
+    others = " and ".join(f"#{trial}" for trial in rivals)
+    return f"By the {words} of its retrainings it differs from {others} beyond chance." * bool(
+        others
+    )

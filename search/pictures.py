@@ -36,6 +36,8 @@ MARKERS = 60
 """Curves of more points are drawn without markers."""
 LARGEST_LOSS = 30.0
 """Losses above so many times the median are drawn at the upper edge, or nothing could be seen."""
+ABOVE = 0.15
+"""How far above the largest loss those without one lie, as a share of a logarithmic axis."""
 LONGEST_TITLE = 200
 """Characters of a title that are looked at: more than ever have room on one line."""
 LEGEND: dict[str, Any] = {
@@ -253,7 +255,11 @@ def upper_edge(losses: Sequence[float | None], diverged: Sequence[bool]) -> floa
     pairs = zip(losses, diverged, strict=True)
     judged = [loss for loss, broken in pairs if loss is not None and loss > 0 and not broken]
     edge = LARGEST_LOSS * float(np.median(judged or [min(known, default=1.0)]))
-    return min(edge, max(known)) if known and len(known) == len(losses) else edge
+    if not known:
+        return edge
+    # Those without a loss lie above the others, but not so far that these are all alike.
+    room = 1.0 if len(known) == len(losses) else max(1.05, (max(known) / min(known)) ** ABOVE)
+    return min(edge, room * max(known))
 
 
 def log_ticks(low: float, high: float) -> list[float]:

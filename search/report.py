@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database import Database
-from search.diagnosis import Finding, constant_of, read_finding
+from search.diagnosis import TOO_FEW_EPOCHS, Finding, constant_of, read_finding
 from search.errors import ConfigError, StudyError
 from search.space import ordered
 from search.sparkline import best_so_far
@@ -162,7 +162,9 @@ def summarize(stored: StoredStudy) -> Summary:
         reasons=_reasons(lines),
         baselines=attributes["baselines"],
         constant_loss=constant_of(attributes),
-        verdicts=_verdicts(lines),
+        verdicts=count_findings(
+            (one.finding.name if one.finding else "", one.outcome) for one in lines
+        ),
         notes=attributes["notes"],
         storage=str(stored.database),
         enough=stored.reached() or stored.stagnated() or "",
@@ -264,9 +266,19 @@ def _count(lines: list[TrialLine]) -> dict[str, int]:
     }
 
 
-def _verdicts(lines: list[TrialLine]) -> dict[str, int]:
-    """Counts findings, the most frequent first."""
-    counted = Counter(line.finding.name for line in lines if line.finding is not None)
+def count_findings(found: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Counts findings, the most frequent first.
+
+    That a trial trained too few epochs is no finding where its peers ended it for being worse.
+
+    Args:
+        found: Of each trial its finding, empty if it has none, and how it ended.
+    """
+    counted = Counter(
+        name
+        for name, outcome in found
+        if name and (outcome != Outcome.PRUNED or name not in TOO_FEW_EPOCHS)
+    )
     return dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
 
 

@@ -72,6 +72,8 @@ def answer(material: Material) -> Section:
         Paragraph("How sure is this?", lead=True),
         Bullets([*material.certainty.sentences, *_hints(line, material.space)]),
     ]
+    if len(material.certainty.retrained) > 1:
+        blocks += [Paragraph("What was trained again, on validation:"), _retrained(material)]
     if len(summary.ranking) > 1:
         blocks += [Paragraph("The best trials:"), _ranking(summary)]
     return Section("The answer", [*blocks, *_notes(summary)])
@@ -113,9 +115,11 @@ def _headline(material: Material, line: TrialLine) -> str:
             f"{_beside(name, last['mean'], last.get('baselines', {}))}"
         )
     over = count - sum(summary.counts[name] for name in ("running", "waiting", "interrupted"))
+    by = f", by its {summary.metric.replace('_', ' ')}"
     which = f"the best of {over} trials" if over > 1 else "the only trial"
     which += " that are over" * (1 < over < count) + " that is over" * (over == 1 < count)
     name = summary.headline
+    which += by * (over > 1 and name != summary.metric)
     if name not in line.figures:
         return f"#{line.number}, {which}."
     naive = {key: figures[name] for key, figures in summary.baselines.items() if name in figures}
@@ -213,6 +217,28 @@ def _figures(material: Material, line: TrialLine) -> Table:
         cells = [figure(one, figures[one]) if one in figures else "" for one in names]
         rows.append([name.replace("_", " "), *cells])
     return Table(["", *(name.replace("_", " ") for name in names)], rows, frozenset({0}))
+
+
+def _retrained(material: Material) -> Table:
+    """Every configuration that was trained again, beside the figure that decides."""
+    summary = material.summary
+    names = list(dict.fromkeys([summary.metric, summary.headline]))
+    lines = {line.number: line for line in summary.ranking}
+    rows = []
+    for one in material.certainty.retrained:
+        figures = lines[one.trial].figures if one.trial in lines else {}
+        cells = []
+        for name, spread in zip(names, _spreads(one, names), strict=True):
+            cells += [figure(name, figures[name]) if name in figures else "", spread]
+        lost = f", {one.failed} more failed" if one.failed else ""
+        mark = " (winner)" if one.trial == material.certainty.winner else ""
+        rows.append([f"#{one.trial}{mark}", *cells, f"{len(one.figures)}{lost}"])
+    titles = [
+        title
+        for words in (name.replace("_", " ") for name in names)
+        for title in (f"{words} in the search", f"{words} again, ± between seeds")
+    ]
+    return Table(["trial", *titles, "seeds"], rows)
 
 
 def _spreads(again: Any, names: Iterable[str]) -> list[str]:

@@ -149,10 +149,20 @@ def _commands(material: Material, stored: StoredStudy, file: str) -> list[str]:
     kept = material.certainty.looks or stored.config.keep > 0
     return [
         *commands,
-        f"rnn-search evaluate {name}{trust}",
+        f"rnn-search evaluate {name}{_as_before(material)}{trust}",
         f"rnn-search replay {name} {line.number}{trust}",
         *([f"rnn-search export {name} model {which}{trust}"] if kept else []),
     ]
+
+
+def _as_before(material: Material) -> str:
+    """Returns the options of the last evaluation, with which it trains nothing anew."""
+    looks = material.certainty.looks
+    candidates = looks[-1].get("candidates", []) if looks else []
+    if not candidates:
+        return ""
+    most = max(one["complete"] + one["failed"] for one in candidates)
+    return f" --top {len(candidates)} --seeds {most}"
 
 
 def _surroundings(stored: StoredStudy) -> list[list[str]]:

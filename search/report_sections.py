@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from search.diagnosis import ADVICE
 from search.dimensions import Fixed
 from search.documents import Block, Paragraph, Picture, Section, Table
 from search.entries import Entry, trained_here
 from search.importance import FEWEST, FEWEST_GOOD, RESAMPLES, Tried, inside_of
+from search.report import count_findings
 from search.report_answer import Material
 from search.space_pictures import (
     coordinates_picture,
@@ -35,13 +35,16 @@ def rates(material: Material) -> Section:
         said = f"{_none_over(material) or 'No trial has a loss'}, so there is nothing to draw."
         return Section(title, [Paragraph(said)])
     said = (
-        "Each point is a trial. On the left the rate is too small to get anywhere in the epochs "
-        "there were, on the right so large that training jumps or diverges; losses off the scale "
-        "and diverged trials without a loss lie at the upper edge. 0.01 is marked."
+        "Each point is a trial, a small one if its peers ended it early, whose loss might have "
+        "become better yet. Too small a rate gets nowhere in the epochs there are, and too large a "
+        "one jumps or diverges; losses off the scale and diverged trials without a loss lie at the "
+        "upper edge. 0.01 is marked."
     )
     about = f"Validation loss of {len(drawn)} trials against their learning rates, by finding."
     if has_envelope(drawn):
-        said += " The line joins the best trial of each third of a decade."
+        said += (
+            " The line joins the best of the trials that peers did not end, by thirds of a decade."
+        )
     png = rate_picture(drawn, material.marked, material.summary.constant_loss)
     return Section(title, [Picture("rate.png", png, about), Paragraph(said)])
 
@@ -74,9 +77,11 @@ def curves(material: Material) -> Section:
         why = _none_over(material) or "No trial has finished an epoch"
         shown = Paragraph(f"{why}, so there is no curve.")
     examples = {name: entry.line.number for name, entry in chosen}
+    # Some trials are diagnosed for the report only; the summary does not know of these.
+    found = ((entry.finding, entry.line.outcome) for entry in material.entries)
     rows = [
         [name, str(count), f"#{examples[name]}" if name in examples else "", ADVICE[name][0]]
-        for name, count in _count_findings(material.entries).items()
+        for name, count in count_findings(found).items()
     ]
     table = Table(["finding", "trials", "example", "what to do"], rows)
     return Section(title, [shown, *([table] if rows else []), *_follow_ups(material)])
@@ -95,11 +100,6 @@ def _follow_ups(material: Material) -> list[Block]:
     better = sum(mine < other for mine, other in pairs)
     said = f"Trials that followed the advice on another: {len(pairs)}; better than it: {better}."
     return [Paragraph(said)]
-
-
-def _count_findings(entries: Sequence[Entry]) -> dict[str, int]:
-    names = [entry.finding for entry in entries if entry.finding]
-    return dict(sorted(((n, names.count(n)) for n in set(names)), key=lambda p: (-p[1], p[0])))
 
 
 def progress(material: Material) -> Section:

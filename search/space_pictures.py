@@ -68,7 +68,7 @@ def importance_picture(found: Sequence[Importance]) -> bytes:
     axes.set_yticks(rows, labels=[_brief(one.name) for one in found])
     axes.tick_params(axis="y", length=0, labelsize=10)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("share of the importance")
+    axes.set_xlabel("importance, of which there is 1 in all")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.24, 1.0), **{**LEGEND, "ncols": 3})
     return to_png(figure)
 

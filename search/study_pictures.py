@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,8 @@ LABEL, RADIUS = (0.17, 0.05), 0.012
 """Width and height of such words, and the radius of a point, as shares of the axes."""
 CROWD = 300
 """More points than this are drawn small."""
+CUT_SHORT = 0.6
+"""How small trials are drawn that their peers ended early."""
 FEWEST_POINTS = 12
 """Points without which there is no such line."""
 
@@ -104,11 +107,15 @@ def rate_picture(
     if has_envelope(entries):
         inside = [e for e in shown if _is_inside(e, top)]
         _envelope(axes, [(e.line.params["learning_rate"], e.loss) for e in inside])
-    for entry, rate, loss in zip(shown, rates, losses, strict=True):
-        if entry.line.number in marked:
-            said = f"{marked[entry.line.number]}: #{entry.line.number}"
-            axes.plot(rate, loss, "o", markersize=13, fillstyle="none", color=INK)
-            axes.annotate(said, (rate, loss), (11, -4), textcoords="offset points", **ON_TOP)
+    places = {e.line.number: (x, y) for e, x, y in zip(shown, rates, losses, strict=True)}
+    told = [number for number in marked if number in places]
+    # One above the other, should both be at the same place; the lower is written lower.
+    told.sort(key=lambda number: -places[number][1])
+    for below, number in enumerate(told):
+        axes.plot(*places[number], "o", markersize=13, fillstyle="none", color=INK)
+        offset = 11, -4 if len(told) == 1 else 5 - 17 * below
+        said = f"{marked[number]}: #{number}"
+        axes.annotate(said, places[number], offset, textcoords="offset points", **ON_TOP)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), **{**LEGEND, "ncols": 5})
     return to_png(figure)
 
@@ -159,17 +166,22 @@ def _emptiest(points: NDArray[np.float64], marked: float, height: float) -> tupl
 def _scatter(
     axes: Axes, shown: Sequence[Entry], rates: Sequence[float], losses: Sequence[float]
 ) -> None:
+    """Draws the points, small ones of trials that their peers ended."""
     small = 6 if len(shown) <= CROWD else 3.5
-    for name, style in STYLES.items():
-        places = [i for i, entry in enumerate(shown) if entry.finding == name]
+    for (name, style), cut in itertools.product(STYLES.items(), (True, False)):
+        found = [i for i, entry in enumerate(shown) if entry.finding == name]
+        places = [i for i in found if cut == (shown[i].line.outcome == Outcome.PRUNED)]
+        # Those that their peers ended are in the legend only where there are no others.
         if places:
             axes.plot(
                 [rates[i] for i in places],
                 [losses[i] for i in places],
                 style.marker,
-                label=f"{name or 'not recorded'} ({len(places)})",
+                label="_"
+                if cut and len(places) < len(found)
+                else f"{name or 'not recorded'} ({len(found)})",
                 color=style.colour,
-                markersize=small,
+                markersize=CUT_SHORT * small if cut else small,
                 markerfacecolor=style.colour if style.filled else "white",
                 markeredgewidth=0.8,
                 markeredgecolor=style.colour
@@ -194,7 +206,8 @@ def has_envelope(entries: Sequence[Entry]) -> bool:
 
 
 def _is_inside(entry: Entry, top: float) -> bool:
-    return entry.loss is not None and entry.loss <= top and entry.line.outcome != Outcome.DIVERGED
+    ended_early = entry.line.outcome in (Outcome.DIVERGED, Outcome.PRUNED)
+    return entry.loss is not None and entry.loss <= top and not ended_early
 
 
 def _envelope(axes: Axes, points: Sequence[tuple[float, float | None]]) -> None:

@@ -35,8 +35,9 @@ def test_report_after_an_evaluation(here: Path, capsys: pytest.CaptureFixture[st
     naive = min(figures["rmse"] for figures in found["test"]["baselines"].values())
     assert re.search(rf"naive method.* (has|with) {naive:.4g}\.", text)
     assert f"{found['valid']['mean']:.4g} ± {found['valid']['std']:.4g}" in text
+    assert "rnn-search evaluate tiny --top 2 --seeds 2" in text
     assert main(["evaluate", "tiny", *options]) == 0
-    assert len(read_json(capsys.readouterr().out)["looks"]) == 2, "the report itself did not look"
+    assert read_json(capsys.readouterr().out)["looks"] == found["looks"], "neither has looked again"
 
 
 def test_trials_after_an_evaluation_are_said(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ from search.data.splits import Splits
 from search.ensembles import combine
 from search.errors import RunError
 from search.evaluating import print_evaluation
-from search.evaluation import Candidate, Contest, choose_seeds, choose_winner, mean_and_std
+from search.evaluation import (
+    Candidate,
+    Contest,
+    choose_seeds,
+    choose_winner,
+    differ,
+    mean_and_std,
+    told_apart,
+)
 from search.looks import Evaluation, Look, evaluate_together, load_models
 from search.retraining import Result, Retrainer, Retraining, read_result
 from search.space import HyperParams
@@ -318,3 +326,24 @@ def test_a_deadly_retraining_fails_in_the_end(
     if result.complete:
         stored = json.loads((one.folder / RESULT).read_text())
         assert stored["surroundings"] == {"layers": "ours"}
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=9), st.floats(0.1, 10))
+def test_what_differs(values: list[float], spread: float) -> None:
+    """Values do not differ from themselves, nor from others in either order, but from far ones."""
+    spaced = [value + spread * place for place, value in enumerate(values)]
+    assert not differ(spaced, spaced)
+    far = [value + 1e6 for value in spaced]
+    assert differ(spaced, far)
+    assert differ(far, spaced)
+    assert not differ(spaced, [1e6])
+
+
+def test_winners_that_could_have_lost() -> None:
+    """A rival within the seeds' noise is named; one beyond it differs."""
+    winner, near, far = [1.0, 1.2, 0.8], [1.1, 1.4, 0.8], [5.0, 5.1, 4.9]
+    said = told_apart(winner, {3: near, 4: far}, "macro_f1")
+    assert said.startswith("By the macro f1 of its retrainings it cannot be told apart from #3:")
+    assert told_apart(winner, {4: far}, "loss").endswith("differs from #4 beyond chance.")
+    assert told_apart([1.0], {4: [5.0]}, "loss").startswith("By the loss of its retrainings it can")
+    assert told_apart(winner, {}, "loss") == ""

@@ -23,6 +23,7 @@ from search.pictures import (
     linear_ticks,
     log_ticks,
     new_figure,
+    upper_edge,
 )
 from search.report import TrialLine
 from search.study_pictures import STYLES, rate_picture
@@ -184,6 +185,13 @@ def test_words_on_the_rates_are_legible(losses: Sequence[float | None]) -> None:
     for constant in (0.05, 0.4, 1.0, 2.0):
         figure = figure_of(study_pictures, lambda c=constant: rate_picture(trials, {}, c))  # type: ignore[misc]
         require_legible(figure)
+
+
+def test_trials_without_a_loss_leave_room_for_the_others() -> None:
+    """They lie above all others, by a small part of the axis; far ones lie there, too."""
+    assert upper_edge([1.0, 2.0], [False, False]) == 2.0
+    assert 2.0 < upper_edge([1.0, 2.0, None], [False, False, True]) < 2.5
+    assert upper_edge([1.0, 1.0, 1e9, None], [False, False, True, True]) == 30.0
 
 
 def test_every_finding_has_its_style() -> None:

@@ -102,7 +102,7 @@ def test_report_of_a_study_that_ran(
     page, text = check_page(folder)
     assert [Path(path).name for path in said["pictures"]] == re.findall(r"\]\((.*\.png)\)", text)
     assert (said["answer"], said["summary"]["best"]["number"]) == (best["number"],) * 2
-    assert f"#{best['number']}, the best of 4 trials: validation rmse" in page
+    assert f"#{best['number']}, the best of 4 trials, by its loss: validation rmse" in page
     assert "persistence" in text
     assert "rnn-search evaluate tiny" in " ".join(said["how_sure"])
 
@@ -189,6 +189,16 @@ def test_findings_without_a_curve_are_counted(tmp_path: Path) -> None:
     _, text = check_page(tmp_path / "out")
     assert "No trial has finished an epoch, so there is no curve." in text
     assert "| diverging | 3 |" in text
+
+
+def test_what_peers_ended_early_is_no_finding(tmp_path: Path) -> None:
+    """Of trials that their peers ended after two epochs nobody hears that they want more."""
+    config = tiny_config(tmp_path)
+    ends = (Outcome.PRUNED, Outcome.PRUNED, Outcome.COMPLETE)
+    trials = [made_trial(config, n, end, [1.0, 0.8, 0.6]) for n, end in enumerate(ends)]
+    stored = made_study(tmp_path, trials)
+    report(stored, tmp_path / "out")
+    assert "| still-falling | 1 |" in check_page(tmp_path / "out")[1]
 
 
 def interrupted(config: StudyConfig, number: int, valid: Sequence[float]) -> FrozenTrial:
