@@ -67,7 +67,8 @@ def check_unchanged(stored: StoredStudy, config: StudyConfig, data: str) -> None
         if not change.startswith(FREE_TO_CHANGE)
     ]
     if stored.attributes["data"] != data:
-        changes.append(f"the data (fingerprint {stored.attributes['data']} → {data})")
+        place = getattr(config.data, "path", None) or config.data.source
+        changes.append(f"the data, {place} (fingerprint {stored.attributes['data']} → {data})")
     if changes:
         # What its trials reached is worth nothing on other data, or by another figure.
         same = stored.attributes["data"] == data and stored.config.metric == config.metric

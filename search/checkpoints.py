@@ -46,7 +46,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """
     try:
         written = (folder / CHECKPOINT).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
     digest, content = written[:DIGEST_SIZE], written[DIGEST_SIZE:]
     # torch notices few damages by itself, and raises whatever the bytes lead it to.

@@ -17,7 +17,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from search.arguments import NONSENSE, make_parser
-from search.errors import LostError, RequestError, RunError, listed
+from search.errors import LostError, RequestError, RunError, UnknownError, listed
 from search.processes import prepare, signals_answered
 from search.terminal import (
     INTERRUPTED,
@@ -73,7 +73,7 @@ def _obey(arguments: argparse.Namespace) -> int:
         return NONSENSE
     except RunError as error:
         complain(str(error))
-        if arguments.command in GOES_ON and not isinstance(error, LostError):
+        if arguments.command in GOES_ON and not isinstance(error, (LostError, UnknownError)):
             complain(SAFE)
         return FAILED
     except KeyboardInterrupt:
@@ -82,18 +82,18 @@ def _obey(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:  # The reader (head, less) has seen enough.
         return DONE
     except Exception as error:
-        fault = _fault(error)
+        fault = _fault(error, getattr(arguments, "storage", ""))
         if fault is None:
             raise
         complain(fault)
         return FAILED
 
 
-FULL, FORBIDDEN = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
-DISK = (*FULL, *FORBIDDEN, errno.EIO, errno.ENAMETOOLONG)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG)
 
 
-def _fault(error: Exception) -> str | None:
+def _fault(error: Exception, storage: str) -> str | None:
     """Returns what disk, memory or database say that has failed; None: the program has failed."""
     kind, said = type(error).__name__, " ".join(str(error).split()[:12])
     if kind in ("OutOfMemoryError", "AcceleratorError"):  # torch's, which may not be imported
@@ -109,9 +109,11 @@ def _fault(error: Exception) -> str | None:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DBAPIError
 
-    from search.database import first_line
+    from search.database import parse_url, shown
+    from search.database_faults import first_line
 
-    return first_line(error) if isinstance(error, (DBAPIError, StorageInternalError)) else None
+    known = isinstance(error, (DBAPIError, StorageInternalError))
+    return f"{shown(parse_url(storage))}: {first_line(error)}" if known else None
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -356,9 +356,9 @@ def _explain(error: ValidationError) -> str:
         tasks = "forecast, classify or language"
         return f"[data] task must be {tasks}" + (f", not {given!r}" if given else "")
     if kind == "extra_forbidden":
-        key = where.pop()
-        section = _place(where)
-        return f"{section}unknown key '{key}'{nearest(key, _known_keys(first['loc']))}"
+        key, section = where[-1], _place(where[:-1])
+        where_to = (not section and _home_of(key)) or nearest(key, _known_keys(first["loc"]))
+        return f"{section}unknown key '{key}'{where_to}"
     if kind == "missing":
         what = "table [data]" if where == ["data"] else f"key '{where[-1]}'"
         return f"{_place(where[:-1])}the {what} is missing"
@@ -377,16 +377,24 @@ def _place(where: list[str]) -> str:
     return head + (f"{'.'.join(where[1:])}: " if len(where) > 1 else "")
 
 
+TABLES: dict[str, type[BaseModel]] = {
+    "forecast": ForecastData,
+    "classify": ClassifyData,
+    "language": LanguageData,
+    "model": OwnModel,
+    "budget": Budget,
+    "stopping": Stopping,
+}
+
+
+def _home_of(key: str) -> str:
+    """Says in which table a key belongs that was written above all tables; else nothing."""
+    home = next((name for name, table in TABLES.items() if key in table.model_fields), "")
+    return f"; it belongs below [{'data' if home in METRICS else home}]" if home else ""
+
+
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """Returns the keys that the table at ``location`` (whose last part is unknown) may have."""
-    tables: dict[str, type[BaseModel]] = {
-        "forecast": ForecastData,
-        "classify": ClassifyData,
-        "language": LanguageData,
-        "model": OwnModel,
-        "budget": Budget,
-        "stopping": Stopping,
-    }
-    inner = [tables[str(part)] for part in location[:-1] if str(part) in tables]
+    inner = [TABLES[str(part)] for part in location[:-1] if str(part) in TABLES]
     model = inner[-1] if inner else StudyConfig
     return [key for key in model.model_fields if key != "given"]

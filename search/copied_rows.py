@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from search.database import Database, first_line
+from search.database import Database
+from search.database_faults import first_line
 from search.errors import StorageError, StudyError
 from search.stored_study import MARK
 

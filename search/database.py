@@ -23,7 +23,8 @@ from optuna.storages import get_storage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
-from search.errors import StorageError, StudyError
+from search.database_faults import first_line, is_damage, is_hopeless, will_be_there
+from search.errors import LostError, StorageError, StudyError, UnknownError
 from search.reading import QuickStorage
 from search.sqlite_file import (
     HOLD_SECONDS,
@@ -44,23 +45,6 @@ PROMPT_SECONDS = 1.0
 CALM_SECONDS = 15.0
 """Waits with less than this between them are one: who else waits may just have been between two
 tries, or been connecting."""
-HOPELESS = (
-    "readonly",
-    "read-only",
-    "disk is full",
-    "no space",
-    "malformed",
-    "not a database",
-    "password",
-    "authentication failed",
-    "pg_hba.conf",
-    "permission denied",
-    "does not exist",
-    "no such table",
-)
-"""Faults that waiting does not mend, by a part of their message."""
-COMING_UP = ("starting up", "shutting down", "recovery mode")
-"""What a PostgreSQL server says that will answer soon, by a part of its message."""
 LOCKED = "55P03"
 """PostgreSQL's code for a lock that was waited for in vain, as long as it was told to wait."""
 SECRET = ("password", "sslpassword")
@@ -125,7 +109,7 @@ class Database:
                 'PostgreSQL needs a driver; install it: pip install "rnn-search[postgres]"'
             ) from None
         except (DBAPIError, StorageInternalError, RuntimeError) as error:
-            raise StorageError(f"{self}: {first_line(error)}") from error
+            raise UnknownError(f"{self}: {first_line(error)}") from error
         self.engine = backend.engine
         self.storage = get_storage(backend)
         sa.event.listen(self.engine, "connect", _relax_sync if self.is_sqlite else _leave_sleepers)
@@ -138,8 +122,7 @@ class Database:
             try:
                 return self._open(create)
             except DBAPIError as error:
-                soon = any(sign in first_line(error) for sign in COMING_UP)
-                if not soon or time.monotonic() > deadline:
+                if not will_be_there(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 
@@ -167,8 +150,7 @@ class Database:
 
     def __str__(self) -> str:
         """Returns the URL without its password."""
-        shown = self.url.difference_update_query(SECRET)
-        return shown.render_as_string(hide_password=True)
+        return shown(self.url)
 
     @property
     def has_password(self) -> bool:
@@ -296,9 +278,9 @@ class Database:
                 answer = call()
             except (DBAPIError, StorageInternalError) as error:
                 self.waits.note(begun)
-                hopeless = any(sign in first_line(error).lower() for sign in HOPELESS)
-                if hopeless or time.monotonic() + wait > begun + PATIENCE_SECONDS:
-                    raise StorageError(f"{self}: {first_line(error)}") from error
+                if is_hopeless(error) or time.monotonic() + wait > begun + PATIENCE_SECONDS:
+                    kind = LostError if is_damage(error) else StorageError
+                    raise kind(f"{self}: {first_line(error)}") from error
                 logger.warning("%s: %s; trying again", self, first_line(error))
                 time.sleep(wait)
                 wait = min(2 * wait, 5.0)
@@ -342,14 +324,9 @@ def exists(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or is_there(Path(str(parsed.database)))
 
 
-def first_line(error: BaseException) -> str:
-    """Returns what a database error says, without the statement and its parameters."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    text = str(cause.orig if isinstance(cause, DBAPIError) and cause.orig else cause or error)
-    lines = text.strip().splitlines() or [type(error).__name__]
-    # A host with several addresses: the first line says no more than that all have failed.
-    several = len(lines) > 1 and lines[0].startswith("Multiple connection attempts")
-    return lines[1].strip(" -\t") if several else lines[0]
+def shown(url: URL) -> str:
+    """Writes a URL without its password."""
+    return url.difference_update_query(SECRET).render_as_string(hide_password=True)
 
 
 def _if_harmless(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -121,6 +122,13 @@ def try_device(device: torch.device) -> None:
     (ones @ ones).sum().item()
 
 
+def of_disk(error: OSError) -> str:
+    """Says in one line which file could not be written, and why."""
+    said = error.strerror or str(error)
+    remedy = "; make room there" if error.errno == errno.ENOSPC else ""
+    return f"{error.filename}: {said}{remedy}" if error.filename else f"{said}{remedy}"
+
+
 class Desk:
     """Where a trainer works: takes orders between batches, sends epochs."""
 
@@ -156,7 +164,7 @@ class Desk:
                 self._train(job)
                 self._settle()
             except OSError as error:
-                self._connection.send((self._number, str(error)))
+                self._connection.send((self._number, of_disk(error)))
                 return
 
     def _train(self, job: Job) -> None:

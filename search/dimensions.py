@@ -177,7 +177,9 @@ def parse_dimension(name: str, written: object) -> Dimension:
 def _parse_table(name: str, table: dict[str, object]) -> Dimension:
     if set(table) == {"fixed"}:
         return Fixed(_checked(name, table["fixed"]))
-    unknown = set(table) - {"low", "high", "log"}
+    unknown = sorted(set(table) - {"low", "high", "log"})
+    if unknown and {"low", "high"} & set(table):
+        raise ValueError(f"has '{unknown[0]}', which is none of low, high and log")
     if unknown or not {"low", "high"} <= set(table):
         raise ValueError("must be { low = a, high = b }, a list of choices, or { fixed = x }")
     known = HYPERPARAMETERS.get(name)

@@ -27,6 +27,7 @@ from search.wording import (
     UNITS,
     cells_of,
     duration,
+    evaluated,
     figure,
     own_columns,
     short,
@@ -164,8 +165,9 @@ class Progress(Observer):
             self._live.refresh()
 
     def say(self, line: str) -> None:
-        """Prints a line, above the bars."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        """Prints a line, above the bars; a terminal gets it broken between words."""
+        whole = not self._console.is_terminal
+        self._console.print(line, markup=False, highlight=False, soft_wrap=whole)
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
@@ -238,6 +240,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     else:
         console.print("No trial has completed, so there is no best one yet.")
     _say(console, _beside_baselines(summary))
+    if summary.evaluated:
+        _say(console, evaluated(summary))
     if len(summary.progress) > 1:
         bars = sparkline(summary.progress, console.encoding)
         first, last = (f"{summary.metric} {summary.progress[i]:.4g}" for i in (0, -1))

@@ -44,8 +44,12 @@ class StorageError(RunError):
     """The database did not answer, or answered with a fault that waiting did not mend."""
 
 
+class UnknownError(StorageError):
+    """The database could not be opened, so that nobody knows what is in it."""
+
+
 class LostError(StorageError):
-    """The database is not there any more; the message says whether what it had still is."""
+    """The database is not there any more, or damaged; the message says what still is."""
 
 
 class TrainerError(RunError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from search.data.roles import IDENTIFIER, MAYBE_TIME, TARGETS, Roles
 from search.data.rows import joining, runs_of
 from search.data.season import Season, autocorrelation, common_season, likely_seasons
 from search.data.tables import (
+    is_dressed,
     is_stray,
     numbers,
     numeric_columns,
@@ -179,17 +181,25 @@ def _likely_target(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
         found = ", ".join(map(repr, frame))
         found = found if len(found) <= 200 else f"{found[:197]}..."
         alone = " (columns are delimited by , ; | or a tab)" if len(frame.columns) == 1 else ""
+        dressed = next((n for n in roles.left_out if is_dressed(frame[n])), None)
+        why = f" ('{dressed}': {roles.left_out[dressed]})" if dressed else ""
         raise DataError(
-            f"{path} has no column of numbers to forecast, only {found}{alone}; give it one, or "
-            "learn the file as text: --task language"
+            f"{path} has no column of numbers to forecast, only {found}{alone}{why}; give it one, "
+            "or learn the file as text: --task language"
         )
-    strays = [n for n in roles.left_out if n.casefold() in TARGETS and is_stray(frame[n])]
+    likely = [name for name in roles.left_out if name.casefold() in TARGETS]
+    strays = [name for name in likely if is_stray(frame[name]) or _is_infinite(frame[name])]
     by_name = {name.casefold(): name for name in (*roles.values, *strays)}
     named = next((by_name[name] for name in TARGETS if name in by_name), None)
     if named in strays:  # Surely meant, and a word among its numbers to be mended.
         numbers(frame, str(named), path)
     plain = [name for name in roles.values if not words_of(name) & NO_TARGETS]
     return named or (plain or roles.values)[0]
+
+
+def _is_infinite(column: pd.Series[Any]) -> bool:
+    numeric = pd.api.types.is_numeric_dtype(column)
+    return numeric and bool(np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)).any())
 
 
 def _refuse_unasked(frame: pd.DataFrame, path: Path, roles: Roles) -> None:

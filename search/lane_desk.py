@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from search.data.splits import Splits
-from search.desk import Drop, Line, Order, Stop, Teller
+from search.desk import Drop, Line, Order, Stop, Teller, of_disk
 from search.lane_shapes import shape_of
 from search.lanes import Lanes, Result
 from search.training import FAULTS, Run, is_lost_device, is_out_of_memory
@@ -78,7 +78,7 @@ class LaneDesk:
                     self._let_in(group)
                 self._train()
         except OSError as error:
-            self._connection.send((-1, str(error)))
+            self._connection.send((-1, of_disk(error)))
 
     def _take(self, seat: int, order: Order) -> None:
         if isinstance(order, Stop):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from search.data.splits import Splits
 from search.dropout import dropped
+from search.errors import ConfigError
 from search.factories import Factory, OwnNetwork
 from search.recurrent import State, recur, recur_to_ends
 from search.space import HyperParams
@@ -145,6 +146,19 @@ def _empty_twin(model: SequenceModel, units: int) -> SequenceModel:
 
 Network = SequenceModel | OwnNetwork
 """What trains, predicts and is exported."""
+
+
+def require_single() -> None:
+    """Refuses another default precision of torch's than data and exported weights have.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    if torch.get_default_dtype() != torch.float32:
+        raise ConfigError(
+            f"torch makes networks of {torch.get_default_dtype()} now, but data and exported "
+            "weights are torch.float32; call torch.set_default_dtype(torch.float32) first"
+        )
 
 
 def build(params: HyperParams, splits: Splits, factory: Factory | None = None) -> Network:

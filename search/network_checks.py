@@ -82,9 +82,12 @@ def _check(
     count = 2 if splits.per_step else 1
     batches = list(islice(splits.train.batches(EXAMPLES, None), count))
     network, twin = (_built(factory, params, splits) for _ in range(2))
+    given = [batch.inputs.clone() for batch in batches]
     for one in (network, twin):
         torch.manual_seed(0)
         _train(one, splits, batches)
+    if not all(map(torch.equal, given, (batch.inputs for batch in batches))):
+        raise _fault("forward changes its inputs in place: let it work on a copy of them", factory)
     if not _alike(network.state_dict(), twin.state_dict()):
         raise _fault(
             "networks of the same seed differ after the same steps: take every random number "

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from search.diagnosis import ADVICE
 from search.report import Summary, TrialLine
+from search.wording import evaluated
 
 
 def trial_note(line: TrialLine, metric: str, picture: str | None) -> str:
@@ -48,6 +49,8 @@ def study_note(summary: Summary) -> str:
         # A trial that a script has added has neither.
         figures = f", {_figures(best.figures)} at epoch {best.epoch}" if best.epoch else ""
         parts.append(f"**Best: trial {best.number}**{figures}; {params}")
+    if summary.evaluated:
+        parts.append(plain(evaluated(summary)))
     if summary.baselines:
         naive = [f"{_name(key)} {_figures(value)}" for key, value in summary.baselines.items()]
         parts.append(f"Without a network: {'; '.join(naive)}")

@@ -14,6 +14,8 @@ from search.data import load_splits
 from search.diagnosis import diagnose_trial
 from search.errors import ConfigError, NetworkError
 from search.factories import trust_factory
+from search.machine import choose_device
+from search.models import require_single
 from search.network_checks import check_network
 from search.space import fit_to_data, suggest
 from search.stopping import Divergence, batch_judge, out_of_patience
@@ -45,7 +47,7 @@ class Objective:
     Args:
         study: A study file, or its configuration. ``[budget]`` is not used: that is
             ``optimize``'s business.
-        device: As torch writes it.
+        device: As torch writes it; ``auto``: a GPU if there is one.
         trust_code: Whether the study's ``[model] factory``, if it has one, may be imported.
 
     Attributes:
@@ -59,7 +61,11 @@ class Objective:
     def __init__(
         self, study: StudyConfig | str | Path, device: str = "cpu", *, trust_code: bool = False
     ) -> None:
-        config = study if isinstance(study, StudyConfig) else load_config(Path(study))
+        require_single()
+        if not isinstance(study, (StudyConfig, str, Path)):
+            raise ConfigError(f"give a study file or its configuration, not {type(study).__name__}")
+        config = study if isinstance(study, StudyConfig) else load_config(study)
+        device = choose_device(str(device))
         self._factory = trust_factory(config.model, config.name, trusted=trust_code)
         splits = load_splits(config.data)
         self.config, remarks = fit_to_data(config, splits.train.size)

@@ -87,7 +87,9 @@ class _Imported(NamedTuple):
     def lasts(self, module: ModuleType) -> bool:
         """Says whether a module is this one still, and has not been reloaded."""
         function, code = _found(module, self.path)
-        loaded = module is self.module and module.__spec__ is self.spec
+        # A reload that has failed gives the module a new spec, and leaves its functions.
+        own = getattr(function, "__module__", None) == module.__name__
+        loaded = module is self.module and (own or module.__spec__ is self.spec)
         return loaded and function is self.function and code is self.code
 
 

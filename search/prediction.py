@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,23 @@ from search.ensembles import Networks
 from search.errors import DataError, RequestError, nearest
 from search.forecasts import forecast, table_of
 from search.model_files import ModelCard, read_model
-from search.models import SequenceModel
+from search.models import SequenceModel, require_single
 from search.training import one_thread
 
 CHUNK = 1024
 """Characters of a prompt that are read at once."""
+
+
+def _source(data: object) -> pd.DataFrame | Path:
+    """Returns a frame as it is, and of all else the path that it is."""
+    if isinstance(data, pd.DataFrame):
+        return data
+    if not isinstance(data, (str, Path)):
+        raise DataError(
+            f"a {type(data).__name__} has no names of columns; give a pandas.DataFrame with those "
+            "of the study, or the path of a file"
+        )
+    return Path(data)
 
 
 class Model(ABC):
@@ -77,7 +90,7 @@ class Forecaster(Model):
         """
         card = self.card.data
         assert isinstance(card, ForecastCard)
-        source = data if isinstance(data, pd.DataFrame) else Path(data)
+        source = _source(data)
         if isinstance(source, Path) and source.suffix.lower() == ".ts":
             raise DataError(f"{source}: this model forecasts a table; give a CSV or Parquet file")
         with one_thread():
@@ -104,7 +117,7 @@ class Classifier(Model):
         """
         card = self.card.data
         assert isinstance(card, ClassifyCard)
-        read = self._read(card, data if isinstance(data, pd.DataFrame) else Path(data))
+        read = self._read(card, _source(data))
         part = padded_part(read, card.classes, np.array(card.mean), np.array(card.scale))
         with one_thread():
             answers = [self.networks.join(one) for one, _ in self.networks.outputs_of(part)]
@@ -222,12 +235,19 @@ class LanguageModel(Model):
         Warns:
             UserWarning: The model does not know some of the prompt's characters.
         """
+        try:
+            length, temperature, seed = int(index(length)), float(temperature), int(index(seed))
+        except (TypeError, ValueError):
+            length = 0
         if length < 1 or not 0 <= temperature < float("inf"):
-            raise RequestError("length must be at least 1, and temperature a number from 0 on")
+            raise RequestError(
+                "length must be a whole number from 1 on, temperature a number from 0 on, and "
+                "seed a whole number"
+            )
         card, codes = self._codes(prompt)
         if not len(codes):
             raise DataError("the prompt is empty; give at least one character to continue")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed % 2**63)
         reader, found = _Reader(self.networks, card.sequence_length), list[str]()
         with one_thread():
             logits = reader.read(codes.long())
@@ -240,6 +260,8 @@ class LanguageModel(Model):
     def _codes(self, text: str | Path) -> tuple[LanguageCard, Tensor]:
         card = self.card.data
         assert isinstance(card, LanguageCard)
+        if not isinstance(text, (str, Path)):
+            raise DataError(f"give a text or the Path of a file, not a {type(text).__name__}")
         written = read_text(text) if isinstance(text, Path) else text
         codes = encode(written, card.vocabulary)
         unknown = {*written} - {*card.vocabulary}
@@ -300,9 +322,13 @@ def load(
 
     Raises:
         DataError: There is none, or it is damaged or of a newer rnn-search; one line.
+        ConfigError: Torch's default precision is another than float32.
         FactoryError: The network is the user's own and not trusted, or cannot be imported.
         NetworkError: The function that builds it raised an exception.
     """
+    if not isinstance(folder, (str, Path)):
+        raise DataError(f"give the folder of an exported model, not a {type(folder).__name__}")
+    require_single()
     card, networks = read_model(Path(folder), trust_code=trust_code)
     if isinstance(card.data, ForecastCard):
         return Forecaster(card, networks)

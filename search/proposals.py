@@ -18,7 +18,7 @@ from search.data.classification import load_classification
 from search.data.delimited import decode, read_csv
 from search.data.labelled import Labelled, read_labelled
 from search.data.language import TextPart, load_language, read_text
-from search.data.roles import Roles, find_roles, is_label
+from search.data.roles import FEWEST_ROWS, Roles, find_roles, is_label
 from search.data.tables import (
     describe_form,
     numbers,
@@ -151,12 +151,15 @@ def _label(
             return named, series
     if not targets and roles.label is not None and series is not None:
         return roles.label, series
-    if task == "classify":
+    is_text = named is not None and named not in numeric_columns(frame)
+    if task == "classify" or (task is None and is_text):
         what = f"'{named}' is the same" if named else "another column is the same"
+        words = f", and '{named}' is text, which cannot be forecast" if task is None else ""
         raise RequestError(
-            f"{path} cannot be classified: there is no column of series in all rows of which "
-            f"{what}, with two classes or more and two series or more of each; a table to "
-            "classify has one row a time step"
+            f"{path} cannot be classified{words}: there is no column of series, of {FEWEST_ROWS} "
+            f"rows each or more, in all rows of which {what}, with two classes or more and two "
+            "series or more of each; a table to classify has one row a time step. Other series "
+            "are for a study file, which says series and label under [data]"
         )
     return None
 

@@ -15,7 +15,7 @@ from search.errors import ConfigError, StudyError
 from search.space import ordered
 from search.sparkline import best_so_far
 from search.storage import MAKING, list_studies, open_study
-from search.stored_study import MARK, StoredStudy
+from search.stored_study import LOOKS, MARK, StoredStudy
 from search.trial import INFEASIBLE, Outcome
 
 HEADLINES = {"forecast": "rmse", "classify": "accuracy", "language": "nats_per_char"}
@@ -89,6 +89,8 @@ class Summary:
         enough: Why the study needs no further trials although some are left; else empty.
         progress: The best value so far after each trial, in the order of their numbers, from the
             first that completed.
+        evaluated: The last look at the test part: ``trial``, ``metric``, ``mean``, ``std`` and
+            ``seeds`` of the winner; empty if there was none.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Summary:
     constant_loss: float | None = None
     enough: str = ""
     progress: list[float] = field(default_factory=list)
+    evaluated: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> TrialLine | None:
@@ -140,6 +143,7 @@ class Summary:
             "reasons": self.reasons,
             "notes": self.notes,
             "enough": self.enough,
+            "evaluated": self.evaluated or None,
             "storage": self.storage,
         }
 
@@ -169,7 +173,14 @@ def summarize(stored: StoredStudy) -> Summary:
         storage=str(stored.database),
         enough=stored.reached() or stored.stagnated() or "",
         progress=best_so_far([line.value for line in lines], stored.goal),
+        evaluated=_evaluated(stored),
     )
+
+
+def _evaluated(stored: StoredStudy) -> dict[str, Any]:
+    looks = stored.study.user_attrs.get(LOOKS, [])
+    last = looks[-1] if looks else {}
+    return {key: last[key] for key in ("trial", "metric", "mean", "std", "seeds") if key in last}
 
 
 def summarize_all(database: Database) -> tuple[list[Summary], list[str]]:

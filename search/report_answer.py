@@ -13,6 +13,7 @@ from search.documents import Block, Bullets, Paragraph, Section, Table
 from search.entries import Clock, Entry
 from search.importance import Importance
 from search.report import Summary, TrialLine
+from search.space import LIMITED
 from search.trial import Goal
 from search.wording import COLUMNS, SHOWN, UNITS, best_of, cell, cells_of, figure, own_columns
 
@@ -70,7 +71,7 @@ def answer(material: Material) -> Section:
         Paragraph(f"Validation figures{_unit(summary)}:"),
         _figures(material, line),
         Paragraph("How sure is this?", lead=True),
-        Bullets([*material.certainty.sentences, *_hints(line, material.space)]),
+        Bullets([*material.certainty.sentences, *_hints(line, material.space, summary.notes)]),
     ]
     if len(material.certainty.retrained) > 1:
         blocks += [Paragraph("What was trained again, on validation:"), _retrained(material)]
@@ -107,12 +108,12 @@ def _headline(material: Material, line: TrialLine) -> str:
     count = summary.counts["total"]
     if looks and looks[-1]["trial"] == line.number:
         last, name = looks[-1], looks[-1]["metric"]
-        several = len(last["seeds"]) > 1
-        found = around(name, last["mean"], last["std"] if several else math.nan)
+        noise = last["std"] if len(last["seeds"]) > 1 else math.nan
+        found, naive = around(name, last["mean"], noise), last.get("baselines", {})
         return (
             f"#{line.number} of {count} trials, the winner of an evaluation: test "
             f"{name.replace('_', ' ')} {found} over {seeds(len(last['seeds']))}."
-            f"{_beside(name, last['mean'], last.get('baselines', {}))}"
+            f"{_beside(name, last['mean'], naive, noise)}"
         )
     over = count - sum(summary.counts[name] for name in ("running", "waiting", "interrupted"))
     by = f", by its {summary.metric.replace('_', ' ')}"
@@ -130,14 +131,23 @@ def _headline(material: Material, line: TrialLine) -> str:
     )
 
 
-def _beside(name: str, mine: float, naive: Mapping[str, float]) -> str:
-    """Says what the best naive method has, and plainly if that is better."""
+def _beside(name: str, mine: float, naive: Mapping[str, float], noise: float = 0.0) -> str:
+    """Says what the best naive method has, and plainly if that is better.
+
+    Args:
+        name: Of the figure.
+        mine: The network's.
+        naive: Those of the naive methods, by name.
+        noise: Its standard deviation between seeds; NaN: not known.
+    """
     if not naive:
         return ""
     value = best_of(name, *naive.values())
     words = next(key for key in naive if naive[key] == value).replace("_", " ")
     if mine == best_of(name, mine, value):
         return f" The best naive method, {words}, has {figure(name, value)}."
+    if abs(mine - value) <= noise:
+        return f" The naive method {words} is as good, with {figure(name, value)}."
     better = f"the naive method {words} is better, with {figure(name, value)}"
     return f" The network is of no use yet: {better}."
 
@@ -168,7 +178,7 @@ def _searched(dimension: Dimension) -> str:
     return f"{dimension.low:g} to {dimension.high:g}" + (", logarithmic" if dimension.log else "")
 
 
-def _hints(line: TrialLine, space: Mapping[str, Dimension]) -> list[str]:
+def _hints(line: TrialLine, space: Mapping[str, Dimension], notes: Sequence[str]) -> list[str]:
     """Says what its curve advises, and which values lie at an end of what was searched."""
     said = []
     if line.finding is not None and line.finding.name != "healthy":
@@ -177,6 +187,8 @@ def _hints(line: TrialLine, space: Mapping[str, Dimension]) -> list[str]:
         f"{name.replace('_', ' ')} {_value(value)}"
         for name, value in line.params.items()
         if _at_edge(name, value, space[name])
+        # The data allow no larger ones.
+        and not (name == "batch_size" and any(note.startswith(LIMITED) for note in notes))
     ]
     if found:
         where = "At the end of what was searched, so that better may lie beyond"

@@ -27,7 +27,7 @@ from search.data import load_splits, settle
 from search.data.splits import Splits
 from search.database import Database
 from search.display import Progress
-from search.errors import ConfigError, StudyError, nearest
+from search.errors import ConfigError, DataError, StudyError, nearest
 from search.factories import Factory, trust_factory
 from search.machine import ALL, choose_device
 from search.network_checks import check_network
@@ -161,8 +161,9 @@ def make_plan(
         asked = {"data": settle(config.data), **_changes(request, config)}
         config = config.model_copy(update=asked)
         splits = load_splits(config.data)
-    except ConfigError as error:
-        raise ConfigError(f"{origin}: {error}") from None
+    except (ConfigError, DataError) as error:
+        where = "[data] " * isinstance(error, DataError)
+        raise type(error)(f"{origin}: {where}{error}") from None
     _refuse_percent(config, None if stored else origin)
     config, remarks = (fit_to_data if file else fit_again)(config, splits.train.size)
     kind = {"own_network": config.model is not None, "beside": request.device == ALL}

@@ -56,6 +56,10 @@ cheapest first. Chosen on tables of learning curves, see `studies/LOG.md`."""
 PORTFOLIO_SHARED: dict[str, Value] = {"cell": "gru", "optimizer": "adam", "epochs": 24}
 
 
+LIMITED = "batch sizes limited"
+"""How the note begins on a space that data have limited."""
+
+
 class Extra(Mapping[str, Value]):
     """The values of a study's own entries in ``[space]``, by name.
 
@@ -286,7 +290,7 @@ def fit_to_data(config: StudyConfig, train_size: int) -> tuple[StudyConfig, list
     limited: Dimension = Choices(tuple(fitting))
     if len(fitting) < 2:
         limited = Fixed(fitting[0] if fitting else train_size)
-    notes.append(f"batch sizes limited to the training part of {train_size} examples")
+    notes.append(f"{LIMITED} to the training part of {train_size} examples")
     space = {**config.space, "batch_size": limited}
     return config.model_copy(update={"space": space}), notes
 

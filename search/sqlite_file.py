@@ -15,7 +15,7 @@ from typing import IO
 
 from sqlalchemy.exc import DBAPIError
 
-from search.errors import LostError, StorageError, StudyError
+from search.errors import LostError, StorageError, StudyError, UnknownError
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ HOLD_SECONDS = 90.0
 """After so long the holder of the lock between runs is taken to be asleep, and loses it."""
 SAY_SECONDS = 10.0
 """After so long in vain, that the lock is waited for is said."""
+DISK_FAULT = "disk I/O error"
+"""What SQLite says of a disk that is full, among others."""
 FILES = ".trials"
 """The ending of the folder beside it that has the files of its studies."""
 
@@ -200,14 +202,26 @@ def _prepare(path: Path, create: bool) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not there:
             _make_whole(path)
-        with closing(connect_to_read(path) if read_only else _connect(path)) as connection:
-            # A look that is not over would keep the log from being changed.
-            found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'studies'")
-            if found.fetchone() is None and not create:
-                raise StudyError(f"{path} holds no studies; give another --storage")
-            if not read_only:
-                connection.execute("PRAGMA journal_mode=WAL")
+        try:
+            _look_into(path, read_only=read_only, create=create)
+        except sqlite3.OperationalError as error:
+            # A disk that is full has no room for the index of a log, which a writer needs.
+            if create or read_only or DISK_FAULT not in str(error):
+                raise
+            read_only = True
+            _look_into(path, read_only=read_only, create=create)
     return read_only
+
+
+def _look_into(path: Path, *, read_only: bool, create: bool) -> None:
+    """Reads the file, and puts it into WAL mode unless it is to be read only."""
+    with closing(connect_to_read(path) if read_only else _connect(path)) as connection:
+        # A look that is not over would keep the log from being changed.
+        found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'studies'")
+        if found.fetchone() is None and not create:
+            raise StudyError(f"{path} holds no studies; give another --storage")
+        if not read_only:
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 @contextmanager
@@ -225,6 +239,10 @@ def _tidy_refusal(path: Path) -> Iterator[None]:
         _remove(missing)
         if "locked" in str(error):
             raise StorageError(f"{path}: {error}; another program is writing to it") from None
+        if DISK_FAULT in str(error):
+            raise UnknownError(
+                f"{path}: {error}; if its disk is full, make room there and try again"
+            ) from None
         away = "unable to open" in str(error) or "readonly" in str(error)
         remedy = "make it writable" if away else "restore a copy of it"
         raise StudyError(

@@ -52,7 +52,7 @@ LABEL, RADIUS = (0.17, 0.05), 0.012
 """Width and height of such words, and the radius of a point, as shares of the axes."""
 CROWD = 300
 """More points than this are drawn small."""
-CUT_SHORT = 0.6
+CUT_SHORT = 0.75
 """How small trials are drawn that their peers ended early."""
 FEWEST_POINTS = 12
 """Points without which there is no such line."""
@@ -113,7 +113,7 @@ def rate_picture(
     told.sort(key=lambda number: -places[number][1])
     for below, number in enumerate(told):
         axes.plot(*places[number], "o", markersize=13, fillstyle="none", color=INK)
-        offset = 11, -4 if len(told) == 1 else 5 - 17 * below
+        offset = 11, -4 if len(told) == 1 else 9 - 15 * below
         said = f"{marked[number]}: #{number}"
         axes.annotate(said, places[number], offset, textcoords="offset points", **ON_TOP)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), **{**LEGEND, "ncols": 5})

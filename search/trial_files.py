@@ -135,6 +135,10 @@ def _write_once(path: Path, write: Callable[[Path], object], settle: bool) -> No
             _settle(path.parent)
     except RuntimeError as error:  # torch and safetensors wrap what the disk says
         raise OSError(f"{path} cannot be written: {error}") from error
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # Of a file that is open already.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def _settle(path: Path) -> None:

@@ -24,6 +24,20 @@ def figure(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}"
 
 
+def evaluated(summary: Summary) -> str:
+    """Says what the last evaluation came to; nothing if there was none."""
+    last = summary.evaluated
+    if not last:
+        return ""
+    name, std = last["metric"], last["std"]
+    spread = f" ± {figure(name, std)}" if std and len(last["seeds"]) > 1 else ""
+    mean = figure(name, math.nan if last["mean"] is None else last["mean"])
+    return (
+        f"Evaluated: #{last['trial']} won; test {name.replace('_', ' ')} {mean}{spread} over "
+        f"{count_of(len(last['seeds']), 'seed')} (rnn-search report says more)"
+    )
+
+
 def best_of(name: str, *values: float) -> float:
     """Returns the best of some values of a figure."""
     return max(values) if name in SHARES else min(values)

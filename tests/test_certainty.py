@@ -36,6 +36,9 @@ def test_report_after_an_evaluation(here: Path, capsys: pytest.CaptureFixture[st
     assert re.search(rf"naive method.* (has|with) {naive:.4g}\.", text)
     assert f"{found['valid']['mean']:.4g} ± {found['valid']['std']:.4g}" in text
     assert "rnn-search evaluate tiny --top 2 --seeds 2" in text
+    assert main(["show", "tiny"]) == 0
+    said = f"Evaluated: #{found['winner']} won; test rmse {mean} ± {std} over 2 seeds"
+    assert said in capsys.readouterr().out
     assert main(["evaluate", "tiny", *options]) == 0
     assert read_json(capsys.readouterr().out)["looks"] == found["looks"], "neither has looked again"
 

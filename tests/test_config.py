@@ -125,7 +125,8 @@ def test_names_that_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"trials": 3}, ["unknown key 'trials'"]),
+        ({"trials": 3}, ["unknown key 'trials'; it belongs below [budget]"]),
+        ({"window": 3}, ["unknown key 'window'; it belongs below [data]"]),
         ({"budget": {"trails": 3}}, ["[budget]", "'trails'", "did you mean 'trials'?"]),
         ({"space": {"hidden_unit": 3}}, ["[space]", "did you mean 'hidden_units'?"]),
         ({"stopping": {"patiense": 3}}, ["[stopping]", "did you mean 'patience'?"]),

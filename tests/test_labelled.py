@@ -110,6 +110,21 @@ def test_names_for_a_model_are_read_as_written(tmp_path: Path) -> None:
         assert (got.labels, got.places) == (["01", "02"], ["series '007'", "series '7'"])
 
 
+def test_labels_that_are_there_in_part(tmp_path: Path) -> None:
+    """Where nobody need know the classes, a series that has its label in some rows has none."""
+    path = tmp_path / "t.csv"
+    path.write_text("id,kind,x\na,,1\na,up,2\nb,up,1\nb,up,2\n")
+    columns = {"task": "classify", "path": path, "series": "id", "label": "kind"}
+    got = read_unlabelled(path, ClassifyData.model_validate(columns), ("x",), None)
+    assert got.labels == ["", "up"]
+
+
+def test_series_and_label_in_one_column(tmp_path: Path) -> None:
+    """A study that gives one column for both is told so."""
+    with pytest.raises(ConfigError, match="series and label are the same column, 'kind'"):
+        table(tmp_path / "t.csv", "id,kind,x\na,up,1\n", series="kind")
+
+
 @pytest.mark.parametrize("kind", ["int64", "Int64", "float64", "object", "str", "category"])
 def test_whole_numbers_as_names_in_parquet(tmp_path: Path, kind: str) -> None:
     """A label 1 of a Parquet file is written 1, however it is stored."""

@@ -231,6 +231,16 @@ def test_no_label(label: Any) -> None:
     assert find_roles(recordings(label=label), Path("t.csv")).label is None
 
 
+@pytest.mark.parametrize(("alone", "found"), [(1, "what"), (2, None)])
+def test_a_rare_class(alone: int, found: str | None) -> None:
+    """One series in twenty may be alone in its class; more, and it is no class."""
+    kinds = ["a"] * 10 + ["b"] * (10 - alone) + [f"rare {number}" for number in range(alone)]
+    frame = pd.DataFrame(
+        {"id": np.repeat([f"r{number}" for number in range(20)], 5), "what": np.repeat(kinds, 5)}
+    ).assign(x=np.sin(np.arange(100)))
+    assert find_roles(frame, Path("t.csv")).label == found
+
+
 def test_left_out() -> None:
     """Text, constants, infinities, empty columns and identifiers are left out, each with why."""
     found = roles(

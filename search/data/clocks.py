@@ -52,7 +52,12 @@ def find_clocks(frame: pd.DataFrame, path: Path, never: Collection[str]) -> Iter
         frame: As `read_table` returns it.
         path: The file, for messages.
         never: Columns that are something else.
+
+    Raises:
+        DataError: There is none, but for a column of dates in which some cell is no date: without
+            it rows would count as evenly spaced, and what a last row sums up as data.
     """
+    refusal, found = None, False
     named = [name for name in frame.columns if words_of(name) & TIME_WORDS]
     numeric = set(numeric_columns(frame))
     for name in [*named, *frame.columns.difference(pd.Index(named), sort=False)]:
@@ -63,17 +68,22 @@ def find_clocks(frame: pd.DataFrame, path: Path, never: Collection[str]) -> Iter
             continue  # Something must be left to forecast.
         if name in numeric and not np.isfinite(column).all():
             continue
+        dates = False
         try:
-            parse_times(column.iloc[:HEAD], path)
+            head = parse_times(column.iloc[:HEAD], path).instants
+            dates = name not in numeric and isinstance(head, pd.DatetimeIndex)
             instants = parse_times(column, path).instants
-        except DataError:
+        except DataError as error:
+            refusal = refusal or (error if dates else None)
             continue
         if not (isinstance(instants, pd.DatetimeIndex) or counts(column) or _is_told(column)):
             continue
         codes = pd.factorize(instants)[0].astype(np.int64)
         if int(codes.max()) > 0:
-            dated = isinstance(instants, pd.DatetimeIndex) or are_years(column)
+            dated, found = isinstance(instants, pd.DatetimeIndex) or are_years(column), True
             yield Clock(str(name), codes, dated)
+    if refusal is not None and not found:
+        raise refusal
 
 
 def words_of(name: str) -> set[str]:

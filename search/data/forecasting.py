@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
+UNLIKE = 10.0
+"""How many times as much one series varies as another for that to be said."""
 CHUNK = 2**22
 """Numbers that are looked at together, so that doubles of all windows' targets need no room."""
 
@@ -97,7 +99,7 @@ def _windows(rows: Rows, data: ForecastData) -> list[Ints]:
     length = data.window + data.horizon
     stretches = _longest_stretches(rows)
     sizes = np.bincount(rows.series, minlength=len(rows.names))
-    largest = min(int(sizes.min()), stretches[0]) - data.horizon
+    largest = min(int(sizes.min()) - data.horizon, _largest_window(rows, data.horizon))
     fit = f"the largest window that fits is {largest}" if largest > 0 else "no window fits"
     if sizes.min() < length:
         short = int(np.argmin(sizes))
@@ -127,6 +129,17 @@ def _windows(rows: Rows, data: ForecastData) -> list[Ints]:
                 f"horizon, or raise the share of {name} in split"
             )
     return chosen
+
+
+def _largest_window(rows: Rows, horizon: int) -> int:
+    """Returns the largest window of which each part has one; it may begin in the part before."""
+    begins = {int(rows.segments[run.start]): run.start for run in runs_of(rows.segments)}
+    largest = [0, 0, 0]
+    for run in runs_of(rows.segments, rows.parts):
+        if run.stop - run.start >= horizon:
+            part, begin = int(rows.parts[run.start]), begins[int(rows.segments[run.start])]
+            largest[part] = max(largest[part], run.stop - begin - horizon)
+    return min(largest)
 
 
 def _longest_stretches(rows: Rows) -> list[int]:
@@ -164,6 +177,28 @@ def _season_notes(rows: Rows, data: ForecastData) -> list[str]:
         f"season {data.season} is no shorter than any stretch of rows without a gap ({longest} at "
         "most), so that seasonal naive is persistence; lower season"
     ]
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _unlike_notes(rows: Rows, columns: Columns) -> list[str]:
+    """Says so if one series varies far more than another: what is pooled fits neither."""
+    notes = []
+    for name, place in zip(columns.targets, columns.places(columns.targets), strict=True):
+        runs = [run for run in runs_of(rows.series, rows.parts) if rows.parts[run.start] == 0]
+        stds = np.array([rows.values[run, place].std() for run in runs])
+        varied = np.flatnonzero(stds > 0)
+        if not len(varied):
+            continue
+        least, most = (varied[at] for at in (stds[varied].argmin(), stds[varied].argmax()))
+        ratio = stds[most] / stds[least]
+        if ratio >= UNLIKE:
+            small, large = (rows.names[rows.series[runs[at].start]] for at in (least, most))
+            notes.append(
+                f"'{name}' varies {ratio:.3g} times as much in series '{large}' as in '{small}', "
+                "but errors and intervals are those of all series together: divide each by its "
+                "own level first, or search those of a kind by themselves"
+            )
+    return notes
 
 
 def _step(rows: Rows) -> Step:
@@ -209,7 +244,7 @@ def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData)
         input_size=len(seen),
         output_size=aim.scale.size,
         fingerprint=fingerprint(rows.values, *starts, *options),
-        notes=(*rows.notes, *notes, *_season_notes(rows, data)),
+        notes=(*rows.notes, *notes, *_season_notes(rows, data), *_unlike_notes(rows, columns)),
         constant_loss=constants[0],
         constant_valid_loss=constants[1],
         targets=columns.targets,

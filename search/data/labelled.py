@@ -132,10 +132,11 @@ def read_unlabelled(
             frame = read_table(source, words)
         else:
             frame = take_table(source, name, words)
-        if data.label in frame.columns:
+        if {data.series, data.label} <= {*frame.columns}:
             # What is to be classified may have a class already, or an empty cell for it.
-            frame = frame.copy()
-            frame[data.label] = frame[data.label].astype(object).fillna("")
+            labels = frame[data.label].astype(object).fillna("")
+            whole = (labels != "").groupby(frame[data.series], dropna=False).transform("all")
+            frame = frame.assign(**{str(data.label): labels.where(whole, "")})
         else:
             data = data.model_copy(update={"label": None})
         found = _from_table(frame, data, channels, name, form)
@@ -163,6 +164,8 @@ def _read_long(path: Path, data: ClassifyData, train: Labelled | None) -> Labell
                 f"[data] features: '{getattr(data, key)}' is the {key} column, from which the "
                 "answer could be read; leave it out"
             )
+    if data.series is not None and data.series == data.label:
+        raise ConfigError(f"[data] series and label are the same column, '{data.label}'; name two")
     for key in ("series", "label"):
         if getattr(data, key) is None:
             raise ConfigError(
@@ -328,7 +331,7 @@ def _repaired(
         step, channel = np.argwhere(absent)[0]
         raise DataError(
             f"{place}: channel {channels[channel]} has no value at step {step + 1}; fill it in, "
-            'or set missing = "interpolate" or missing = "drop" under [data] of the study'
+            'or train with missing = "interpolate" or missing = "drop" under [data] of the study'
         )
     if how == "drop":
         kept = series[~absent.any(axis=1)]

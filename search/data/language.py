@@ -357,8 +357,8 @@ def _unknown_notes(
         if len(unknown):
             shown = some_of({text[start + at] for at in unknown})
             notes.append(
-                f"{len(unknown)} characters of the {name} part never occur in training "
-                f"({shown}); they are read as unknown and not predicted"
+                f"of the {name} part {len(unknown)} of {len(codes)} characters never occur in "
+                f"training ({shown}); they are read as unknown and not predicted"
             )
     return notes
 

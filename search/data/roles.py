@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from search.data.clocks import Clock, are_years, find_clocks, words_of
 from search.data.rows import CALENDAR, joining
-from search.data.tables import is_nested, is_stray, numbers, numeric_columns
+from search.data.tables import is_dressed, is_nested, is_stray, numbers, numeric_columns
 from search.data.timeline import CLOCK, HEAD, parse_times
 from search.errors import DataError
 
@@ -55,6 +55,7 @@ ID_WORDS = frozenset(("id", "uid", "identifier"))
 INDEX_WORDS = frozenset(("index", "idx"))
 """What people call such columns; a name counts as one of these if one of its words is."""
 
+DRESSED_WORDS = "numbers with signs about them"
 IDENTIFIER = "an identifier, by its name"
 MAYBE_TIME = "it could be a time"
 """Why columns of numbers are left out that may be forecast, if the user names them."""
@@ -63,6 +64,8 @@ WIDE = r"(?:1[5-9]|20|21)\d\d(?:[-/]?(?:0?[1-9]|1[0-2]|Q[1-4])(?:[-/]\d{1,2})?)?
 """A column that is named like this holds one time's values: the table lies on its side."""
 
 MOST_CLASSES = 100
+LONELY = 0.05
+"""Part of the series that may be the only one of their class, as a rare class's may be."""
 FEWEST_ROWS = 3
 """Rows that a series has at least, on average."""
 
@@ -273,8 +276,9 @@ def _label(
     """Returns the class and the column of the series that it is constant in, if there is one.
 
     A class is the same in all rows of a series, takes two or more values, at most `MOST_CLASSES`
-    and half as many as there are series, and each at least twice. Its name must say so, or it must
-    be text in a table without dates: a shop's town is constant, too, but nothing to be learned.
+    and half as many as there are series, and each at least twice but for `LONELY` of the series.
+    Its name must say so, or it must be text in a table without dates: a shop's town is constant,
+    too, but nothing to be learned.
     """
     if series is None:
         free = {*never, *(name for name in names if words_of(name) & LABEL_WORDS)}
@@ -299,7 +303,9 @@ def is_label(frame: pd.DataFrame, series: str, label: str) -> bool:
     if pairs.isna().any(axis=None) or pairs[series].duplicated().any():
         return False
     sizes = pairs[label].value_counts()
-    return 2 <= len(sizes) <= min(MOST_CLASSES, len(pairs) // 2) and int(sizes.min()) >= 2
+    several, lonely = int((sizes >= 2).sum()), int((sizes == 1).sum())
+    few = len(sizes) <= min(MOST_CLASSES, len(pairs) // 2)
+    return few and several >= 2 and lonely <= LONELY * len(pairs)
 
 
 def _unusable(frame: pd.DataFrame, names: list[str], path: Path) -> dict[str, str]:
@@ -309,10 +315,7 @@ def _unusable(frame: pd.DataFrame, names: list[str], path: Path) -> dict[str, st
     for name in names:
         column = frame[name]
         try:
-            if name not in numeric:
-                numbers(frame, name, path)
-            elif np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)).any():
-                reasons[name] = "infinite values"
+            numbers(frame, name, path)
         except DataError as error:
             reasons[name] = _what_it_holds(column, str(error))
         if name in numeric and name not in reasons and _is_identifier(column):
@@ -345,6 +348,10 @@ def _what_it_holds(column: pd.Series[Any], refusal: str) -> str:
     present, name = column.dropna(), str(column.name)
     if is_nested(column):
         return f"lists or records, such as {str(present.iloc[0])[:30]!r}"
+    if (at := refusal.find("is infinite in row")) >= 0:
+        return refusal[at + len("is ") :].partition(";")[0]
+    if is_dressed(column):
+        return f"{DRESSED_WORDS}, such as {str(present.iloc[0])[:30]!r}: write them plainly"
     if is_stray(column):
         ending = " where a number should be"
         return refusal.partition(f"column '{name}' ")[2].partition(ending)[0] + ending

@@ -181,9 +181,17 @@ def _in_time(
     return order, gaps, stamps, timing
 
 
+def _are_times(column: pd.Series[Any]) -> bool:
+    try:
+        parse_times(column, Path())
+    except DataError:
+        return False
+    return True
+
+
 def _no_time_notes(frame: pd.DataFrame, data: ForecastData) -> list[str]:
     names = [name for name in frame.columns if name.strip().casefold() in TIME_NAMES]
-    names = [name for name in names if not is_nested(frame[name])]
+    names = [name for name in names if not is_nested(frame[name]) and _are_times(frame[name])]
     if data.time is not None or not names:
         return []
     series = [] if data.series is None else [data.series]

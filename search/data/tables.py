@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -155,6 +156,14 @@ def is_stray(column: pd.Series[Any]) -> bool:
     return _is_text(column) and bool(0 < _parse(column)[1].mean() < 0.5)
 
 
+def is_dressed(column: pd.Series[Any]) -> bool:
+    """Whether most cells are numbers with currency, percent or thousands' signs about them."""
+    if not _is_text(column):
+        return False
+    words = [str(word).strip() for word in column.dropna()]
+    return 2 * sum(re.fullmatch(DRESSED, word) is not None for word in words) > len(words)
+
+
 def numbers(frame: pd.DataFrame, column: str, path: Path) -> Floats:
     """Returns a column as numbers.
 
@@ -180,7 +189,7 @@ def numbers(frame: pd.DataFrame, column: str, path: Path) -> Floats:
         at = int(np.argmax(infinite))
         raise DataError(
             f"{path}: column '{column}' is infinite in row {frame.index[at]}; "
-            "give a finite number, or leave it empty and set missing"
+            "give a finite number, or leave it empty and train with missing set"
         )
     return values
 
@@ -256,7 +265,7 @@ def _missing_message(frame: pd.DataFrame) -> str:
     rows = frame.index[frame[column].isna()].tolist()
     places = f"row {rows[0]}" if len(rows) == 1 else f"{len(rows)} rows, first in row {rows[0]}"
     return (
-        f"column '{column}' has no value in {places}; fill it in, or set "
+        f"column '{column}' has no value in {places}; fill it in, or train with "
         'missing = "interpolate" or missing = "drop" under [data] of the study'
     )
 
@@ -269,6 +278,9 @@ def _nothing_left(frame: pd.DataFrame) -> str:
     )
 
 
+FIGURE = r"[-+]?\d[\d.,'\s]*"
+DRESSED = rf"[-+]?\s*[$€£¥]\s*{FIGURE}|{FIGURE}\s*[%$€£¥]|{GROUPED}([.,]\d+)?"
+"""A number with a sign of money or percent, or with signs between its thousands."""
 FEWER = ", or name fewer columns"
 """What a study can do, too, and a model cannot."""
 
