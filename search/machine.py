@@ -19,8 +19,9 @@ TRAINER_BYTES = 300e6
 LARGEST_CREW = 16
 """Trainers that are started at most unless ``--workers`` asks for more."""
 LANES = 32
-"""Trials that train at once on a GPU unless ``--workers`` says how many: on an H100, 96 were no
-quicker (`bench/RESULTS.md`)."""
+"""Trials that train at once on a GPU unless ``--workers`` says how many. On an H100, 96 were no
+quicker (`bench/RESULTS.md`); and of one shape, where they are, a search is none the sooner at a good
+loss, as it learns from what has ended (`studies/LOG.md`, 2026-11-28)."""
 CORES_OF_LANES = 2
 """Cores that trainers beside a GPU leave to the coordinator and to what feeds the GPU."""
 MEMORY_SHARE = 0.5
