@@ -20,8 +20,8 @@ LARGEST_CREW = 16
 """Trainers that are started at most unless ``--workers`` asks for more."""
 LANES = 32
 """Trials that train at once on a GPU unless ``--workers`` says how many. On an H100, 96 were no
-quicker (`bench/RESULTS.md`); and of one shape, where they are, a search is none the sooner at a good
-loss, as it learns from what has ended (`studies/LOG.md`, 2026-11-28)."""
+quicker (`bench/RESULTS.md`); where all are of one shape they are, but a search comes to a good loss
+no sooner, as it learns from what has ended (`studies/LOG.md`, 2026-11-28)."""
 CORES_OF_LANES = 2
 """Cores that trainers beside a GPU leave to the coordinator and to what feeds the GPU."""
 MEMORY_SHARE = 0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from operator import index
 from pathlib import Path
@@ -235,15 +236,7 @@ class LanguageModel(Model):
         Warns:
             UserWarning: The model does not know some of the prompt's characters.
         """
-        try:
-            length, temperature, seed = int(index(length)), float(temperature), int(index(seed))
-        except (TypeError, ValueError):
-            length = 0
-        if length < 1 or not 0 <= temperature < float("inf"):
-            raise RequestError(
-                "length must be a whole number from 1 on, temperature a number from 0 on, and "
-                "seed a whole number"
-            )
+        length, temperature, seed = _drawing(length, temperature, seed)
         card, codes = self._codes(prompt)
         if not len(codes):
             raise DataError("the prompt is empty; give at least one character to continue")
@@ -274,6 +267,18 @@ class LanguageModel(Model):
                 stacklevel=3,
             )
         return card, codes
+
+
+def _drawing(length: object, temperature: object, seed: object) -> tuple[int, float, int]:
+    """Returns what text is drawn by as Python's own numbers; NumPy's will do, too."""
+    with suppress(TypeError, ValueError):
+        numbers = int(index(length)), float(temperature), int(index(seed))  # type: ignore[arg-type]
+        if numbers[0] >= 1 and 0 <= numbers[1] < float("inf"):
+            return numbers
+    raise RequestError(
+        "length must be a whole number from 1 on, temperature a number from 0 on, and seed a whole "
+        "number"
+    )
 
 
 class _Reader:

@@ -162,8 +162,7 @@ def make_plan(
         config = config.model_copy(update=asked)
         splits = load_splits(config.data)
     except (ConfigError, DataError) as error:
-        where = "[data] " * isinstance(error, DataError)
-        raise type(error)(f"{origin}: {where}{error}") from None
+        raise type(error)(f"{origin}: {'[data] ' * isinstance(error, DataError)}{error}") from None
     _refuse_percent(config, None if stored else origin)
     config, remarks = (fit_to_data if file else fit_again)(config, splits.train.size)
     kind = {"own_network": config.model is not None, "beside": request.device == ALL}

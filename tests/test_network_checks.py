@@ -99,6 +99,11 @@ CODE: list[tuple[str, str, Said]] = [
 ]
 SIZES = "from itertools import count\nSIZES = count(2)\n"
 LAYERS: list[tuple[str, str, Said]] = [
+    (
+        "changes_inputs",
+        layer().replace("return self", "inputs *= 0.5\n        return self"),
+        "forward changes its inputs in place: let it work on a copy",
+    ),
     ("nothing_to_train", layer("inputs[:, -1]", "None"), "it has no parameters to train"),
     ("lazy", layer(head="nn.LazyLinear(output_size)"), "it has lazy parameters"),
     ("no_gradient", layer(f"{LAST}.detach()"), "no parameter gets a gradient"),

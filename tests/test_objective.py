@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from own import SPEAKER, clean_imports, write_own
 from tiny import SPACE, environment, tiny_config, write_study
 
+import search
 from search import Objective, load_config
 from search import objective as module
 from search.diagnosis import read_finding
@@ -244,6 +245,25 @@ def test_data_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
     """Bad data is an error when the objective is made, not in the first trial."""
     with pytest.raises(DataError, match="nowhere"):
         Objective(write_study(tmp_path, data={"task": "forecast", "path": "nowhere.csv"}))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "meta", None])
+def test_a_device_that_is_none(device: Any, tmp_path: Path) -> None:
+    """It is refused in one line, before anything is trained."""
+    with pytest.raises(ConfigError, match="use auto, cpu, cuda, cuda:N or all"):
+        Objective(tiny_config(tmp_path), device)
+
+
+def test_another_default_precision(tmp_path: Path) -> None:
+    """Where torch makes networks in double precision, that is said, and not that they differ."""
+    config = tiny_config(tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for call in (lambda: Objective(config), lambda: search.load(tmp_path)):
+            with pytest.raises(ConfigError, match=r"networks of torch\.float64 now"):
+                call()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_name_instead_of_a_file() -> None:

@@ -68,6 +68,18 @@ def test_a_module_that_is_made_anew(tmp_path: Path, renew: Callable[[ModuleType]
     assert factory_in(tmp_path).source == fingerprint(SECOND)
 
 
+def test_a_reload_that_fails(tmp_path: Path) -> None:
+    """The function is the one from before, so it does not get the new file's fingerprint."""
+    file = tmp_path / "mynet.py"
+    file.write_text(FIRST)
+    factory_in(tmp_path)
+    file.write_text("raise ValueError('not yet')\n" + SECOND)
+    with pytest.raises(ValueError, match="not yet"):
+        importlib.reload(sys.modules["mynet"])
+    with pytest.raises(FactoryError, match="has changed since this Python imported it"):
+        factory_in(tmp_path)
+
+
 def test_a_class_of_another_module_that_is_made_anew(tmp_path: Path) -> None:
     """A reload is seen though what the module names for the factory stays what it was."""
     file = tmp_path / "mynet.py"

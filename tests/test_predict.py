@@ -26,6 +26,7 @@ from search.data import load_splits
 from search.data.series import SeriesPart
 from search.data.splits import Splits
 from search.data.windows import ForecastPart, ForecastSplits
+from search.errors import DataError, RequestError
 from search.models import SequenceModel, build
 from search.space import HyperParams
 from search.training import evaluate, outputs_of
@@ -291,6 +292,12 @@ def test_text_goes_on_by_its_seed(book: Made) -> None:
     assert set(one) <= set(book.file.read_text())
     assert one == model.generate("the quick ", 60, seed=1)
     assert one != model.generate("the quick ", 60, seed=2)
+    assert one == model.generate("the quick ", np.int64(60), np.float64(1), np.int64(1))
+    for wrong in ({"length": 2.5}, {"seed": None}, {"temperature": "hot"}):
+        with pytest.raises(RequestError, match="length must be a whole number"):
+            model.generate("the quick ", **{"length": 3, **wrong})
+    with pytest.raises(DataError, match="not a NoneType"):
+        model.predict(None)
     greedy = model.generate("the quick ", 30, 0.0, seed=1)
     assert greedy == model.generate("the quick ", 30, 0.0, seed=2)
     assert greedy == model.generate("the quick ", 30, 1e-9, seed=3)

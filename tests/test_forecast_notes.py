@@ -1,0 +1,44 @@
+"""What is said of a table that is cut into windows: which would fit, and what fits it badly."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_forecasting import load, noise
+
+from search.errors import DataError
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 38), st.integers(1, 38), st.integers(1, 3))
+def test_the_largest_window_that_is_said_to_fit_fits(
+    tmp_path: Path, hole: int, other: int, horizon: int
+) -> None:
+    """Whoever gives that window, as a refusal advises, is not refused for it; one more is."""
+    days = np.setdiff1d(np.arange(40), [hole, other])
+    frame = pd.DataFrame({"day": days, "y": noise(40)[days]})
+    options: dict[str, Any] = {"time": "day", "horizon": horizon, "split": (0.5, 0.25, 0.25)}
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, frame, target="y", window=100, **options)
+    found = re.search(r"the largest window that fits is (\d+)", str(caught.value))
+    largest = int(found[1]) if found else 0
+    if largest:
+        load(tmp_path, frame, target="y", window=largest, **options)
+    with pytest.raises(DataError, match="window"):
+        load(tmp_path, frame, target="y", window=largest + 1, **options)
+
+
+def test_series_that_vary_otherwise_are_said(tmp_path: Path) -> None:
+    """Where one series varies ten times as much as another, what is pooled fits neither."""
+    for scale, said in ((5.0, False), (50.0, True)):
+        values = np.concatenate([noise(60), scale * noise(60, 1)])
+        frame = pd.DataFrame({"who": np.repeat(["a", "b"], 60), "y": values})
+        notes = load(tmp_path, frame, series="who", target="y", window=4).notes
+        assert any("times as much in series 'b' as in 'a'" in note for note in notes) == said
