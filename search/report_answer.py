@@ -74,7 +74,10 @@ def answer(material: Material) -> Section:
         Bullets([*material.certainty.sentences, *_hints(line, material.space, summary.notes)]),
     ]
     if len(material.certainty.retrained) > 1:
-        blocks += [Paragraph("What was trained again, on validation:"), _retrained(material)]
+        blocks += [
+            Paragraph("What was trained again, on validation (± between seeds):"),
+            _retrained(material),
+        ]
     if len(summary.ranking) > 1:
         blocks += [Paragraph("The best trials:"), _ranking(summary)]
     return Section("The answer", [*blocks, *_notes(summary)])
@@ -245,11 +248,8 @@ def _retrained(material: Material) -> Table:
         lost = f", {one.failed} more failed" if one.failed else ""
         mark = " (winner)" if one.trial == material.certainty.winner else ""
         rows.append([f"#{one.trial}{mark}", *cells, f"{len(one.figures)}{lost}"])
-    titles = [
-        title
-        for words in (name.replace("_", " ") for name in names)
-        for title in (f"{words} in the search", f"{words} again, ± between seeds")
-    ]
+    words = [name.replace("_", " ") for name in names]
+    titles = [title for word in words for title in (word, f"{word} again")]
     return Table(["trial", *titles, "seeds"], rows)
 
 
