@@ -255,7 +255,7 @@ def test_left_out() -> None:
     assert found.left_out == {
         "words": "text, such as 'one'",
         "same": "always the same",
-        "far": "infinite values",
+        "far": "infinite in row 0",
         "empty": "empty",
         "uid": "an identifier, by its name",
     }

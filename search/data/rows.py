@@ -191,13 +191,17 @@ def _are_times(column: pd.Series[Any]) -> bool:
 
 def _no_time_notes(frame: pd.DataFrame, data: ForecastData) -> list[str]:
     names = [name for name in frame.columns if name.strip().casefold() in TIME_NAMES]
-    names = [name for name in names if not is_nested(frame[name]) and _are_times(frame[name])]
+    names = [name for name in names if not is_nested(frame[name])]
     if data.time is not None or not names:
         return []
     series = [] if data.series is None else [data.series]
     once = [name for name in names if not frame.duplicated([*series, name]).any()]
-    if once:
-        advice = f"if '{once[0]}' is the time, set time = \"{once[0]}\""
+    times = [name for name in once if _are_times(frame[name])]
+    if times:
+        advice = f"if '{times[0]}' is the time, set time = \"{times[0]}\""
+    elif once == names:
+        form = "2020-01-31 or 2020-01-31T12:00"
+        advice = f"if '{once[0]}' is the time, write it as {form}, as it cannot be read"
     elif not frame.duplicated([*series, *names]).any():
         advice = joining(names)
     else:
