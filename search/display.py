@@ -262,8 +262,8 @@ def _explain(console: Console, summary: Summary) -> None:
 
 
 def _say(console: Console, line: str) -> None:
-    """Prints a line as it is, which a terminal may break and a file or pipe keeps whole."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    """Prints a line, which a terminal gets broken between words, and a file or pipe whole."""
+    console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _beside_baselines(summary: Summary) -> str:

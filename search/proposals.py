@@ -66,7 +66,7 @@ def propose(path: Path, task: str | None = None, targets: tuple[str, ...] = ()) 
         if is_ts and task == "forecast":
             raise RequestError(f"{path} holds labelled series; use --task classify")
         return _propose_ts(path) if is_ts and task != "language" else _propose_text(path)
-    frame = read_table(path)
+    frame = _read(path)
     names = _columns(targets, frame, path)
     roles = find_roles(frame, path, names)
     if roles.series is not None:
@@ -77,6 +77,16 @@ def propose(path: Path, task: str | None = None, targets: tuple[str, ...] = ()) 
     else:
         choices, notes = forecast_choices(frame, path, roles, names)
     return Proposal(path, form, tuple(choices), tuple(notes))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Reads a table; of what is none by its name it is said that it may be text."""
+    try:
+        return read_table(path)
+    except DataError as error:
+        if path.suffix.lower() in TABLES:
+            raise
+        raise DataError(f"{error}; or learn its characters: --task language") from None
 
 
 def _require_file(path: Path, task: str | None) -> None:

@@ -65,7 +65,12 @@ REFUSED = [
     ("latin 1", {"a.txt": "é".encode("latin1") * 900}, ("a.txt is not UTF-8", "iconv"), "a.txt"),
     ("json", {"a.json": "{}"}, ("a.json is JSON", "--task language"), "a.json"),
     ("spreadsheet", {"a.xlsx": b"PK"}, "a.xlsx is a spreadsheet", "a.xlsx"),
-    ("no header", {"a.txt": "5\n2\n3\n" * 30}, "row 1 holds only numbers", "a.txt"),
+    (
+        "no header",
+        {"a.txt": "5\n2\n3\n" * 30},
+        ("row 1 holds only numbers", "or learn its characters: --task language"),
+        "a.txt",
+    ),
     ("equal numbers", {"a.csv": "0,0\n1,2\n"}, "row 1 holds only numbers", "a.csv"),
     (
         "times and numbers",
