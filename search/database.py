@@ -179,6 +179,18 @@ class Database:
         """Where the trials' pictures lie, for optuna-dashboard: those of all studies together."""
         return self.folder / "artifacts"
 
+    def require_writable(self) -> None:
+        """Refuses what is to be written to a file that can only be read.
+
+        Raises:
+            UnknownError: It is one.
+        """
+        if self.read_only:
+            raise UnknownError(
+                f"{self} cannot be written: its disk is full, or it or its folder is read-only; "
+                "mend that and try again"
+            )
+
     @contextmanager
     def exclusive(self) -> Iterator[Callable[[], None]]:
         """Holds the database's own lock: no other coordinator takes or tells a trial meanwhile.

@@ -146,6 +146,7 @@ def evaluate_study(
 
 
 def _plan(stored: StoredStudy, request: Request, console: Console) -> Plan:
+    stored.database.require_writable()
     plan = make_plan(request, stored=stored.config)
     check_unchanged(stored, plan.config, plan.splits.fingerprint)
     for note in note_source(stored, plan.factory):

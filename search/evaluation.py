@@ -188,12 +188,13 @@ def told_apart(winner: Sequence[float], rivals: Mapping[int, Sequence[float]], n
 
     Args:
         winner: The values of its retrainings.
-        rivals: Those of the others', by trial.
+        rivals: Those of the others', by trial; whoever has none is no rival.
         name: Of the figure that decided.
 
     Returns:
         A sentence; nothing if there is no rival.
     """
+    rivals = {trial: values for trial, values in rivals.items() if values}
     alike = [f"#{trial}" for trial, values in rivals.items() if not differ(winner, values)]
     words = name.replace("_", " ")
     if alike:

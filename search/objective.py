@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from pathlib import Path
@@ -47,7 +48,7 @@ class Objective:
     Args:
         study: A study file, or its configuration. ``[budget]`` is not used: that is
             ``optimize``'s business.
-        device: As torch writes it; ``auto``: a GPU if there is one.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if there is one.
         trust_code: Whether the study's ``[model] factory``, if it has one, may be imported.
 
     Attributes:
@@ -62,9 +63,9 @@ class Objective:
         self, study: StudyConfig | str | Path, device: str = "cpu", *, trust_code: bool = False
     ) -> None:
         require_single()
-        if not isinstance(study, (StudyConfig, str, Path)):
+        if not isinstance(study, (StudyConfig, str, os.PathLike)):
             raise ConfigError(f"give a study file or its configuration, not {type(study).__name__}")
-        config = study if isinstance(study, StudyConfig) else load_config(study)
+        config = study if isinstance(study, StudyConfig) else load_config(Path(study))
         device = choose_device(str(device))
         self._factory = trust_factory(config.model, config.name, trusted=trust_code)
         splits = load_splits(config.data)

@@ -5,6 +5,7 @@ Shapes: N series, C classes, n characters, V vocabulary.
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def _source(data: object) -> pd.DataFrame | Path:
     """Returns a frame as it is, and of all else the path that it is."""
     if isinstance(data, pd.DataFrame):
         return data
-    if not isinstance(data, (str, Path)):
+    if not isinstance(data, (str, os.PathLike)):
         raise DataError(
             f"a {type(data).__name__} has no names of columns; give a pandas.DataFrame with those "
             "of the study, or the path of a file"
@@ -331,7 +332,7 @@ def load(
         FactoryError: The network is the user's own and not trusted, or cannot be imported.
         NetworkError: The function that builds it raised an exception.
     """
-    if not isinstance(folder, (str, Path)):
+    if not isinstance(folder, (str, os.PathLike)):
         raise DataError(f"give the folder of an exported model, not a {type(folder).__name__}")
     require_single()
     card, networks = read_model(Path(folder), trust_code=trust_code)

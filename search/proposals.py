@@ -21,6 +21,7 @@ from search.data.language import TextPart, load_language, read_text
 from search.data.roles import FEWEST_ROWS, Roles, find_roles, is_label
 from search.data.tables import (
     describe_form,
+    is_words,
     numbers,
     numeric_columns,
     read_table,
@@ -161,7 +162,7 @@ def _label(
             return named, series
     if not targets and roles.label is not None and series is not None:
         return roles.label, series
-    is_text = named is not None and named not in numeric_columns(frame)
+    is_text = named is not None and is_words(frame[named])
     if task == "classify" or (task is None and is_text):
         what = f"'{named}' is the same" if named else "another column is the same"
         words = f", and '{named}' is text, which cannot be forecast" if task is None else ""

@@ -186,17 +186,24 @@ def _hints(line: TrialLine, space: Mapping[str, Dimension], notes: Sequence[str]
     said = []
     if line.finding is not None and line.finding.name != "healthy":
         said.append(f"Its curve is {line.finding.name}: {line.finding.advice}.")
+    limited = any(note.startswith(LIMITED) for note in notes)  # Data allow no larger ones.
     found = [
         f"{name.replace('_', ' ')} {_value(value)}"
         for name, value in line.params.items()
         if _at_edge(name, value, space[name])
-        # The data allow no larger ones.
-        and not (name == "batch_size" and any(note.startswith(LIMITED) for note in notes))
+        and not (name == "batch_size" and limited and value == max(_values(space[name])))
     ]
     if found:
         where = "At the end of what was searched, so that better may lie beyond"
         said.append(f"{where}: {', '.join(found)}.")
     return said
+
+
+def _values(dimension: Dimension) -> Sequence[Any]:
+    """Returns the values of a choice, the ends of a range, or the one that is fixed."""
+    if isinstance(dimension, Choices):
+        return dimension.values
+    return (dimension.low, dimension.high) if isinstance(dimension, Range) else (dimension.value,)
 
 
 def _at_edge(name: str, value: Any, dimension: Dimension) -> bool:

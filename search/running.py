@@ -228,6 +228,7 @@ def _is_over(request: Request, plan: Plan) -> bool:
 
 def _run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredStudy, Ending]:
     database = Database(request.storage, create=request.fork is None)
+    database.require_writable()
     stored = _open_or_create(database, request, plan)
     changed = note_source(stored, plan.factory)
     total = stored.config.budget.trials

@@ -346,4 +346,4 @@ def test_winners_that_could_have_lost() -> None:
     assert said.startswith("By the macro f1 of its retrainings it cannot be told apart from #3:")
     assert told_apart(winner, {4: far}, "loss").endswith("differs from #4 beyond chance.")
     assert told_apart([1.0], {4: [5.0]}, "loss").startswith("By the loss of its retrainings it can")
-    assert told_apart(winner, {}, "loss") == ""
+    assert told_apart(winner, {}, "loss") == told_apart(winner, {3: []}, "loss") == ""

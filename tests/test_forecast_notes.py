@@ -35,6 +35,13 @@ def test_the_largest_window_that_is_said_to_fit_fits(
         load(tmp_path, frame, target="y", window=largest + 1, **options)
 
 
+def test_a_series_that_is_constant_varies_not_at_all(tmp_path: Path) -> None:
+    """Its deviation, which may be a rounding, is compared with nothing."""
+    values = np.concatenate([noise(60), np.full(60, 0.1)])
+    frame = pd.DataFrame({"who": np.repeat(["a", "b"], 60), "y": values})
+    assert load(tmp_path, frame, series="who", target="y", window=4).notes == ()
+
+
 def test_series_that_vary_otherwise_are_said(tmp_path: Path) -> None:
     """Where one series varies ten times as much as another, what is pooled fits neither."""
     for scale, said in ((5.0, False), (50.0, True)):

@@ -71,7 +71,8 @@ def find_clocks(frame: pd.DataFrame, path: Path, never: Collection[str]) -> Iter
         dates = False
         try:
             head = parse_times(column.iloc[:HEAD], path).instants
-            dates = name not in numeric and isinstance(head, pd.DatetimeIndex)
+            # What repeats may be names of series that look like years, or what each of them has.
+            dates = isinstance(head, pd.DatetimeIndex) and head.is_unique and name not in numeric
             instants = parse_times(column, path).instants
         except DataError as error:
             refusal = refusal or (error if dates else None)

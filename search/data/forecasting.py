@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
+FEWEST = 10
+"""Rows of which it is said how much a series varies."""
 UNLIKE = 10.0
 """How many times as much one series varies as another for that to be said."""
 CHUNK = 2**22
@@ -186,7 +188,9 @@ def _unlike_notes(rows: Rows, columns: Columns) -> list[str]:
     for name, place in zip(columns.targets, columns.places(columns.targets), strict=True):
         runs = [run for run in runs_of(rows.series, rows.parts) if rows.parts[run.start] == 0]
         stds = np.array([rows.values[run, place].std() for run in runs])
-        varied = np.flatnonzero(stds > 0)
+        # The deviation of what is constant may be a rounding.
+        sure = [run.stop - run.start >= FEWEST and np.ptp(rows.values[run, place]) for run in runs]
+        varied = np.flatnonzero(sure)
         if not len(varied):
             continue
         least, most = (varied[at] for at in (stds[varied].argmin(), stds[varied].argmax()))

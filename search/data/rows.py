@@ -181,12 +181,13 @@ def _in_time(
     return order, gaps, stamps, timing
 
 
-def _are_times(column: pd.Series[Any]) -> bool:
+def _fault_of(column: pd.Series[Any]) -> str:
+    """Says why a column is not read as times; nothing if it is."""
     try:
         parse_times(column, Path())
-    except DataError:
-        return False
-    return True
+    except DataError as error:
+        return str(error).removeprefix(f"{Path()}: ")
+    return ""
 
 
 def _no_time_notes(frame: pd.DataFrame, data: ForecastData) -> list[str]:
@@ -196,12 +197,12 @@ def _no_time_notes(frame: pd.DataFrame, data: ForecastData) -> list[str]:
         return []
     series = [] if data.series is None else [data.series]
     once = [name for name in names if not frame.duplicated([*series, name]).any()]
-    times = [name for name in once if _are_times(frame[name])]
+    faults = {name: _fault_of(frame[name]) for name in once}
+    times = [name for name in once if not faults[name]]
     if times:
         advice = f"if '{times[0]}' is the time, set time = \"{times[0]}\""
     elif once == names:
-        form = "2020-01-31 or 2020-01-31T12:00"
-        advice = f"if '{once[0]}' is the time, write it as {form}, as it cannot be read"
+        advice = f"if '{once[0]}' is the time: {faults[once[0]]}"
     elif not frame.duplicated([*series, *names]).any():
         advice = joining(names)
     else:

@@ -164,6 +164,11 @@ def is_dressed(column: pd.Series[Any]) -> bool:
     return 2 * sum(re.fullmatch(DRESSED, word) is not None for word in words) > len(words)
 
 
+def is_words(column: pd.Series[Any]) -> bool:
+    """Whether a column is text, in which numbers are few or none."""
+    return _is_text(column) and not is_stray(column) and not is_dressed(column)
+
+
 def numbers(frame: pd.DataFrame, column: str, path: Path) -> Floats:
     """Returns a column as numbers.
 
