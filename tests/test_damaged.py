@@ -8,17 +8,10 @@ from pathlib import Path
 
 import pytest
 from disks import fill_up, small_disk
-from tiny import rnn_search, write_study
+from test_storage_faults import trained
+from tiny import rnn_search
 
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study of two trials."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_study(folder, budget={"trials": 2})
-    done = rnn_search(folder, "run", "tiny.toml", "--workers", 1)
-    assert done.returncode == 0, done.stderr
-    return folder
+__all__ = ["trained"]
 
 
 def test_what_can_be_done_on_a_full_disk(trained: Path, tmp_path: Path) -> None:
