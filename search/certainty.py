@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from search.entries import Entry
-from search.evaluation import STUDENT, mean_and_std, told_apart
+from search.evaluation import mean_and_std, student, told_apart
 from search.looks import looks_before, looks_of
 from search.report import Summary
 from search.stored_study import StoredStudy
@@ -157,10 +157,9 @@ def _optimism(summary: Summary, retrained: Sequence[Retrained], name: str) -> li
     if failed:
         on = f"of {seeds(len(again[0].figures))}, and diverged or failed on {seeds(failed)}"
         return [f"The search was optimistic: its best trial, {had}; {has} {on}."]
-    values = again[0].values(name)
-    noise = STUDENT[min(len(values) - 1, len(STUDENT)) - 1] * again[0].spread(name)[1]
-    if len(values) < 2 or abs(mean - promised) <= noise / math.sqrt(len(values)):
-        judged = f"Whether the search was optimistic, {seeds(len(values))} cannot say"
+    count, std = len(again[0].values(name)), again[0].spread(name)[1]
+    if count < 2 or abs(mean - promised) <= student(count) * std / math.sqrt(count):
+        judged = f"Whether the search was optimistic, {seeds(count)} cannot say"
     else:
         worse = promised == best_of(name, mean, promised)
         judged = "The search was optimistic" if worse else "The search was not optimistic"

@@ -170,6 +170,11 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return mean, statistics.stdev(values) if finite else math.nan
 
 
+def student(count: int) -> float:
+    """Returns what `STUDENT` has for so many values, two or more."""
+    return STUDENT[min(count - 1, len(STUDENT)) - 1]
+
+
 def differ(one: Sequence[float], other: Sequence[float]) -> bool:
     """Says whether two lists of values have means that chance alone would hardly part so far.
 
@@ -180,7 +185,7 @@ def differ(one: Sequence[float], other: Sequence[float]) -> bool:
         return False
     error = math.sqrt(sum(statistics.variance(part) / len(part) for part in (one, other)))
     gap = abs(statistics.fmean(one) - statistics.fmean(other))
-    return gap > STUDENT[min(fewest - 1, len(STUDENT)) - 1] * error
+    return gap > student(fewest) * error
 
 
 def told_apart(winner: Sequence[float], rivals: Mapping[int, Sequence[float]], name: str) -> str:

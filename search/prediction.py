@@ -270,10 +270,10 @@ class LanguageModel(Model):
         return card, codes
 
 
-def _drawing(length: object, temperature: object, seed: object) -> tuple[int, float, int]:
+def _drawing(length: Any, temperature: Any, seed: Any) -> tuple[int, float, int]:
     """Returns what text is drawn by as Python's own numbers; NumPy's will do, too."""
     with suppress(TypeError, ValueError):
-        numbers = int(index(length)), float(temperature), int(index(seed))  # type: ignore[arg-type]
+        numbers = index(length), float(temperature), index(seed)
         if numbers[0] >= 1 and 0 <= numbers[1] < float("inf"):
             return numbers
     raise RequestError(

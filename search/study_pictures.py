@@ -327,8 +327,7 @@ def choose_examples(entries: Sequence[Entry], marked: Mapping[int, str]) -> list
     for name in STYLES:
         if name and by_finding[name]:
             # Those that their peers ended are counted for few findings.
-            cut = [entry for entry in by_finding[name] if entry.line.outcome == Outcome.PRUNED]
-            whole = [entry for entry in by_finding[name] if entry not in cut] or cut
-            longest = max(whole, key=lambda entry: entry.line.epochs)
+            whole = [one for one in by_finding[name] if one.line.outcome != Outcome.PRUNED]
+            longest = max(whole or by_finding[name], key=lambda entry: entry.line.epochs)
             chosen.append((name, longest))
     return chosen

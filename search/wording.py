@@ -25,10 +25,8 @@ def figure(name: str, value: float) -> str:
 
 
 def evaluated(summary: Summary) -> str:
-    """Says what the last evaluation came to; nothing if there was none."""
+    """Says what the last evaluation came to, if there was one."""
     last = summary.evaluated
-    if not last:
-        return ""
     name, std = last["metric"], last["std"]
     spread = f" ± {figure(name, std)}" if std and len(last["seeds"]) > 1 else ""
     mean = figure(name, math.nan if last["mean"] is None else last["mean"])

@@ -55,7 +55,6 @@ ID_WORDS = frozenset(("id", "uid", "identifier"))
 INDEX_WORDS = frozenset(("index", "idx"))
 """What people call such columns; a name counts as one of these if one of its words is."""
 
-DRESSED_WORDS = "numbers with signs about them"
 IDENTIFIER = "an identifier, by its name"
 MAYBE_TIME = "it could be a time"
 """Why columns of numbers are left out that may be forecast, if the user names them."""
@@ -351,7 +350,8 @@ def _what_it_holds(column: pd.Series[Any], refusal: str) -> str:
     if (at := refusal.find("is infinite in row")) >= 0:
         return refusal[at + len("is ") :].partition(";")[0]
     if is_dressed(column):
-        return f"{DRESSED_WORDS}, such as {str(present.iloc[0])[:30]!r}: write them plainly"
+        such = str(present.iloc[0])[:30]
+        return f"numbers with signs about them, such as {such!r}: write them plainly"
     if is_stray(column):
         ending = " where a number should be"
         return refusal.partition(f"column '{name}' ")[2].partition(ending)[0] + ending
