@@ -259,3 +259,9 @@ def test_the_cut_is_no_prefix_of_the_file() -> None:
     """Files are often in the order of recording, so series are not taken from one end."""
     _, taken = cut(labelled([40], 2), 0.5, "test")
     assert taken not in (list(range(20)), list(range(20, 40)))
+
+
+def test_a_feature_named_twice_is_one_channel(tmp_path: Path) -> None:
+    """As for a forecast, a column that the study file names twice is read once."""
+    (tmp_path / "long.csv").write_text(rows())
+    assert read(tmp_path / "long.csv", features=["y", "x", "y"]).channels == ("y", "x")

@@ -35,6 +35,8 @@ CALENDARS = {
     "minutes": dates("2020-01-01", 50, "5min").astype(str),
     "days": dates("2020-01-01", 80, "D").strftime("%Y-%m-%d"),
     "weeks": dates("2020-01-01", 40, "W").strftime("%Y%m%d").astype(int),
+    "named weeks": dates("2019-03-04", 110, "W-MON").strftime("%G-W%V"),
+    "named days of weeks": dates("2020-12-01", 50, "D").strftime("%GW%V-%u"),
     "months": dates("2020-01-01", 40, "MS").strftime("%Y-%m"),
     "month ends": dates("2020-01-01", 40, "ME"),
     "months as numbers": dates("2020-01-01", 40, "MS").strftime("%Y%m").astype(int),
@@ -355,3 +357,11 @@ def test_one_row_and_two() -> None:
     """A series of one or two rows has no gap."""
     assert gaps_of(["2020-01-01"]) == []
     assert gaps_of(["2020-01-01", "2020-05-01"]) == []
+
+
+def test_a_week_begins_on_its_monday() -> None:
+    """Weeks of ISO 8601 are their Mondays, over the turn of a year too; a week 53 must exist."""
+    read = parse_times(pd.Series(["2020-W53", "2021-W01", "2021 w2"], name="week"), PATH)
+    assert list(read.instants.strftime("%Y-%m-%d")) == ["2020-12-28", "2021-01-04", "2021-01-11"]
+    with pytest.raises(DataError, match="'2021-W53' in row 1, which is no time"):
+        parse_times(pd.Series(["2021-W53", "2022-W01"], index=[1, 2], name="week"), PATH)

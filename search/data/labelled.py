@@ -188,10 +188,11 @@ def _from_table(
     """Groups the rows of a table by series; without a label column the labels are all ""."""
     assert data.series is not None
     special = [name for name in (data.series, data.label, data.time) if name is not None]
+    features = features and tuple(dict.fromkeys(features))
     require_columns(frame, [*special, *(features or ())], path)
     if features is None:
         refuse_stray_text(frame, special, path)
-        features = tuple(name for name in numeric_columns(frame) if name not in special)
+        features = tuple(one for one in numeric_columns(frame) if one not in special)
     if not features:
         raise DataError(f"{path} has no numeric column besides {', '.join(special)}; add one")
     _require_filled(frame, special, path)
@@ -209,7 +210,7 @@ def _from_table(
         values=np.split(values, ends[:-1]),
         labels=[labels[first] for first in firsts],
         places=[f"series '{name}'" for name in names],
-        channels=tuple(features),
+        channels=features,
         form=None if times is None else times.form,
     )
 

@@ -58,6 +58,8 @@ MONTHS = "%m.%Y"
 LATEST = 2045
 """A year of two digits is none after this."""
 QUARTER = r"(\d{4})[- ]?[Qq]([1-4])"
+WEEK = r"(\d{4})[- ]?[Ww](\d{1,2})(?:-?([1-7]))?"
+"""A week of ISO 8601, or a day of it; a week is its Monday."""
 
 SATURDAY = 5  # days after Monday
 
@@ -102,8 +104,8 @@ class Stamps:
 def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> Stamps:
     """Reads a column of time stamps.
 
-    Dates may be ISO 8601, with or without an offset, quarters such as 2020Q1, or in one of
-    `DATES`; if both day and month may come first, the reading wins that leaves the rows in order
+    Dates may be ISO 8601, with or without an offset, quarters such as 2020Q1, weeks such as
+    2020-W05, or in one of `DATES`; if both day and month may come first, the reading wins that leaves the rows in order
     and evenly spaced. Years of two digits are of the century that leaves the rows in order. Whole
     numbers such as 20200131, 202001 and 202001311200 are dates if all of them can be, and numbers
     such as 10.202 months, see `_are_months`; others (years, epochs, counters) stay as they are.
@@ -288,20 +290,16 @@ def _from_words(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
     instants = pd.to_datetime(words, format="ISO8601", errors="coerce", utc=True)
     if instants.notna().all():
         return _from_iso(words, pd.DatetimeIndex(instants).tz_localize(None), path)
-    if words.str.fullmatch(QUARTER).all():
-        parts = words.str.extract(QUARTER).astype(int)
-        months = parts[0].astype(str) + "-" + (3 * parts[1] - 2).astype(str)
-        index = pd.DatetimeIndex(pd.to_datetime(months, format="%Y-%m"))
-        return Stamps(index, index)
+    if (periods := _from_periods(words)) is not None:
+        return Stamps(periods, periods)
     readings = dict(_readings(words, form))
     complete = {one: pd.DatetimeIndex(read) for one, read in readings.items() if read.notna().all()}
     if not complete:
         tried = [instants.dt.tz_localize(None), *readings.values()]
-        # Numbers are no reading of words, but the one word among them is at fault, not they.
-        numbers = pd.to_numeric(words, errors="coerce")
+        numbers = pd.to_numeric(words, errors="coerce")  # Of these the one word is at fault.
         tried += [numbers] if numbers.isna().any() else []
-        best = min(tried, key=lambda reading: int(reading.isna().sum()))
-        at = int(np.argmax(best.isna().to_numpy()))
+        absent = min((one.isna() for one in tried), key=lambda one: int(one.sum()))
+        at = int(np.argmax(absent.to_numpy()))
         raise DataError(
             f"{path}: column '{column.name}' has {words.iloc[at]!r} in row {column.index[at]}, "
             "which is no time; write all times in one form, such as 2020-01-31 or "
@@ -317,6 +315,19 @@ def _from_words(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
         )
     read = form if form in possible else min(possible, key=lambda one: _doubt(one, possible, form))
     return Stamps(possible[read], possible[read], read)
+
+
+def _from_periods(words: pd.Series[Any]) -> pd.DatetimeIndex | None:
+    """Returns the first days of quarters or weeks, None if some word is neither."""
+    if words.str.fullmatch(QUARTER).all():
+        parts = words.str.extract(QUARTER).astype(int)
+        months = parts[0].astype(str) + "-" + (3 * parts[1] - 2).astype(str)
+        return pd.DatetimeIndex(pd.to_datetime(months, format="%Y-%m"))
+    if not words.str.fullmatch(WEEK).all():
+        return None
+    year, week, day = (part for _, part in words.str.extract(WEEK).fillna("1").items())
+    days = pd.to_datetime(year + "-" + week + "-" + day, format="%G-%V-%u", errors="coerce")
+    return pd.DatetimeIndex(days) if days.notna().all() else None
 
 
 def _from_iso(words: pd.Series[Any], instants: pd.DatetimeIndex, path: Path) -> Stamps:
