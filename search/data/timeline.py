@@ -105,10 +105,11 @@ def parse_times(column: pd.Series[Any], path: Path, form: str | None = None) -> 
     """Reads a column of time stamps.
 
     Dates may be ISO 8601, with or without an offset, quarters such as 2020Q1, weeks such as
-    2020-W05, or in one of `DATES`; if both day and month may come first, the reading wins that leaves the rows in order
-    and evenly spaced. Years of two digits are of the century that leaves the rows in order. Whole
-    numbers such as 20200131, 202001 and 202001311200 are dates if all of them can be, and numbers
-    such as 10.202 months, see `_are_months`; others (years, epochs, counters) stay as they are.
+    2020-W05, or in one of `DATES`; if both day and month may come first, the reading wins that
+    leaves the rows in order and evenly spaced. Years of two digits are of the century that leaves
+    the rows in order. Whole numbers such as 20200131, 202001 and 202001311200 are dates if all of
+    them can be, and numbers such as 10.202 months, see `_are_months`; others (years, epochs,
+    counters) stay as they are.
 
     Args:
         column: (L,), indexed by row number.
