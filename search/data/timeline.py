@@ -62,7 +62,6 @@ WEEK = r"(\d{4})[- ]?[Ww](\d{1,2})(?:-?([1-7]))?"
 """A week of ISO 8601, or a day of it; a week is its Monday."""
 
 SATURDAY = 5  # days after Monday
-
 COMPACT = (
     *(("%Y%m%d", 1500, 2200), ("%Y%m", 1500, 2200)),
     *(("%Y%m%d%H%M", 1900, 2100), ("%Y%m%d%H%M%S", 1900, 2100), ("%Y%m%d%H", 1900, 2100)),
