@@ -134,3 +134,34 @@ def test_a_season_is_that_of_most_values() -> None:
     assert found.steps == 7
     assert common_season([weekly(200), noise(200, 1), noise(200, 2)], (7,)) is None
     assert common_season([noise(5)]) is None
+
+
+@pytest.mark.parametrize("growth", [10.0, 200.0])
+def test_noise_that_grows_with_the_level_has_no_season(growth: float) -> None:
+    """Of series that grow by far, their noise with them, hardly one in twenty has a season."""
+    found = 0
+    for seed in range(100):
+        noise = 1 + 0.02 * np.random.default_rng(seed).standard_normal(600)
+        values = growth ** (np.arange(600) / 600) * noise
+        found += find_season(values, (7,)) is not None
+    assert found <= 5
+
+
+def test_a_season_that_grows_with_the_level_is_found() -> None:
+    """Growth hides no season that grows with it, as that of passengers of airlines does."""
+    steps = np.arange(144)
+    noise = 0.04 * np.random.default_rng(1).standard_normal(144)
+    values = np.exp(steps / 40 + 0.15 * np.sin(2 * np.pi * steps / 12) + noise)
+    found = find_season(values, (12,))
+    assert found is not None
+    assert found.steps == 12
+
+
+def test_a_small_season_on_a_high_level_is_found() -> None:
+    """A level of 10^15 beside a season of 5 hides it no more than one of 0 does."""
+    steps = np.arange(700)
+    values = np.round(5 * np.sin(2 * np.pi * steps / 7)) + steps % 3
+    high = find_season(1e15 + values)
+    assert high is not None
+    assert high.steps == 7
+    assert find_season(np.full(700, 1e15)) is None

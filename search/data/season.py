@@ -10,7 +10,8 @@ white noise are found to have seasons:
   by itself: above ``z sqrt((1 + 2 sum r_i^2) / n)``, Bartlett's bound, as in the seasonality
   test of the M4 competition's benchmarks, but summed only until the autocorrelation has
   vanished or turned negative for the first time: what comes after it is the season itself.
-  A peak within a twelfth of a likely lag means that lag.
+  A peak within a twelfth of a likely lag means that lag. Of values whose spread grows n is
+  smaller, see `telling_count`.
 * Twice the lag, the autocorrelation must rise again by `RISE`.
 * Of the peaks that are nearly as high as the highest, the first counts, not simply the first:
   a monthly series may have a small peak at half a year.
@@ -41,6 +42,10 @@ ALPHA = 0.05
 """How often a season is found where there is none, at most, over all lags together."""
 LIKELY_ALPHA = 0.01
 """The same for a lag that the calendar suggests."""
+STEADY = 6
+"""The spread of a series is looked at over so many parts of it."""
+ROUNDING = 4 * float(np.finfo(np.float64).eps)
+"""What a value is rounded by, at most, as a share of it."""
 SHORTEST = 3
 """Values that jump up and down by turns have a peak at 2."""
 RISE = 0.1
@@ -87,14 +92,17 @@ def find_season(values: Floats, likely: Iterable[int] = ()) -> Season | None:
         None if no peak is clear.
     """
     count = len(values)
-    lags = min(count // 3, LONGEST)
-    rest = without_trend(values)
-    if count < LEAST or rest.std() <= 1e-9 * float(np.abs(values).max()):
+    if count < LEAST:
         return None
-    r = autocorrelation(rest, min(count - 1, 2 * lags + 1))
-    forgotten = np.abs(r) < 2 / np.sqrt(count)
+    lags = min(count // 3, LONGEST)
+    centred = values - values.mean()
+    rest, rounding = without_trend(centred), ROUNDING * float(np.abs(values).max())
+    if rest.std() <= max(1e-9 * float(np.abs(centred).max()), rounding):
+        return None
+    r, told = autocorrelation(rest, min(count - 1, 2 * lags + 1)), telling_count(rest)
+    forgotten = np.abs(r) < 2 / np.sqrt(told)
     memory = int(np.argmax(forgotten | ((r < 0) & (r[1] > 0)))) or len(r)
-    spread = float(np.sqrt((1 + 2 * (r[1:memory] ** 2).sum()) / count))
+    spread = float(np.sqrt((1 + 2 * (r[1:memory] ** 2).sum()) / told))
     bounds = np.full(lags + 1, NormalDist().inv_cdf(1 - ALPHA / lags) * spread)
     likely = [lag for lag in likely if lag <= lags]
     for lag in likely:
@@ -109,6 +117,26 @@ def find_season(values: Floats, likely: Iterable[int] = ()) -> Season | None:
     lag = max((other for other in peaks if abs(other - lag) <= lag // AROUND), key=lambda k: r[k])
     lag = next((other for other in likely if abs(other - lag) <= other // 12), lag)
     return Season(lag, float(r[lag]))
+
+
+def telling_count(rest: Floats) -> float:
+    """Returns how many values of one spread tell as much about autocorrelation as these do.
+
+    That is ``(sum s_i^2)^2 / sum s_i^4``, s_i^2 the mean square of a part of the series about a
+    value: chance moves the autocorrelation of values whose spread grows by as much as that of so
+    few. The part is a `STEADY`-th of the series, longer than a season; as a mean of few values it
+    varies by chance, for which the result is larger by 2 / part.
+
+    Args:
+        rest: (n,) about 0.
+    """
+    count = len(rest)
+    part = max(1, count // STEADY)
+    sums, at = np.concatenate([[0.0], np.cumsum(rest**2)]), np.arange(count)
+    low, high = np.maximum(0, at - part // 2), np.minimum(count, at + part - part // 2)
+    squares = (sums[high] - sums[low]) / (high - low)
+    told = (1 + 2 / part) * squares.sum() ** 2 / (squares**2).sum()
+    return min(float(count), float(told))
 
 
 def common_season(stretches: Iterable[Floats], likely: Sequence[int] = ()) -> Season | None:
