@@ -33,6 +33,8 @@ from search.data.windows import ForecastPart, ForecastSplits
 from search.ensembles import Networks, disagreement
 from search.model_files import Band
 
+ROUNDING = 1e-6
+"""Targets are kept in float32: what that takes from a large one, as a share of it."""
 TAIL = 0.05
 """The share of new errors that should at most lie beyond each end."""
 
@@ -46,12 +48,14 @@ def band_of(networks: Networks, splits: ForecastSplits) -> Band:
     targets = torch.cat([targets for _, targets in pairs])
     # Outputs and targets share anchor and shift, see ForecastSplits.
     off = (targets.double() - networks.join(outputs).double()) * splits.scale
-    residual = None
+    rounding = ROUNDING * targets.double().abs().amax(0).clamp(min=1.0) * splits.scale
+    residual, spread = None, torch.ones_like(off)
     if networks.joined:
         residual = off.square().mean(0).sqrt()
         # Where the ensemble is never wrong and the seeds agree there is nothing to divide.
-        off = off / _spread(outputs, residual, splits.scale).clamp(min=1e-300)
-    low, high = _quantiles(off)
+        spread = _spread(outputs, residual, splits.scale).clamp(min=1e-300).maximum(rounding)
+    # Errors that are all alike but for their rounding lie within an interval that is wider by it.
+    low, high = _quantiles((off - rounding) / spread)[0], _quantiles((off + rounding) / spread)[1]
     kept = None if residual is None else tuple(residual.tolist())
     return Band(low=low, high=high, windows=part.size, residual=kept)
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_forecasting import load, noise
 
-from search.intervals import _quantiles
+from search.data.windows import ForecastPart
+from search.dimensions import HYPERPARAMETERS, start_of
+from search.ensembles import Networks
+from search.intervals import _quantiles, band_of, edges
 from search.model_files import Band
+from search.models import build
+from search.space import HyperParams
 
 
 @pytest.mark.parametrize(
@@ -41,3 +50,30 @@ def test_nine_new_errors_in_ten_lie_between(count: int) -> None:
     assert above <= Fraction(1, 20)
     # One rank further in there would be too many.
     assert below + Fraction(1, count + 1) > Fraction(1, 20)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_errors_that_are_all_alike_lie_within(tmp_path: Path, seeds: int) -> None:
+    """Where every error of the validation part is the same, its rounding puts none outside."""
+    values = np.concatenate([0.1 + noise(84), np.full(36, 1.2345678)])
+    splits = load(tmp_path, pd.DataFrame({"y": values}), target="y", window=4)
+    starts = {name: start_of(name, one.default) for name, one in HYPERPARAMETERS.items()}
+    params = HyperParams.of(starts)
+    each = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        each.append(build(params, splits))
+    networks = Networks("forecast", tuple(each), joined=seeds > 1)
+    part = splits.valid
+    assert isinstance(part, ForecastPart)
+    inputs = part.starts[-8:, None] + torch.arange(4)
+    with torch.no_grad():
+        outputs = torch.stack([one(part.values[inputs], None)[0] for one in each])
+    below, above = edges(band_of(networks, splits), outputs, splits.scale)
+    first = part.starts[-8:] + splits.window
+    forecast = splits.shift + splits.scale * networks.join(outputs).double()
+    forecast += splits.observed[first - 1] if splits.anchored else 0.0
+    actual = splits.observed[first]
+    assert (forecast + below <= actual).all()
+    assert (actual <= forecast + above).all()
+    assert (above - below < 0.05 * splits.scale).all()
