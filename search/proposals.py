@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from search.data.classification import load_classification
 from search.data.delimited import decode, read_csv
 from search.data.labelled import Labelled, read_labelled
 from search.data.language import TextPart, load_language, read_text
-from search.data.roles import FEWEST_ROWS, Roles, find_roles, is_label
+from search.data.roles import FEWEST_ROWS, Roles, find_roles, is_label, possible_labels
 from search.data.tables import (
     describe_form,
     is_words,
@@ -27,6 +28,7 @@ from search.data.tables import (
     read_table,
     require_columns,
 )
+from search.data.timeline import parse_times
 from search.errors import DataError, RequestError
 from search.forecast_choices import forecast_choices, left_out_notes
 
@@ -76,7 +78,7 @@ def propose(path: Path, task: str | None = None, targets: tuple[str, ...] = ()) 
     if task != "forecast" and (label := _label(frame, roles, names, task, path)) is not None:
         choices, notes = _classify_choices(frame, path, roles, label)
     else:
-        choices, notes = forecast_choices(frame, path, roles, names)
+        choices, notes = _forecast_choices(frame, path, roles, names, task)
     return Proposal(path, form, tuple(choices), tuple(notes))
 
 
@@ -162,6 +164,15 @@ def _label(
             return named, series
     if not targets and roles.label is not None and series is not None:
         return roles.label, series
+    if task == "classify" and not targets:
+        told_by, possible = possible_labels(frame, roles)
+        if len(possible) == 1:
+            return possible[0], told_by
+        if possible:
+            raise RequestError(
+                f"{path} has several columns that are the same in all rows of each '{told_by}': "
+                f"{', '.join(map(repr, possible))}; name the class: --target COLUMN"
+            )
     is_text = named is not None and is_words(frame[named])
     if task == "classify" or (task is None and is_text):
         what = f"'{named}' is the same" if named else "another column is the same"
@@ -173,6 +184,29 @@ def _label(
             "are for a study file, which says series and label under [data]"
         )
     return None
+
+
+def _forecast_choices(
+    frame: pd.DataFrame, path: Path, roles: Roles, targets: tuple[str, ...], task: str | None
+) -> tuple[list[Choice], list[str]]:
+    """Chooses a forecast, and says which column could have been a class if nobody has chosen."""
+    hint = "" if task or targets else _class_hint(frame, path, roles)
+    try:
+        choices, notes = forecast_choices(frame, path, roles, targets)
+    except DataError as error:
+        raise DataError(f"{error}; {hint}") if hint else error from None
+    return choices, [*notes, *([hint] if hint else [])]
+
+
+def _class_hint(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
+    """Says which column may be a class; of series with dates something is mostly constant."""
+    series, possible = possible_labels(frame, roles)
+    if not possible or (roles.time and parse_times(frame[roles.time], path).dates):
+        return ""
+    return (
+        f"'{possible[0]}' is the same in all rows of each '{series}'; if it is their class: "
+        f"--task classify --target {shlex.quote(possible[0])}"
+    )
 
 
 def _classify_choices(

@@ -49,3 +49,15 @@ def test_series_that_vary_otherwise_are_said(tmp_path: Path) -> None:
         frame = pd.DataFrame({"who": np.repeat(["a", "b"], 60), "y": values})
         notes = load(tmp_path, frame, series="who", target="y", window=4).notes
         assert any("times as much in series 'b' as in 'a'" in note for note in notes) == said
+
+
+def test_a_part_that_shows_nothing_is_said(tmp_path: Path) -> None:
+    """Where the target stands still in a whole part, the note names both."""
+    frame = pd.DataFrame({"y": np.concatenate([noise(84), np.full(36, 1.25)])})
+    notes = load(tmp_path, frame, target="y", window=4).notes
+    said = "the target 'y' is the same in all rows of the {} part, which tells little"
+    assert [any(said.format(part) in note for note in notes) for part in ("valid", "test")] == [
+        True,
+        True,
+    ]
+    assert load(tmp_path, frame[:84], target="y", window=4).notes == ()

@@ -276,6 +276,7 @@ def test_gaps_that_leave_no_window(here: Path) -> None:
     [
         (("year", "quarter"), "2020Q1"),
         (("year", "month"), "2020-01"),
+        (("year", "week"), "2020-W05"),
         (("year", "month", "day"), "2020-01-31"),
         (("date", "time"), "2020-01-31 12:00"),
         (("date", "Uhrzeit"), "2020-01-31 12:00"),
@@ -284,9 +285,12 @@ def test_gaps_that_leave_no_window(here: Path) -> None:
 def test_a_time_in_several_columns(here: Path, parts: tuple[str, ...], form: str) -> None:
     """It says once that they must be joined, and how; never that one of them is the time."""
     hours = pd.date_range("2021-01-31", periods=400, freq="3h")
-    starts = {"quarter": "QS", "month": "MS", "day": "D"}
+    starts = {"quarter": "QS", "month": "MS", "week": "W-MON", "day": "D"}
     when = hours if "date" in parts else pd.date_range("1900", periods=400, freq=starts[parts[-1]])
-    table = pd.DataFrame({name: getattr(when, name, when.time) for name in parts})
+    iso = when.isocalendar()
+    years = {"year": iso["year"].to_numpy(), "week": iso["week"].to_numpy()}
+    known = years if "week" in parts else {}
+    table = pd.DataFrame({name: known.get(name, getattr(when, name, when.time)) for name in parts})
     table.assign(y=[math.sin(at) for at in range(400)]).to_csv("parts.csv", index=False)
     done = initiate(Path("parts.csv"))
     assert "time" not in data_of(done.study)

@@ -109,8 +109,9 @@ def _windows(rows: Rows, data: ForecastData) -> list[Ints]:
         which = f"series '{rows.names[short]}'" if several else "the table"
         raise DataError(
             f"{data.path}: {which} has {sizes[short]} rows, fewer than window {data.window} + "
-            f"horizon {data.horizon}; {fit}; lower window or horizon, or give "
-            + ("it more rows, or leave it out" if several else "more rows")
+            f"horizon {data.horizon}; {fit}; "
+            + ("lower window or horizon, or " if largest > 0 or data.horizon > 1 else "")
+            + ("give it more rows, or leave it out" if several else "give more rows")
         )
     starts = np.arange(len(rows.values) - length + 1)
     ends = starts + length - 1
@@ -171,6 +172,12 @@ def _statistics(rows: Rows, columns: Columns, path: Path) -> tuple[Floats, Float
     return mean, std, notes
 
 
+def _remarks(rows: Rows, columns: Columns, data: ForecastData) -> list[str]:
+    """Returns notes on what is no fault, but limits what a search can show."""
+    seasonal, unlike = _season_notes(rows, data), _unlike_notes(rows, columns)
+    return [*_flat_notes(rows, columns), *seasonal, *unlike]
+
+
 def _season_notes(rows: Rows, data: ForecastData) -> list[str]:
     longest = int(np.unique(rows.segments, return_counts=True)[1].max())
     if data.season is None or data.season < longest:
@@ -178,6 +185,18 @@ def _season_notes(rows: Rows, data: ForecastData) -> list[str]:
     return [
         f"season {data.season} is no shorter than any stretch of rows without a gap ({longest} at "
         "most), so that seasonal naive is persistence; lower season"
+    ]
+
+
+def _flat_notes(rows: Rows, columns: Columns) -> list[str]:
+    """Says so if a target is the same in all rows that trials, or the winner, are judged on."""
+    places = columns.places(columns.targets)
+    return [
+        f"the target '{name}' is the same in all rows of the {part} part, which tells little of a "
+        "forecast; change split, so that it varies there"
+        for at, part in enumerate(PARTS)
+        for name, place in zip(columns.targets, places, strict=True)
+        if np.ptp(rows.values[rows.parts == at, place]) == 0
     ]
 
 
@@ -248,7 +267,7 @@ def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData)
         input_size=len(seen),
         output_size=aim.scale.size,
         fingerprint=fingerprint(rows.values, *starts, *options),
-        notes=(*rows.notes, *notes, *_season_notes(rows, data), *_unlike_notes(rows, columns)),
+        notes=(*rows.notes, *notes, *_remarks(rows, columns, data)),
         constant_loss=constants[0],
         constant_valid_loss=constants[1],
         targets=columns.targets,

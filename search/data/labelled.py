@@ -188,11 +188,11 @@ def _from_table(
     """Groups the rows of a table by series; without a label column the labels are all ""."""
     assert data.series is not None
     special = [name for name in (data.series, data.label, data.time) if name is not None]
-    features = features and tuple(dict.fromkeys(features))
     require_columns(frame, [*special, *(features or ())], path)
     if features is None:
         refuse_stray_text(frame, special, path)
         features = tuple(one for one in numeric_columns(frame) if one not in special)
+    features = tuple(dict.fromkeys(features))
     if not features:
         raise DataError(f"{path} has no numeric column besides {', '.join(special)}; add one")
     _require_filled(frame, special, path)
@@ -337,9 +337,7 @@ def _repaired(
     if how == "drop":
         kept = series[~absent.any(axis=1)]
         if not len(kept):
-            raise DataError(
-                f"{place}: every step has a missing value, so nothing is left; remove the series"
-            )
+            raise DataError(f"{place}: every step has a missing value; remove the series")
         return kept
     if absent.all(axis=0).any():
         channel = int(np.argmax(absent.all(axis=0)))

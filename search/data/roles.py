@@ -276,8 +276,8 @@ def _label(
 
     A class is the same in all rows of a series, takes two or more values, at most `MOST_CLASSES`
     and half as many as there are series, and each at least twice but for `LONELY` of the series.
-    Its name must say so, or it must be text in a table without dates: a shop's town is constant,
-    too, but nothing to be learned.
+    Its name must say so, or it must be text, or true and false, in a table without dates: a shop's
+    town is constant, too, but nothing to be learned.
     """
     if series is None:
         free = {*never, *(name for name in names if words_of(name) & LABEL_WORDS)}
@@ -286,12 +286,29 @@ def _label(
         candidates = [series]
     telling = [name for name in names if words_of(name) & LABEL_WORDS]
     dated = clock is not None and clock.dated
-    text = [name for name in names if not pd.api.types.is_numeric_dtype(frame[name])]
+    text = [name for name in names if _is_named(frame[name])]
     for name in [*telling, *([] if dated else text)]:
         for told_by in candidates:
             if name != told_by and is_label(frame, told_by, name):
                 return name, told_by
     return None, None
+
+
+def _is_named(column: pd.Series[Any]) -> bool:
+    """Whether a column's values are names: text, or true and false."""
+    return pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column)
+
+
+def possible_labels(frame: pd.DataFrame, roles: Roles) -> tuple[str, list[str]]:
+    """Returns a column of series and those that could be their class, whatever these hold."""
+    frame = frame[[name for name in frame.columns if not is_nested(frame[name])]]
+    known = [roles.series] if roles.series else _identifiers(frame, None, {roles.time or ""})
+    for series in known:
+        names = [str(name) for name in frame.columns if name not in (series, roles.time)]
+        found = [name for name in names if is_label(frame, series, name)]
+        if found:
+            return series, found
+    return "", []
 
 
 def is_label(frame: pd.DataFrame, series: str, label: str) -> bool:
@@ -349,12 +366,12 @@ def _what_it_holds(column: pd.Series[Any], refusal: str) -> str:
         return f"lists or records, such as {str(present.iloc[0])[:30]!r}"
     if (at := refusal.find("is infinite in row")) >= 0:
         return refusal[at + len("is ") :].partition(";")[0]
+    ending = " where a number should be"
+    at_fault = refusal.partition(f"column '{name}' ")[2].partition(ending)[0]
     if is_dressed(column):
-        such = str(present.iloc[0])[:30]
-        return f"numbers with signs about them, such as {such!r}: write them plainly"
+        return f"numbers with signs about them, it {at_fault}: write them plainly"
     if is_stray(column):
-        ending = " where a number should be"
-        return refusal.partition(f"column '{name}' ")[2].partition(ending)[0] + ending
+        return at_fault + ending
     if len(present) < len(column):
         with suppress(DataError):
             parse_times(present.iloc[:HEAD], Path())

@@ -34,6 +34,7 @@ TIME_NAMES = {"date", "time", "datetime", "timestamp", "ds", "year", "yr", *CALE
 JOINED = (
     ({"year", "yr", "quarter"}, "2020Q1"),
     ({"year", "yr", "month"}, "2020-01"),
+    ({"year", "yr", "week"}, "2020-W05"),
     ({"year", "yr", "month", "week", "weekday", "day"}, "2020-01-31"),
 )
 """How columns of such names are written in one; all others with the time of day."""
