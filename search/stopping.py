@@ -22,7 +22,8 @@ class Divergence:
 
     The error of a batch jumps about, and adaptive optimizers start with a leap from which most
     recover (RMSprop's first steps are ten times its later ones). So the logarithm of the loss is
-    smoothed, in which one wild batch weighs little, and the bar is higher in the first epochs.
+    smoothed, in which one wild batch weighs little, and the bar is higher in the first epochs, and
+    highest in the first batches: of small data two epochs are fewer than a leap takes to come back.
     "At the start" is the larger of the first batch's loss and that of the best constant
     prediction, because a network that happens to start well has not diverged while it is as good
     as a constant.
@@ -32,12 +33,16 @@ class Divergence:
         settled_factor: The same, once `settled_epochs` have been trained.
         settled_epochs: Epochs after which a trial should have recovered from its first leaps.
         memory: Share of the smoothed logarithm that is kept at each batch.
+        first_factor: The same as `factor`, in the first `first_batches`.
+        first_batches: Batches within which most that leap have come back.
     """
 
     factor: float = 2.5
     settled_factor: float = 1.5
     settled_epochs: int = 2
     memory: float = 0.85
+    first_factor: float = 10.0
+    first_batches: int = 40
 
     def start(self, constant_loss: float) -> DivergenceState:
         """Returns the state before the first batch.
@@ -45,7 +50,7 @@ class Divergence:
         Args:
             constant_loss: Training loss of the best constant prediction.
         """
-        return DivergenceState(max(constant_loss, SMALLEST), None)
+        return DivergenceState(max(constant_loss, SMALLEST), None, 0)
 
     def update(
         self, state: DivergenceState, loss: float, gradient_norm: float, epoch: int
@@ -67,10 +72,10 @@ class Divergence:
         logarithm = math.log(max(loss, SMALLEST))
         if state.smoothed is None:
             reference = max(state.reference, loss)
-            return DivergenceState(reference, math.log(reference)), None
+            return DivergenceState(reference, math.log(reference), 1), None
         smoothed = self.memory * state.smoothed + (1 - self.memory) * logarithm
-        state = DivergenceState(state.reference, smoothed)
-        factor = self.factor if epoch <= self.settled_epochs else self.settled_factor
+        state = DivergenceState(state.reference, smoothed, state.batches + 1)
+        factor = self._factor(state.batches, epoch)
         if smoothed > math.log(factor * state.reference):
             return state, Decision(
                 Outcome.DIVERGED,
@@ -78,6 +83,11 @@ class Divergence:
                 f"{state.reference:.3g} of the start",
             )
         return state, None
+
+    def _factor(self, batches: int, epoch: int) -> float:
+        if batches <= self.first_batches:
+            return self.first_factor
+        return self.factor if epoch <= self.settled_epochs else self.settled_factor
 
 
 @dataclass(frozen=True)
@@ -87,10 +97,12 @@ class DivergenceState:
     Attributes:
         reference: The error at the start.
         smoothed: Logarithm of the error now, smoothed over batches; None before the first.
+        batches: How many have been judged.
     """
 
     reference: float
     smoothed: float | None
+    batches: int
 
 
 SMALLEST = 1e-30

@@ -178,6 +178,17 @@ def test_more_is_allowed_before_a_trial_has_settled() -> None:
     assert stopped >= settled
 
 
+@pytest.mark.parametrize("batches", [1, 3, 100])
+def test_a_leap_of_the_first_batches_may_come_back(batches: int) -> None:
+    """However few batches an epoch has, so many pass before what is high for long ends a trial."""
+    half = RULE.first_batches // 2
+    assert judge_all([1.0] + [8.0] * half + [0.5] * 200, 1.0, batches) is None
+    assert judge_all([1.0] + [8.0] * 200, 1.0, batches) == RULE.first_batches
+    stopped = judge_all([1.0] + [1e6] * half, 1.0, batches)
+    assert stopped is not None
+    assert stopped < 5
+
+
 def test_a_lucky_start_sets_no_bar() -> None:
     """A network that starts better than the best constant may come back to it."""
     assert judge_all([0.01] + [1.0] * 500, 1.0, 10) is None
