@@ -89,9 +89,13 @@ class Objective:
 
         Raises:
             TrialPruned: The study's pruner said so, the training diverged, or memory ran out.
-            ConfigError: The study has another direction, or is rnn-search's; ``n_jobs`` is not 1.
+            ConfigError: The study has another direction, or is rnn-search's; ``n_jobs`` is not 1;
+                it is no trial; torch's default precision has changed.
             NetworkError: The user's own network raised an exception; the trial has its reason.
         """
+        require_single()
+        if not hasattr(trial, "suggest_float"):
+            raise ConfigError("give an Optuna trial: study.optimize(objective, n_trials=40)")
         study = getattr(trial, "study", None)  # A FixedTrial has none.
         directions = [] if study is None else [one.name.lower() for one in study.directions]
         if directions not in ([], [self.direction]):
