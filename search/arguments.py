@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from search.errors import without_secrets
+
 DEFAULT_STORAGE = "sqlite:///studies/studies.db"
 NONSENSE = 2
 """The exit code if what was asked for makes no sense."""
@@ -117,7 +119,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong in one line; the usage is where it points to."""
-        self.exit(NONSENSE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        said = without_secrets(message)
+        self.exit(NONSENSE, f"{self.prog}: {said}; see {self.prog} --help\n")
 
 
 def make_parser() -> Parser:

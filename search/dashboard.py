@@ -12,6 +12,7 @@ import errno
 import io
 import ipaddress
 import json
+import logging
 import re
 import socket
 import threading
@@ -27,7 +28,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from bottle import HTTPError
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna_dashboard import _serializer, wsgi
+from optuna_dashboard import _bottle_util, _serializer, wsgi
 
 from search.database import Database, exists
 from search.errors import RequestError, StudyError
@@ -47,6 +48,18 @@ ABOUT_A_TRIAL = re.compile(r"dashboard:(?:artifacts:)?(\d+):")
 
 RENAMING = re.compile("/api/studies/[^/]*/rename/?")
 """Optuna-dashboard makes another study for it, which is none of ours."""
+
+
+def _briefly(record: logging.LogRecord) -> bool:
+    """Has optuna-dashboard say in a line that the database does not answer: every open page asks.
+
+    Of all other faults it says the traceback, too.
+    """
+    said = record.getMessage()
+    if "OperationalError" in said or "StorageInternalError" in said:
+        first = said.splitlines()[0].removeprefix("Exception: ")
+        record.msg, record.args = f"the database does not answer: {first}", ()
+    return True
 
 
 class Dashboard:
@@ -76,6 +89,7 @@ class Dashboard:
                 "studies; leave --host out, or add --i-know-there-is-no-login"
             )
         self.database = _open(storage)
+        logging.getLogger(_bottle_util.__name__).addFilter(_briefly)
         store = _Pictures(self.database)
         _spare_scans()
         self._server = _listen(host, port)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -55,8 +56,11 @@ POSTGRES = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
+    "client_encoding": "utf8",
 }
-"""Without these a server that vanishes from the network is waited for, for hours."""
+"""Else a server that vanishes is waited for, for hours; and text without an encoding is bytes."""
+TABLES = ("studies", "trials", "version_info")
+"""Some of Optuna's: one of these names may be another program's."""
 
 
 class Waits:
@@ -136,17 +140,16 @@ class Database:
         full = self.url.render_as_string(hide_password=False)
         self.engine = sa.create_engine(full, **options)
         try:
-            if (
-                not self.is_sqlite
-                and not create
-                and not sa.inspect(self.engine).has_table("studies")
-            ):
+            if not (self.is_sqlite or create or self._has_studies()):
                 raise StudyError(f"{self} holds no studies; give another --storage")
             # Two runs that start at once would both make Optuna's tables, and one would fail.
             with self.exclusive() if create else nullcontext():
                 return QuickStorage(full, options)
         finally:
             self.engine.dispose()
+
+    def _has_studies(self) -> bool:
+        return all(map(sa.inspect(self.engine).has_table, TABLES))
 
     def __str__(self) -> str:
         """Returns the URL without its password."""
@@ -180,16 +183,30 @@ class Database:
         return self.folder / "artifacts"
 
     def require_writable(self) -> None:
-        """Refuses what is to be written to a file that can only be read.
+        """Refuses what is to be written where one can only read: a file, or a user of a server.
 
         Raises:
-            UnknownError: It is one.
+            UnknownError: It is so.
+            StorageError: The server does not answer.
         """
         if self.read_only:
             raise UnknownError(
                 f"{self} cannot be written: its disk is full, or it or its folder is read-only; "
                 "mend that and try again"
             )
+        if not self.is_sqlite and not self.patiently(self._may_write):
+            raise UnknownError(
+                f"{self} cannot be written by this user, who may only read; give a --storage whose "
+                "user may"
+            )
+
+    def _may_write(self) -> bool:
+        asked = (
+            "SELECT current_setting('transaction_read_only') = 'off' "
+            "AND has_table_privilege('study_user_attributes', 'INSERT')"
+        )
+        with self.engine.connect() as connection:
+            return bool(connection.execute(sa.text(asked)).scalar_one())
 
     @contextmanager
     def exclusive(self) -> Iterator[Callable[[], None]]:
@@ -325,7 +342,8 @@ def parse_url(url: str) -> URL:
         raise StudyError(f"the storage {backend!r} is not supported; {forms}")
     if not parsed.database:
         raise StudyError(f"the storage names no database; {forms}")
-    if "@" in (parsed.host or ""):  # A part of the password would be taken for the host, and shown.
+    # A part of the password would be taken for the host or the database, and shown.
+    if "@" in f"{parsed.host}{parsed.database}":
         raise StudyError("the storage has an @ in its password; write it as %40")
     return parsed.set(drivername="postgresql+psycopg")
 
@@ -343,7 +361,7 @@ def shown(url: URL) -> str:
 
 def _if_harmless(url: str) -> str:
     """Returns a malformed URL for a message, or nothing if it may hold a password."""
-    return "" if set("@?") & set(url) or url.count(":") > 1 else f" {url!r}"
+    return f" {url!r}" if re.fullmatch(r"(sqlite:)?[^:=@?]*", url) else ""
 
 
 def _keeping_awake(connection: sa.Connection) -> Callable[[], None]:

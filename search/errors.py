@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import re
 from collections.abc import Iterable
+
+SECRETS = (
+    (re.compile(r"(://[^\s/:@]*:)\S*@"), r"\1***@"),
+    (re.compile(r"(postgres[\w+]*://[^\s/:@]*:)(?!\d+\b|\*\*\*@)[^\s'\"]*"), r"\1***"),
+    (re.compile(r"(password=)[^\s&'\"]+", re.IGNORECASE), r"\1***"),
+)
+"""Passwords in URLs, one that is cut off too, and in settings; and what is shown instead."""
 
 
 class SearchError(Exception):
@@ -61,6 +69,13 @@ class NetworkError(RunError, RuntimeError):
 
     A RuntimeError, so that within a trial it fails that trial alone, as torch's own do.
     """
+
+
+def without_secrets(text: str) -> str:
+    """Returns a message in which the passwords of URLs, wherever they were given, are ``***``."""
+    for secret, shown_as in SECRETS:
+        text = secret.sub(shown_as, text)
+    return text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from search.arguments import DEFAULT_STORAGE
+from search.errors import without_secrets
 from search.whole_files import remove_unfinished
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def leave(_number: int, _frame: FrameType | None) -> NoReturn:
 def complain(line: str) -> None:
     """Writes a line of rnn-search's own to standard error, if anybody is there to read it."""
     with suppress(OSError):
-        print("rnn-search:", line, file=sys.stderr)
+        print("rnn-search:", without_secrets(line), file=sys.stderr)
 
 
 def settle() -> None:

@@ -42,6 +42,9 @@ URLS = [
     ("password with /", "postgresql//u:a@geheim/h@h/d", ("is no URL", FORMS)),
     ("password last", "postgresql:u:geheim", ("is no URL", FORMS)),
     ("password in query", "nonsense?password=geheim", ("is no URL", FORMS)),
+    ("password with @ and /", "postgresql://u:ge@h/geheim@h/d", "write it as %40"),
+    ("settings", "host=h user=u password=geheim dbname=d", ("is no URL", FORMS)),
+    ("no colon", "postgresql//u:geheim", ("is no URL", FORMS)),
 ]
 
 
@@ -61,6 +64,24 @@ def test_storage_from_the_environment(refuse: Refuse, monkeypatch: pytest.Monkey
     """A wrong URL in RNN_SEARCH_STORAGE is refused like one on the command line."""
     monkeypatch.setenv("RNN_SEARCH_STORAGE", "postgresql:u:geheim")
     refuse(FILES, FORMS, "run", "s.toml")
+
+
+URL = "postgresql://u:geheim@h/s1"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f"run {URL}", "postgresql://u:***@h/s1 does not exist"),
+        (f"show s {URL}", "invalid int value: 'postgresql://u:***@h/s1'"),
+        (f"run s.toml --trials {URL}", "'postgresql://u:***' is no whole number"),
+        (f"list --strage {URL}", "unrecognized arguments: --strage postgresql://u:***@h/s1"),
+        (f"check {URL}?password=geheim", "password=***"),
+    ],
+)
+def test_a_password_in_the_wrong_place(refuse: Refuse, line: str, says: str) -> None:
+    """A URL that is given where none belongs is quoted without its password."""
+    refuse(FILES, says, *line.split())
 
 
 CLUSTERS = [

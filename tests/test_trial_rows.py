@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -157,6 +158,33 @@ def test_what_postgresql_waits_for(tmp_path: Path, postgres: Postgres) -> None:
     by_ours(stored, Decision(Outcome.COMPLETE, "why"), curve(0.5))
     stored.database.engine.dispose()
     assert waits == {"INSERT": "on", "UPDATE": "on", "DELETE": "off"}
+
+
+class LateClock(datetime.datetime):
+    """The clock of a host that is ten minutes slow."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+        """Returns ten minutes ago."""
+        return datetime.datetime.now(tz) - datetime.timedelta(minutes=10)
+
+
+def test_times_are_the_servers(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host whose clock is wrong writes the times that all hosts on the server write."""
+    monkeypatch.setattr(
+        "search.trial_rows.datetime",
+        SimpleNamespace(datetime=LateClock, UTC=datetime.UTC),
+    )
+    stored = make(tmp_path / "study", postgres.url(postgres.new_database()))
+    by_ours(stored, Decision(Outcome.COMPLETE, "why"), curve(0.5))
+    (trial,) = stored.trials()
+    stored.database.engine.dispose()
+    assert trial.datetime_start is not None
+    assert trial.datetime_complete is not None
+    a_minute_ago = datetime.datetime.now() - datetime.timedelta(minutes=1)
+    assert a_minute_ago < trial.datetime_start < trial.datetime_complete
 
 
 def test_proposals_are_those_of_public_calls(ours: StoredStudy, theirs: StoredStudy) -> None:
