@@ -47,7 +47,7 @@ class DataSet:
     content: Callable[[], str] = str
 
 
-def _carried(package: str, path: str) -> str:
+def carried(package: str, path: str) -> str:
     """Returns the text of a file that an installed package carries, without importing it."""
     spec = find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -58,7 +58,7 @@ def _carried(package: str, path: str) -> str:
 
 def _co2() -> str:
     """Returns the means of four weeks, the few missing weeks left out of them."""
-    rows = [line.split(",") for line in _carried("statsmodels", "datasets/co2/co2.csv").split()]
+    rows = [line.split(",") for line in carried("statsmodels", "datasets/co2/co2.csv").split()]
     weeks = [float(value) if value else np.nan for _, value in rows[1:]]
     months = np.asarray(weeks[: len(weeks) // 4 * 4]).reshape(-1, 4)
     known = np.isfinite(months)
@@ -73,7 +73,7 @@ def _co2() -> str:
 
 def _elnino() -> str:
     """Returns the monthly temperatures of the sea, one row a month."""
-    lines = _carried("statsmodels", "datasets/elnino/elnino.csv").splitlines()[1:]
+    lines = carried("statsmodels", "datasets/elnino/elnino.csv").splitlines()[1:]
     values = [value for line in lines for value in line.split(",")[1:]][:215]
     rows = [f"{index},{value}" for index, value in enumerate(values)]
     return "\n".join(["month,temperature", *rows, ""])
@@ -92,7 +92,7 @@ def _fading(rows: int = 260) -> str:
 def _power() -> str:
     """Returns the first 240 days of the test file, of which a share becomes the test part."""
     path = "datasets/data/ItalyPowerDemand/ItalyPowerDemand_TEST.ts"
-    lines = _carried("sktime", path).splitlines(keepends=True)
+    lines = carried("sktime", path).splitlines(keepends=True)
     start = next(i for i, line in enumerate(lines) if line.strip().lower() == "@data") + 1
     return "".join(lines[: start + 240])
 
@@ -132,7 +132,7 @@ def _help() -> str:
 
 def _equipment() -> str:
     """Returns the monthly index of what makers of electrical equipment turned over."""
-    lines = _carried("statsmodels", "datasets/elec_equip/elec_equip.csv").split()[1:]
+    lines = carried("statsmodels", "datasets/elec_equip/elec_equip.csv").split()[1:]
     rows = [f"{index},{line.split(',')[1]}" for index, line in enumerate(lines)]
     return "\n".join(["month,turnover", *rows, ""])
 
@@ -141,7 +141,7 @@ def _motions() -> str:
     """Returns both parts of the recordings, every second step of each: 50 steps rather than 100."""
     rows: list[str] = []
     for part in ("TRAIN", "TEST"):
-        lines = _carried("sktime", f"datasets/data/BasicMotions/BasicMotions_{part}.ts").split("\n")
+        lines = carried("sktime", f"datasets/data/BasicMotions/BasicMotions_{part}.ts").split("\n")
         start = next(i for i, line in enumerate(lines) if line.strip().lower() == "@data")
         for line in filter(None, map(str.strip, lines[start + 1 :])):
             *channels, label = line.split(":")
@@ -153,7 +153,7 @@ def _motions() -> str:
 
 def _newsgroups() -> str:
     """Returns the start of what scikit-learn says of newsgroups, with code and tables in it."""
-    return _carried("sklearn", "datasets/descr/twenty_newsgroups.rst")[:4_200]
+    return carried("sklearn", "datasets/descr/twenty_newsgroups.rst")[:4_200]
 
 
 TEXT = {"sequence_length": 24, "split": (0.8, 0.1, 0.1)}
