@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from search.data.splits import Batch, Part, Splits
 from search.factories import Factory
@@ -102,6 +103,7 @@ class Run:
         self.random = _seeded_state(seed, device)
         with self._own_random():
             self.model = build(params, splits, factory).to(device)
+        self._needs_two = any(isinstance(one, _BatchNorm) for one in self.model.modules())
         self._gradients = gradients_of(self.model, splits)
         self._gradients.layers = layers
         self.optimizer = Optimizer(
@@ -204,6 +206,8 @@ class Run:
         state: Any = None
         self.model.train()
         for batch in self.splits.train.batches(self.params.batch_size, self.order):
+            if self._needs_two and losses and len(batch.targets) == 1 and not batch.carries:
+                continue  # Of one row nothing can be normalised: the last one of an epoch waits.
             loss, state = gradients.find(batch, state if batch.carries else None)
             losses.append(loss)
             self.batch_losses.append(loss)

@@ -10,11 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from networks import CPU, LOSS, hyper, sine
 from own import clean_imports
 
 from search.config import OwnModel
 from search.errors import FactoryError
 from search.factories import Factory, trust_factory
+from search.training import Run
+from search.trial import Epoch
 
 pytestmark = pytest.mark.usefixtures("clean_imports")
 __all__ = ["clean_imports"]
@@ -135,3 +138,34 @@ def test_copies_of_a_module(tmp_path: Path, file: str, factory: str) -> None:
     assert factory_in(one, factory).source == factory_in(copy, factory).source
     with pytest.raises(FactoryError, match=r"another module 'own_twins?' .*Python of its own"):
         factory_in(other, factory)
+
+
+NORMED = """
+from torch import nn
+
+class Normed(nn.Module):
+    def __init__(self, hidden, inputs, outputs):
+        super().__init__()
+        self.recurrent = nn.GRU(inputs, hidden, batch_first=True)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.head = nn.Linear(hidden, outputs)
+
+    def forward(self, inputs, lengths):
+        return self.head(self.norm(self.recurrent(inputs)[0][:, -1]))
+
+def build(params, inputs, outputs, per_step):
+    return Normed(params.hidden_units, inputs, outputs)
+"""
+
+
+def test_a_last_minibatch_of_one_row_is_left_out_of_batch_norm(tmp_path: Path) -> None:
+    """Of one row nothing can be normalised; another network is trained on it, too."""
+    (tmp_path / "mynet.py").write_text(NORMED)
+    splits = sine()
+    rows = splits.train.size - 1
+    size = next(size for size in range(2, rows + 1) if rows % size == 0)
+    whole = rows // size
+    for factory, batches in ((factory_in(tmp_path), whole), (None, whole + 1)):
+        run = Run(hyper(batch_size=size), splits, 1, LOSS, CPU, factory)
+        assert isinstance(run.advance(lambda *_: None), Epoch)
+        assert run.epoch_ends == [batches]
