@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ SEEDS = 5
 """From five on, the order in which torch's sums add depends on the place in a batch."""
 
 
-TEXT = "the quick brown fox jumps. " * 40
+TEXT = " ".join(random.Random(0).choices(["the", "quick", "brown", "fox", "jumps."], k=200))
+"""No two parts of it are alike, so that figures say which of them they are of."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def gestures(folder: Path, capsys: pytest.CaptureFixture[str]) -> Made:
 
 @pytest.fixture
 def book(folder: Path, capsys: pytest.CaptureFixture[str]) -> Made:
-    """The language study: one sentence, over and over."""
+    """The language study: the words of one sentence, in any order."""
     return _once("language", folder, capsys)
 
 

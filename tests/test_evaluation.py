@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from networks import CPU, LOSS, hyper, same_tensors, series, sine, text, train
 from networks import start as start_run
@@ -29,9 +29,10 @@ from search.evaluation import (
     choose_winner,
     differ,
     mean_and_std,
+    student,
     told_apart,
 )
-from search.looks import Evaluation, Look, evaluate_together, load_models
+from search.looks import Evaluation, Look, evaluate_together, load_models, look_at_test
 from search.retraining import Result, Retrainer, Retraining, read_result
 from search.space import HyperParams
 from search.trainers import EpochDone, Event, LocalTrainers, TrainerDied, TrialEnded
@@ -268,6 +269,22 @@ def test_networks_together_have_their_own_figures(make: Make, part: str) -> None
     assert math.isclose(twice["loss"], losses[0], rel_tol=1e-5)
 
 
+def test_a_look_is_at_the_test_part(tmp_path: Path) -> None:
+    """The figures of a look are those of the winner's networks on the test part, and on no other.
+
+    So are those of the baselines.
+    """
+    splits, wanted = sine(), [retraining(tmp_path, index=seed, seed=seed) for seed in (0, 1)]
+    results, _ = retrain(splits, wanted)
+    winner = Contest(Candidate(3, 0.0, {}, hyper()), tuple(results))
+    look, models = look_at_test(winner, splits, "cpu"), load_models(results, splits, "cpu")
+    assert (look.each, look.ensemble) == evaluate_together(models, splits, "test")
+    for figures, model in zip(look.each, models, strict=True):
+        assert figures == pytest.approx(evaluate(model, splits, "test"), rel=1e-6)
+        assert figures["loss"] != pytest.approx(evaluate(model, splits, "valid")["loss"], rel=0.01)
+    assert look.baselines == splits.baselines("test")
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     """Weights that do not fit the configuration stop the evaluation, naming the folder."""
     one = retraining(tmp_path, epochs=1)
@@ -328,15 +345,28 @@ def test_a_deadly_retraining_fails_in_the_end(
         assert stored["surroundings"] == {"layers": "ours"}
 
 
-@given(st.lists(st.floats(-10, 10), min_size=2, max_size=9), st.floats(0.1, 10))
-def test_what_differs(values: list[float], spread: float) -> None:
-    """Values do not differ from themselves, nor from others in either order, but from far ones."""
-    spaced = [value + spread * place for place, value in enumerate(values)]
-    assert not differ(spaced, spaced)
-    far = [value + 1e6 for value in spaced]
-    assert differ(spaced, far)
-    assert differ(far, spaced)
-    assert not differ(spaced, [1e6])
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=13))
+def test_what_differs(values: list[float]) -> None:
+    """Values differ from others, in either order, exactly from Welch's bar on."""
+    assume(statistics.stdev(values) > 0.1)
+    count, twice = len(values), [*values, *values]
+    spread = statistics.variance(values) / count + statistics.variance(twice) / (2 * count)
+    bar = student(count) * math.sqrt(spread)
+    for gap, apart in ((0.0, False), (0.99 * bar, False), (1.01 * bar, True), (1e6, True)):
+        others = [value + gap for value in twice]
+        assert differ(values, others) == differ(others, values) == apart, gap
+    assert not differ(values, [1e6])
+    assert not differ(values, [math.inf, math.inf])
+
+
+def test_as_much_as_chance_explains() -> None:
+    """What chance explains is Student's t, of one degree of freedom less than there are values."""
+    explained = [student(count) for count in (2, 3, 10, 11, 50)]
+    assert explained == [12.71, 4.30, 2.26, 2.23, 2.23]
+    assert not differ([0.0, 1.0, 2.0], [3.5, 4.5, 5.5])
+    assert differ([0.0, 1.0, 2.0], [3.53, 4.53, 5.53])
+    assert not differ([0.0, 1.0], [8.9, 9.9])
+    assert differ([0.0, 1.0], [9.1, 10.1])
 
 
 def test_winners_that_could_have_lost() -> None:

@@ -52,6 +52,9 @@ def test_the_card_says_what_the_evaluation_found(made: Made) -> None:
     assert (made.path("winner") / WEIGHTS).read_bytes() == kept.read_bytes()
     each, together = evaluate_together(made.networks(), made.splits(), "valid")
     assert (each, together) == (said["valid"]["figures"], card["figures"])
+    looked = evaluate_together(made.networks(), made.splits(), "test")
+    assert looked == (said["test"]["figures"], said["test"]["ensemble_figures"])
+    assert said["test"]["figures"] != said["valid"]["figures"]
     assert made.card("trial")["members"] == []
     assert made.card("trial")["test"] is None
 
