@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import sqlalchemy as sa
+from tiny import is_alive, wait_until
 
 from search import leases as module
 from search.database import Database
@@ -51,6 +52,14 @@ def test_everyone_sees_a_lease(make: Make) -> None:
     assert one.held() == other.held() == {7}
     assert one.mine() == {7}
     assert other.mine() == set()
+
+
+def test_ones_own_are_not_busy(make: Make) -> None:
+    """A trial is busy for all but the coordinator that holds it."""
+    one, other = make(), make()
+    one.take(7)
+    assert one.busy([7]) == set()
+    assert other.busy([7]) == {7}
 
 
 def test_dropped_lease_is_free(make: Make) -> None:
@@ -118,6 +127,22 @@ def test_dead_process_holds_nothing(make: Make, url: str) -> None:
         holder.kill()
     holder.wait()
     assert make().held() == set()
+
+
+def test_a_process_that_waits_to_be_reaped_holds_nothing(make: Make, url: str) -> None:
+    """A holder that is dead holds nothing, though whoever started it has not asked for its end."""
+    make().take(7)
+    holder = psutil.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        change(url, pid=holder.pid, pid_started=module.started(psutil.Process(holder.pid)))
+        assert make().held() == {7}
+        holder.kill()
+        wait_until(lambda: not is_alive(holder.pid), "the holder's death")
+        assert psutil.pid_exists(holder.pid)
+        assert make().held() == set()
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 def test_a_process_that_is_not_shown_lives(
@@ -235,8 +260,18 @@ def test_who_is_heard_of_again_is_excused_again(make: Make, url: str) -> None:
         assert other.held() == {7}
 
 
-@pytest.mark.parametrize(("over", "held"), [(5.0, {7}), (LEASE_SECONDS, set())])
-def test_a_wait_in_any_call_excuses(make: Make, url: str, over: float, held: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("waited", "over", "held"),
+    [
+        (50.0, 5.0, {7}),
+        (50.0, LEASE_SECONDS, set()),
+        (LEASE_SECONDS / 4 - 1, 10.0, set()),
+        (LEASE_SECONDS / 4 + 1, 10.0, {7}),
+    ],
+)
+def test_a_wait_in_any_call_excuses(
+    make: Make, url: str, waited: float, over: float, held: set[int]
+) -> None:
     """Whatever call has waited long, and not long ago: others may have waited, too."""
     one, other = make(), make()
     one.take(7)
@@ -244,7 +279,7 @@ def test_a_wait_in_any_call_excuses(make: Make, url: str, over: float, held: set
     other.excuse_who_waited()
     assert other.held() == set()
     waits, now = other._database.waits, time.monotonic()
-    waits.began, waits.ended = now - over - 50, now - over
+    waits.began, waits.ended = now - over - waited, now - over
     other.excuse_who_waited()
     assert other.held() == held
 
