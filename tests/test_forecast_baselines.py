@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,19 @@ def test_ridge_learns_what_is_linear(tmp_path: Path) -> None:
     assert figures["ridge"]["rmse"] < 0.65 < figures["persistence"]["rmse"]
 
 
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_ridge_is_fitted_on_training_windows(tmp_path: Path, part: str) -> None:
+    """The error of every part is that of a fit on the training part's windows alone."""
+    values = 10 * np.sin(np.arange(600) / 5) + np.random.default_rng(0).normal(0, 0.5, 600)
+    splits = load(tmp_path, pd.DataFrame({"y": values}), window=30)
+    (known,), (told,) = (getattr(splits, name).batches(10**9, None) for name in ("train", part))
+    predict = fit_ridge(known.inputs[..., 0].double().numpy(), known.targets.double().numpy())
+    errors = predict(told.inputs[..., 0].double().numpy()) - told.targets.double().numpy()
+    rmse = float(splits.scale) * float(np.sqrt((errors**2).mean()))
+    assert splits.baselines(part)["ridge"]["rmse"] == pytest.approx(rmse, rel=1e-6)
+    assert rmse == pytest.approx({"valid": 0.56080, "test": 0.49834}[part], abs=1e-4)
+
+
 def test_ridge_is_the_same_by_windows_as_by_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both decompositions choose one penalty and predict the same, as the normal equations do."""
     rng = np.random.default_rng(0)
@@ -46,16 +60,21 @@ def test_ridge_is_the_same_by_windows_as_by_inputs(monkeypatch: pytest.MonkeyPat
     primal = fit_ridge(x, y)(new)
     monkeypatch.setattr(forecast_baselines, "PRIMAL_LIMIT", 1)
     np.testing.assert_allclose(fit_ridge(x, y)(new), primal, atol=1e-9)
-    centred = x - x.mean(0)
-    solutions = [
-        (new - x.mean(0))
-        @ np.linalg.solve(
-            centred.T @ centred + 80 * strength * np.eye(20), centred.T @ (y - y.mean(0))
-        )
-        + y.mean(0)
-        for strength in forecast_baselines.STRENGTHS
-    ]
-    assert any(np.allclose(solution, primal, atol=1e-9) for solution in solutions)
+    centred, aims = x - x.mean(0), y - y.mean(0)
+
+    def error(strength: float) -> float:
+        """Golub, Heath and Wahba's, as it is written: with the matrix that predicts."""
+        hat = centred @ np.linalg.solve(inverted(strength), centred.T)
+        return float(((aims - hat @ aims) ** 2).sum() / (79 - np.trace(hat)) ** 2)
+
+    def inverted(strength: float) -> np.ndarray:
+        covariance: np.ndarray = centred.T @ centred + 80 * strength * np.eye(20)
+        return covariance
+
+    chosen = min(forecast_baselines.STRENGTHS, key=error)
+    assert chosen == 0.1
+    solution = (new - x.mean(0)) @ np.linalg.solve(inverted(chosen), centred.T @ aims) + y.mean(0)
+    np.testing.assert_allclose(primal, solution, atol=1e-9)
 
 
 @settings(max_examples=30)
