@@ -5,19 +5,31 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made import made_study, made_trial
 from test_report import check_page, here, studied
 from tiny import read_json, tiny_config
 
+from search.certainty import read_certainty
 from search.cli import main
+from search.entries import read_entries
+from search.report import summarize
 from search.reporting import report
-from search.stored_study import LOOKS
+from search.stored_study import LOOKS, StoredStudy
 from search.trial_files import RESULT
 
 __all__ = ["here", "studied"]
+
+
+def retrained(stored: StoredStudy, result: dict[str, Any]) -> None:
+    """Writes the result of a retraining, as an evaluation leaves it."""
+    folder = stored.folder / "evaluation" / f"{result['trial']}-{result['seed']}"
+    folder.mkdir(parents=True)
+    (folder / RESULT).write_text(json.dumps(result))
 
 
 def test_report_after_an_evaluation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,22 +93,41 @@ def test_retrainings_that_diverged_are_said(tmp_path: Path) -> None:
     }
     stored.study.set_user_attr(LOOKS, [look])
     for seed, code in ((5, "new"), (6, "new"), (7, "old")):
-        folder = stored.folder / "evaluation" / f"0-{seed}"
-        folder.mkdir(parents=True)
-        result = {
-            "trial": 0,
-            "seed": seed,
-            "outcome": "complete",
-            "figures": {"rmse": 0.375},
-            "surroundings": {"factory": code},
-        }
-        (folder / RESULT).write_text(json.dumps(result))
+        result = {"trial": 0, "seed": seed, "outcome": "complete", "figures": {"rmse": 0.375}}
+        retrained(stored, {**result, "surroundings": {"factory": code}})
     report(stored, tmp_path / "out")
     _, text = check_page(tmp_path / "out")
     assert "won an evaluation on 2 seeds, 3 more diverged or failed (2099" in text
     assert "The search was optimistic: its best trial, #0, had a validation rmse of 0.5;" in text
     assert "0.375 on average of 2 seeds, and diverged or failed on 3 seeds." in text
     assert "the same on 2 other seeds (3 more diverged or failed)" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.6, 0.7, 0.8], "Whether the search was optimistic, 3 seeds cannot say"),
+        ([0.7, 0.8, 0.9], "The search was optimistic"),
+        ([0.1, 0.2, 0.3], "The search was not optimistic"),
+        ([0.2, 0.3, 0.4], "Whether the search was optimistic, 3 seeds cannot say"),
+        ([0.9], "Whether the search was optimistic, 1 seed cannot say"),
+    ],
+)
+def test_optimism_is_judged_beside_the_noise_of_a_mean(
+    tmp_path: Path, values: list[float], said: str
+) -> None:
+    """What the search had must be further from the retrainings' mean than chance explains."""
+    stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0, valid=[0.25])])
+    look = {"time": "2099-01-01T00:00:00+00:00", "trial": 0, "seeds": [*range(len(values))]}
+    figures = {"metric": "rmse", "mean": 0.5, "std": 0.25, "ensemble": 0.5, "trials": 1}
+    stored.study.set_user_attr(LOOKS, [{**look, **figures}])
+    for seed, value in enumerate(values):
+        result = {"trial": 0, "seed": seed, "outcome": "complete", "figures": {"rmse": value}}
+        retrained(stored, result)
+    sentences = read_certainty(stored, summarize(stored), read_entries(stored)).sentences
+    mean = statistics.fmean(values)
+    had = "its best trial, #0, had a validation rmse of 0.5; trained again it has"
+    assert f"{said}: {had} {mean:.4g} on average." in sentences
 
 
 def test_nothing_is_left_of_the_best(tmp_path: Path) -> None:
