@@ -14,6 +14,7 @@ from search.stopping import (
     SMALLEST,
     Divergence,
     DivergenceState,
+    Peers,
     Pruner,
     batch_judge,
     not_finite,
@@ -266,6 +267,19 @@ def test_a_trial_is_pruned_below_the_best_of_its_peers(
     if decision is not None:
         assert decision.outcome is Outcome.PRUNED
         assert f"{len(reached)} peers" in decision.reason
+
+
+@given(st.lists(curves, max_size=9), goals, st.integers(1, 12))
+def test_peers_are_remembered_by_the_best_they_had_reached(
+    trials: list[list[float]], goal: Goal, epoch: int
+) -> None:
+    """Of trials that are over, as of those in training, the best value by an epoch is known."""
+    known, best = Peers(goal), min if goal.minimize else max
+    for values in trials:
+        known.add(values)
+    reached = sorted(best(values[:epoch]) for values in trials if len(values) >= epoch)
+    assert known.reached(epoch) == reached
+    assert sorted(Peers(goal).reached(epoch, trials)) == reached
 
 
 @given(st.integers(1, 100), st.integers(0, 9))
