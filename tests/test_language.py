@@ -167,10 +167,17 @@ def test_ngram_models_are_distributions(history: list[int]) -> None:
 
 
 def test_constant_loss_is_the_entropy_of_training() -> None:
-    """The best guess that ignores the inputs has the entropy of the characters' shares."""
-    got = splits("aaab" * 300)
+    """The best guess that ignores the inputs has the entropy of the characters' shares.
+
+    In the validation part it has what these shares, with one more of each, say of that text.
+    """
+    got = splits("aaab" * 80 + "aabb" * 10 + "abbb" * 10, split=(0.8, 0.1, 0.1))
     assert got.constant_loss == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
+    a, b = (np.log(count / 322) for count in (241, 81))
+    # Of the first character of a part nothing is said.
+    assert got.constant_valid_loss == pytest.approx(-(19 * a + 20 * b) / 39)
     assert got.constant_valid_loss == got.baselines("valid")["unigram"]["loss"]
+    assert got.constant_valid_loss != got.baselines("test")["unigram"]["loss"]
 
 
 def test_limit_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
