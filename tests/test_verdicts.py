@@ -46,6 +46,18 @@ def test_bad_trial_is_pruned_after_the_warm_up(stored: StoredStudy) -> None:
     assert len(load_file(trial_folder(stored.folder, 5) / LOSSES)["epoch_ends"]) == 3
 
 
+def test_no_verdict_at_the_last_epoch(stored: StoredStudy) -> None:
+    """A bad trial that has trained all its epochs is complete, though trials are compared there."""
+    trainers = ScriptedTrainers(bad_sixth)
+    stored.config = stored.config.model_copy(
+        update={"stopping": stored.config.stopping.model_copy(update={"warmup_epochs": 3})}
+    )
+    _, observer = run(stored, trainers, 6)
+    assert trainers.dropped == []
+    assert states(stored) == [TrialState.COMPLETE] * 6
+    assert observer.endings[5] == (5, Outcome.COMPLETE)
+
+
 def test_verdict_that_a_killed_run_did_not_reach(stored: StoredStudy) -> None:
     """A trial killed between the report of an epoch and its verdict is pruned at that epoch."""
     stored.config = stored.config.model_copy(
