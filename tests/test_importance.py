@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from search import importance
 from search.dimensions import HYPERPARAMETERS, Dimension, Fixed
-from search.importance import FEWEST, Tried, importances
+from search.importance import FEWEST, RESAMPLES, Tried, importances
 
 SPACE: dict[str, Dimension] = {name: known.default for name, known in HYPERPARAMETERS.items()}
 
@@ -62,6 +63,20 @@ def test_noise_does_not_matter() -> None:
         assert len(found) == len(SPACE)
         claims += sum(one.matters for one in found)
     assert claims <= 1, "one in twenty of 22 would be chance"
+
+
+def test_chance_is_what_one_in_twenty_would_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of resamples whose values were shuffled, one in twenty is above what is called chance."""
+    measured = iter([*range(1, RESAMPLES + 1)] * 2)
+
+    def measure(*_: object) -> dict[str, float]:
+        return {"learning_rate": float(next(measured))}
+
+    monkeypatch.setattr(importance, "_measure", measure)
+    space = {name: Fixed(known.start) for name, known in HYPERPARAMETERS.items()}
+    (found,) = importances(tried(50, off), {**space, "learning_rate": SPACE["learning_rate"]}, 0)
+    assert found.chance == pytest.approx(38.05 / 20.5)
+    assert (found.low, found.middle, found.high) == (1, 1, 1)
 
 
 def test_too_few_trials_say_nothing() -> None:
