@@ -167,13 +167,20 @@ def finished(study: optuna.Study, config: StudyConfig, count: int) -> list[Froze
 def test_short_studies_are_proposed_for_as_by_optuna(
     tmp_path: Path, direction: str, seed: int
 ) -> None:
-    """With fewer trials than are fitted, a proposal is what Optuna's TPE makes of all of them."""
+    """With fewer trials than are fitted, a proposal is what Optuna's TPE makes of all of them.
+
+    That is so of those in training, too, which change it.
+    """
     config = tiny_config(tmp_path, space={}, seed=seed)
     study = optuna.create_study(direction=direction)
     kinds = distributions(config.space)
-    *trials, first = finished(study, config, 121)
+    trials = finished(study, config, 121)
+    shortlist = Shortlist(Goal("loss", direction == "minimize"), kinds, [])
+    sampler = StudySampler(config)
+    shortlist.add(reversed(trials))
+    alone, _ = sampler.propose(study, 123, trials, shortlist)
     # Two are in training, and one of them is of somebody who has not got to all parameters.
-    for params in (first.params, {"learning_rate": 0.5}):
+    for params in (alone, {"learning_rate": 0.5}):
         study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
@@ -181,10 +188,8 @@ def test_short_studies_are_proposed_for_as_by_optuna(
                 distributions={name: kinds[name] for name in params},
             )
         )
-    everyone = study.get_trials()
-    shortlist = Shortlist(Goal("loss", direction == "minimize"), kinds, [])
-    shortlist.add(reversed(everyone[:121]))
-    ours, attributes = StudySampler(config).propose(study, 123, everyone, shortlist)
+    ours, attributes = sampler.propose(study, 123, study.get_trials(), shortlist)
+    assert ours != alone
     theirs = optuna.samplers.TPESampler(seed=derive_seed(config.seed, "proposal", 123))
     trial = optuna.Trial(study, study._storage.create_new_trial(study._study_id))
     frozen = study.get_trials()[-1]
@@ -194,7 +199,42 @@ def test_short_studies_are_proposed_for_as_by_optuna(
     assert {**ours, **{name: proposed[name] for name in floats}} == proposed
     assert attributes == {}
     assert trial.number == 123
-    assert len(trials) == 120
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_in_training_is_not_proposed_again(tmp_path: Path, seed: int) -> None:
+    """A proposal that is in training already is another one, for it counts as bad meanwhile."""
+    config = tiny_config(tmp_path, space={}, seed=seed)
+    study, kinds = optuna.create_study(), distributions(config.space)
+    trials = finished(study, config, 60)
+    shortlist = Shortlist(Goal(), kinds, [])
+    shortlist.add(trials)
+    sampler = StudySampler(config)
+    first, _ = sampler.propose(study, 70, trials, shortlist)
+    training = optuna.trial.create_trial(
+        state=TrialState.RUNNING, params=first, distributions=kinds
+    )
+    training.number = 60
+    second, _ = sampler.propose(study, 70, [*trials, training], shortlist)
+    assert second != first
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_pruned_trials_are_ranked_as_by_optuna(config: StudyConfig, direction: str) -> None:
+    """Where few trials complete, the pruned ones that came furthest, and best there, are good."""
+    study, kinds = optuna.create_study(direction=direction), distributions(config.space)
+    params = [trial.params for trial in finished(optuna.create_study(), config, 100)]
+    for number, each in enumerate(params):
+        reports = {step: (number * 7 + step) % 11 / 10 for step in range(1, 1 + number % 5)}
+        kind = {"state": TrialState.PRUNED, "intermediate_values": reports}
+        if number == 50:
+            kind = {"state": TrialState.COMPLETE, "value": 0.5}
+        study.add_trial(optuna.trial.create_trial(params=each, distributions=kinds, **kind))
+    shortlist = Shortlist(Goal("loss", direction == "minimize"), kinds, [])
+    shortlist.add(study.trials)
+    good, _ = optuna.samplers._tpe.sampler._split_trials(study, study.trials, tpe.good_of(100))
+    assert len(good) > 5
+    assert shortlist.split()[0] == [tpe.coordinates(kinds, trial.params) for trial in good]
 
 
 def test_trials_that_lack_parameters_are_no_part_of_a_proposal(config: StudyConfig) -> None:
