@@ -361,7 +361,7 @@ def _rises(values: list[float]) -> float:
 
 def _at_share(points: list[float], at: int, count: int) -> float:
     """Returns the training loss of the time of the ``at``-th of ``count`` values."""
-    return points[min(len(points) - 1, (at + 1) * len(points) // count - 1)]
+    return points[max(0, min(len(points) - 1, (at + 1) * len(points) // count - 1))]
 
 
 def _finding(name: str, **evidence: float) -> Finding:

@@ -81,6 +81,12 @@ def test_every_finding(train: list[float], valid: list[float] | None, name: str)
     assert (finding.advice, finding.rate_factor) == ADVICE[name]
 
 
+def test_more_validations_than_epochs_of_training() -> None:
+    """The training loss of the time of a validation before the first of them is the first."""
+    valid = [1.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0]
+    assert search.diagnose(FALLING[:4], valid).name == "overfitting"
+
+
 def test_stuck() -> None:
     """Validation that falls but never beats a constant prediction is stuck, if that is known."""
     valid = [2.0, 1.9, 1.8, 1.7, 1.5, 1.35, 1.2, 1.1]
