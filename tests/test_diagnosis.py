@@ -81,6 +81,68 @@ def test_every_finding(train: list[float], valid: list[float] | None, name: str)
     assert (finding.advice, finding.rate_factor) == ADVICE[name]
 
 
+@pytest.mark.parametrize(
+    ("train", "valid", "constants", "name"),
+    [
+        ([2, 1.8, 1.9], None, (), "jumping"),
+        ([2, 1.98, 2], None, (), "too-slow"),
+        ([1, 0.9, 1.3], None, (), "diverging"),
+        ([1, 0.4, 0.5], [1, 1.1, 0.8], (), "jumping"),
+        (
+            [2, 2.3, 2, 1.9, 1.6, 1.8, 1.7, 1.7],
+            [1, 0.7, 0.5, 0.3, 0.2, 0.05, 0.05, 0.25],
+            (),
+            "overfitting",
+        ),
+        (
+            [2, 1.95, 1.65, 1.45, 1.5, 1.6, 1.6, 1.7],
+            [1, 1, 0.8, 0.7, 0.7, 0.65, 0.35, 0.55],
+            (),
+            "healthy",
+        ),
+        ([1, 0.95, 1.1], [1, 1, 0.95], (), "still-falling"),
+        ([2, 1.8, 1.7], [1, 1.2, 1.2], (), "undecided"),
+        (
+            [2, 1.95, 1.85, 1.95, 2.1, 2, 2.1, 2.2],
+            [1, 1.1, 0.8, 0.95, 1.05, 1.15, 1.05, 1.15],
+            (0.8,),
+            "stuck",
+        ),
+        ([1, 1.6, 1.3], [2, 2.3, 1.7], (1.2, 1), "diverging"),
+        ([1, 1.2, 1.3, 1.1], [2, 1.4, 1.4, 1.2], (1.2, 1), "still-falling"),
+        ([1, 1, 0.6, 0.6], [1, 1.2, 1.1, 0.5], (1.2, 1), "still-falling"),
+        ([2, 1.97, 1.95, 1.97, 1.94], [1, 1, 0.99, 1, 1], (None, 1), "undecided"),
+        (
+            [2, 1.99, 1.96, 1.95, 1.97, 1.99, 1.98, 1.99, 2],
+            [1, 0.99, 1.01, 1.02, 1.03, 1.02, 1, 1.03, 1.01],
+            (None, 1),
+            "jumping",
+        ),
+    ],
+    ids=[
+        "what rises by more than 0.05 is not steady",
+        "a range below 0.05 is nothing",
+        "0.2 above the start is a leap",
+        "validation jumps above 0.2",
+        "a rise by more than 0.1 of the fall is overfitting",
+        "less than half is lost again",
+        "what ends above the start is not steady",
+        "rises are validation's",
+        "as good as the constant is stuck",
+        "training is beside its own constant",
+        "who comes back was above the highest constant",
+        "good validation is beside the highest constant",
+        "who has learned is not flat",
+        "the fall is that before the best",
+    ],
+)
+def test_the_edges_of_the_rules(
+    train: list[float], valid: list[float] | None, constants: tuple[float | None, ...], name: str
+) -> None:
+    """A curve that is barely on one side of a threshold has the finding of that side."""
+    assert search.diagnose(train, valid, 1, *constants).name == name
+
+
 def test_more_validations_than_epochs_of_training() -> None:
     """The training loss of the time of a validation before the first of them is the first."""
     valid = [1.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0]
