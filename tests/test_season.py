@@ -62,6 +62,52 @@ def test_nothing_to_find(values: NDArray[np.float64]) -> None:
     assert find_season(values) is None
 
 
+@pytest.mark.parametrize("count", [300, 600])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_comes_twice_is_no_season(count: int, seed: int) -> None:
+    """Two waves in noise are no season: it must come again at twice the lag."""
+    values = 0.1 * noise(count, seed)
+    values[100:106] += 5
+    values[130:136] += 5
+    assert find_season(values) is None
+
+
+def wave(steps: int, count: int = 240) -> NDArray[np.float64]:
+    """Returns a wave of some steps, in a little noise."""
+    time = np.arange(count)
+    found: NDArray[np.float64] = np.sin(2 * np.pi * time / steps) + 0.2 * noise(count)
+    return found
+
+
+@pytest.mark.parametrize("steps", [9, 10, 12, 14, 15, 16])
+def test_the_calendar_changes_no_other_season(steps: int) -> None:
+    """A season further than a twelfth from the calendar's stays as it is."""
+    found = find_season(wave(steps), (12,))
+    assert found is not None
+    assert found.steps == steps
+
+
+@pytest.mark.parametrize("steps", [11, 13])
+def test_a_season_near_the_calendars_is_the_calendars(steps: int) -> None:
+    """A peak within a twelfth of a likely lag means that lag."""
+    found = find_season(wave(steps), (12,))
+    assert found is not None
+    assert found.steps == 12
+
+
+def test_half_a_season_is_none() -> None:
+    """Where half a season has a smaller peak of its own, the season is the whole."""
+    time = np.arange(240)
+    found = find_season(wave(12) + 1.5 * np.sin(2 * np.pi * time / 6))
+    assert found is not None
+    assert found.steps == 12
+
+
+def test_the_calendar_finds_little_where_there_is_nothing() -> None:
+    """White noise has a season at the calendar's lag in one series of ten at most."""
+    assert sum(find_season(noise(120, seed), (12,)) is not None for seed in range(200)) <= 20
+
+
 def test_the_calendar_helps() -> None:
     """A weak season that chance could explain among all lags counts at the calendar's lag."""
     time = np.arange(60)
@@ -125,6 +171,16 @@ def test_a_stretch_that_cannot_hold_a_season_has_no_say() -> None:
     assert found == find_season(long, (7,))
     assert found is not None
     assert found.steps == 7
+
+
+def test_stretches_that_hold_no_season_three_times_have_no_say() -> None:
+    """Many stretches, longer together, say nothing if none of them could show the season."""
+    time = np.arange(300)
+    long = np.sin(2 * np.pi * time / 24) + 0.2 * noise(300)
+    short = [noise(71, seed) for seed in range(8)]
+    assert common_season([long, *short], (24,)) == find_season(long, (24,))
+    assert find_season(long, (24,)) is not None
+    assert common_season([long, *(noise(72, seed) for seed in range(8))], (24,)) is None
 
 
 def test_a_season_is_that_of_most_values() -> None:
