@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,32 @@ def test_it_goes_on_from_what_was_saved(kind: str, of_torch: bool) -> None:
         ours.step()
         heir.step()
     assert all(torch.equal(a, b) for a, b in zip(weights, taken, strict=True))
+
+
+@kinds
+def test_all_weights_as_one_go_back_to_what_was_saved(kind: str) -> None:
+    """Who goes back to earlier weights, in the same memory, makes the same steps from there."""
+    plain, place, weights = torch.sin(torch.arange(53.0)), 0, []
+    gradients = torch.zeros_like(plain)
+    for shape in ((5, 7), (5,), (13,)):
+        own = slice(place, place := place + math.prod(shape))
+        weights.append(nn.Parameter(plain[own].view(shape)))
+        weights[-1].grad = gradients[own].view(shape)
+    optimizer = Optimizer(kind, weights, RATE, 0.01, together=True)
+
+    def go_on(first: int) -> torch.Tensor:
+        for step in range(first, first + 3):
+            gradients.copy_(torch.sin(7 * plain + step))
+            optimizer.step()
+        return plain.clone()
+
+    before = go_on(0)
+    saved = copy.deepcopy(optimizer.state_dict())
+    after = go_on(3)
+    plain.copy_(before)
+    optimizer.load_state_dict(saved)
+    assert torch.equal(go_on(3), after)
+    assert not torch.equal(before, after)
 
 
 @kinds
