@@ -75,6 +75,34 @@ def test_verdict_that_a_killed_run_did_not_reach(stored: StoredStudy) -> None:
     assert stored.trials()[5].intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0}
 
 
+def test_a_trainers_death_brings_no_verdict_back(stored: StoredStudy) -> None:
+    """Epochs that were judged before a trial took a trainer down are not judged once more."""
+    stored.config = stored.config.model_copy(
+        update={"stopping": stored.config.stopping.model_copy(update={"warmup_epochs": 0})}
+    )
+    run(stored, ScriptedTrainers(bad_sixth), 4)
+    lives: list[Job] = []
+
+    def script(job: Job) -> Iterator[Any]:
+        if job.number != 4:
+            yield from bad_sixth(Job(0, job.params, job.seed, job.folder))
+            return
+        lives.append(job)
+        yield 9.0  # It has four peers: too few for a verdict. In its next life they are five.
+        yield 9.0
+        if len(lives) == 1:
+            yield "dies"
+        yield 0.5
+        yield 0.5
+        yield COMPLETE
+
+    trainers = ScriptedTrainers(script, workers=2)
+    run(stored, trainers, 6)
+    assert trainers.started.count(4) == 2
+    assert trainers.dropped == []
+    assert states(stored) == [TrialState.COMPLETE] * 6
+
+
 def test_epochs_that_a_killed_run_had_not_written(
     stored: StoredStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
