@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
-from scripted import COMPLETE, FAILED, ScriptedTrainers, Silent, completes, stored
+from scripted import COMPLETE, DIVERGED, FAILED, ScriptedTrainers, Silent, completes, stored
 from sqlalchemy.exc import OperationalError
 
 from search.checkpoints import save_checkpoint
@@ -80,6 +80,17 @@ def test_a_failed_trial_keeps_what_its_lives_have_reported(stored: StoredStudy) 
     go_on(stored, ScriptedTrainers(fails))
     (trial,) = stored.trials()
     assert trial.intermediate_values == {1: 1.0, 2: 9.0, 3: 9.0}
+
+
+def test_a_trial_that_ends_as_it_begins_keeps_what_its_lives_have_reported(
+    stored: StoredStudy,
+) -> None:
+    """A trial whose last life diverges before its first epoch had come as far as those before."""
+    lived(stored, 3)
+    go_on(stored, ScriptedTrainers(lambda _: iter([DIVERGED])))
+    (trial,) = stored.trials()
+    assert trial.user_attrs["outcome"] == "diverged"
+    assert trial.intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0}
 
 
 def test_an_end_whose_answer_was_lost_is_ones_own(stored: StoredStudy) -> None:
