@@ -166,6 +166,23 @@ def test_all_is_told_before_an_interruption(line: Line) -> None:
     assert again.told == list(range(1, 10))
 
 
+def test_a_checkpoint_is_told_to_its_last_epoch(line: Line) -> None:
+    """Told to stop while it tells a checkpoint's epochs, a desk tells the others before it stops.
+
+    Nothing of them is trained once more.
+    """
+    line.heard = lambda: line.orders.append(Stop()) if line.told[-1:] == [6] else None
+    line.serve()
+    again = Line(line.job, seated=line._seated)
+    again.heard = lambda: again.orders.append(Stop()) if again.told == [1] else None
+    again.serve()
+    assert [said[0] for said in again.said] == [desk.INTERRUPTED]
+    saved = load_checkpoint(line.job.folder)
+    assert saved is not None
+    assert again.told == list(range(1, len(saved["run"]["epoch_ends"]) + 1))
+    assert len(line.told) <= len(again.told) <= len(line.told) + 1
+
+
 def test_nothing_more_is_told_of_a_dropped_trial(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
