@@ -142,6 +142,13 @@ def test_no_starting_point_comes_twice(space: dict[str, Dimension]) -> None:
     assert next_starting_point(space, reversed(tried)) is None
 
 
+def test_a_truth_value_is_no_number() -> None:
+    """A point with true is not tried by one with 1, which Python takes for the same."""
+    for value, other in ((True, 1), (1, True), (False, 0.0), ("1", 1)):
+        assert untried([{"x": value}], [{"x": other}]) == [{"x": value}]
+        assert untried([{"x": value}], [{"x": value}]) == []
+
+
 def test_a_point_is_tried_whoever_tried_it() -> None:
     """A point counts as tried among other trials, in another order, and up to rounding."""
     first, second, third = starting_points(DEFAULT)[:3]
@@ -183,6 +190,12 @@ def test_a_trial_killed_early_is_ordered_all_the_same() -> None:
     known = ordered({"epochs": 20, "learning_rate": 0.03}, ODD)
     assert known == {"learning_rate": 0.03, "epochs": 20, "hidden_layers": 2}
     assert list(known) == ["learning_rate", "epochs", "hidden_layers"]
+
+
+def test_what_a_trial_had_comes_before_what_is_fixed() -> None:
+    """A trial whose value is another than the one that is fixed now has had its own."""
+    known = ordered({"hidden_layers": 1, "epochs": 20}, ODD)
+    assert known == {"epochs": 20, "hidden_layers": 1}
 
 
 @pytest.mark.parametrize(
