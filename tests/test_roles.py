@@ -208,6 +208,17 @@ def test_labelled_recordings(label: str) -> None:
     assert (found.series, found.label, found.values) == ("id", label, ("x",))
 
 
+@pytest.mark.parametrize("count", [{}, {"t": range(60)}], ids=["no time", "a time"])
+def test_series_are_not_in_pieces(count: dict[str, Any]) -> None:
+    """Text that comes again and again tells no recordings apart where no time does."""
+    pieces = {"patient": list("abcdef") * 10, "label": list("xxxyyy") * 10, "y": WAVE * 2}
+    found = roles(**count, **pieces)
+    assert (found.series, found.label, found.values) == (None, None, ("y",))
+    whole = {name: sorted(column) for name, column in pieces.items() if name != "y"}
+    found = roles(**count, **whole, y=WAVE * 2)
+    assert (found.series, found.label, found.values) == ("patient", "label", ("y",))
+
+
 def test_numbers_are_a_label_by_name() -> None:
     """Numbers are a class only if the name says so, and then no channel."""
     codes = np.repeat([0, 1], 60)
