@@ -3,15 +3,16 @@
 The rule is that of Wang, Smith and Hyndman, "Characteristic-based clustering for time series
 data" (2006), section 3.3: take away a regression spline with 3 knots, look at the
 autocorrelation up to a third of the length, and take a peak that is positive and at least
-`RISE` higher than a trough before it. Three things are added, without which random walks and
+`RISE` higher than a trough before it. Four things are added, without which random walks and
 white noise are found to have seasons:
 
 * A peak must be significant over all m lags together (Bonferroni), or, at a ``likely`` lag,
   by itself: above ``z sqrt((1 + 2 sum r_i^2) / n)``, Bartlett's bound, as in the seasonality
   test of the M4 competition's benchmarks, but summed only until the autocorrelation has
   vanished or turned negative for the first time: what comes after it is the season itself.
-  A peak within a twelfth of a likely lag means that lag. Of values whose spread grows n is
-  smaller, see `telling_count`.
+  A peak within a twelfth of a likely lag means that lag.
+* The values without their trend are divided by their spread about them, see `evened`: n says how
+  far chance moves an autocorrelation only of values that vary alike.
 * Twice the lag, the autocorrelation must rise again by `RISE`.
 * Of the peaks that are nearly as high as the highest, the first counts, not simply the first:
   a monthly series may have a small peak at half a year.
@@ -42,8 +43,10 @@ ALPHA = 0.05
 """How often a season is found where there is none, at most, over all lags together."""
 LIKELY_ALPHA = 0.01
 """The same for a lag that the calendar suggests."""
-STEADY = 6
-"""The spread of a series is looked at over so many parts of it."""
+PARTS = 3
+"""The spread about a value is that of a part of the series, no shorter than a season may be."""
+LEAST_SPREAD = 0.01
+"""As a share of the whole series': a part that stands still is not made to vary."""
 ROUNDING = 4 * float(np.finfo(np.float64).eps)
 """What a value is rounded by, at most, as a share of it."""
 SHORTEST = 3
@@ -72,7 +75,7 @@ class Season:
 
     Attributes:
         steps: Its length.
-        strength: The autocorrelation at this lag, of the values without their trend.
+        strength: The autocorrelation at this lag, of the values without their trend, evened.
     """
 
     steps: int
@@ -99,10 +102,10 @@ def find_season(values: Floats, likely: Iterable[int] = ()) -> Season | None:
     rest, rounding = without_trend(centred), ROUNDING * float(np.abs(values).max())
     if rest.std() <= max(1e-9 * float(np.abs(centred).max()), rounding):
         return None
-    r, told = autocorrelation(rest, min(count - 1, 2 * lags + 1)), telling_count(rest)
-    forgotten = np.abs(r) < 2 / np.sqrt(told)
+    r = autocorrelation(evened(rest / rest.std()), min(count - 1, 2 * lags + 1))
+    forgotten = np.abs(r) < 2 / np.sqrt(count)
     memory = int(np.argmax(forgotten | ((r < 0) & (r[1] > 0)))) or len(r)
-    spread = float(np.sqrt((1 + 2 * (r[1:memory] ** 2).sum()) / told))
+    spread = float(np.sqrt((1 + 2 * (r[1:memory] ** 2).sum()) / count))
     bounds = np.full(lags + 1, NormalDist().inv_cdf(1 - ALPHA / lags) * spread)
     likely = [lag for lag in likely if lag <= lags]
     for lag in likely:
@@ -119,24 +122,22 @@ def find_season(values: Floats, likely: Iterable[int] = ()) -> Season | None:
     return Season(lag, float(r[lag]))
 
 
-def telling_count(rest: Floats) -> float:
-    """Returns how many values of one spread tell as much about autocorrelation as these do.
+def evened(rest: Floats) -> Floats:
+    """Divides each value by the root mean square of a part of the series about it.
 
-    That is ``(sum s_i^2)^2 / sum s_i^4``, s_i^2 the mean square of a part of the series about a
-    value: chance moves the autocorrelation of values whose spread grows by as much as that of so
-    few. The part is a `STEADY`-th of the series, longer than a season; as a mean of few values it
-    varies by chance, for which the result is larger by 2 / part.
+    Else chance in the part that varies most, at the end of a series that grows, passes for a
+    season, and one outlier hides the season of all other values.
 
     Args:
-        rest: (n,) about 0.
+        rest: (n,) about 0, with a standard deviation of 1.
     """
     count = len(rest)
-    part = max(1, count // STEADY)
+    part = max(1, count // PARTS)
     sums, at = np.concatenate([[0.0], np.cumsum(rest**2)]), np.arange(count)
     low, high = np.maximum(0, at - part // 2), np.minimum(count, at + part - part // 2)
     squares = (sums[high] - sums[low]) / (high - low)
-    told = (1 + 2 / part) * squares.sum() ** 2 / (squares**2).sum()
-    return min(float(count), float(told))
+    alike: Floats = rest / np.sqrt(np.maximum(squares, LEAST_SPREAD**2))
+    return alike
 
 
 def common_season(stretches: Iterable[Floats], likely: Sequence[int] = ()) -> Season | None:
