@@ -16,6 +16,7 @@ import pandas as pd
 from search.choices import Choice, Proposal
 from search.config import ClassifyData, LanguageData
 from search.data.classification import load_classification
+from search.data.clocks import are_years
 from search.data.delimited import decode, read_csv
 from search.data.labelled import Labelled, read_labelled
 from search.data.language import TextPart, load_language, read_text
@@ -164,8 +165,8 @@ def _label(
             return named, series
     if not targets and roles.label is not None and series is not None:
         return roles.label, series
-    if task == "classify" and not targets:
-        told_by, possible = possible_labels(frame, roles)
+    if task == "classify" and len(targets) < 2:
+        told_by, possible = possible_labels(frame, roles, named)
         if len(possible) == 1:
             return possible[0], told_by
         if possible:
@@ -200,8 +201,11 @@ def _forecast_choices(
 
 def _class_hint(frame: pd.DataFrame, path: Path, roles: Roles) -> str:
     """Says which column may be a class; of series with dates something is mostly constant."""
-    series, possible = possible_labels(frame, roles)
-    if not possible or (roles.time and parse_times(frame[roles.time], path).dates):
+    if roles.series is None or roles.time is None or roles.calendar:
+        return ""
+    time = frame[roles.time]
+    series, possible = ("", []) if are_years(time) else possible_labels(frame, roles)
+    if len(possible) != 1 or parse_times(time, path).dates:
         return ""
     return (
         f"'{possible[0]}' is the same in all rows of each '{series}'; if it is their class: "
@@ -213,7 +217,7 @@ def _classify_choices(
     frame: pd.DataFrame, path: Path, roles: Roles, columns: tuple[str, str]
 ) -> tuple[list[Choice], list[str]]:
     label, series = columns
-    values = tuple(name for name in roles.values if name != label)
+    values = tuple(name for name in roles.values if name not in columns)
     _require_channel(frame, path, columns, values)
     data = ClassifyData(
         task="classify", path=path, series=series, label=label, time=roles.time, features=values

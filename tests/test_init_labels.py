@@ -36,24 +36,44 @@ def recordings(label: list[Any], rows: int = 12, **columns: list[Any]) -> pd.Dat
     )
 
 
-def test_true_and_false_are_a_class(here: Path) -> None:
-    """They are as text is: nothing to forecast, whatever their column is called."""
-    recordings([True, False] * 10).to_csv("moves.csv", index=False)
-    data = data_of(initiate(Path("moves.csv")).study)
-    assert (data["task"], data["label"], data["series"]) == ("classify", "what", "rec")
-    assert data["features"] == ["ax"]
+@pytest.mark.parametrize("labels", [[3, 1, 2], [0.5, 2.25, 1.0], [True, False, True]])
+@pytest.mark.parametrize("timed", [True, False])
+def test_what_is_no_text_is_a_class_if_one_is_asked_for(
+    here: Path, labels: list[float], timed: bool
+) -> None:
+    """The only column that could be the class is it, named or not, and its series no channel."""
+    frame = recordings(labels * 8)
+    if timed:
+        frame.insert(1, "t", list(range(12)) * 24)
+    frame["rec"] = frame["rec"].str.removeprefix("r").astype(int)
+    frame.to_csv("moves.csv", index=False)
+    for targets in ((), ("what",)):
+        done = initiate(Path("moves.csv"), task="classify", targets=targets, force=True)
+        data = data_of(done.study)
+        assert (data["label"], data["series"], data["features"]) == ("what", "rec", ["ax"])
 
 
-@pytest.mark.parametrize("labels", [[3, 1, 2], [0.5, 2.25, 1.0]])
-def test_numbers_are_a_class_if_one_is_asked_for(here: Path, labels: list[float]) -> None:
-    """The only column that could be the class is it; unasked it is pointed out."""
-    recordings(labels * 8).to_csv("moves.csv", index=False)
-    said = initiate(Path("moves.csv")).notes
-    assert "'what' is the same in all rows of each 'rec'" in said[-1]
-    assert "--task classify --target what" in said[-1]
-    Path("studies/moves.toml").unlink()
-    data = data_of(initiate(Path("moves.csv"), task="classify").study)
-    assert (data["task"], data["label"], data["features"]) == ("classify", "what", ["ax"])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"t": list(range(12)) * 24}, True),
+        ({}, False),
+        ({"year": [*range(2000, 2012)] * 24}, False),
+        ({"t": list(range(12)) * 24, "size": [at // 48 for at in range(288)]}, False),
+        ({"day": [f"2024-01-{1 + at:02}" for at in range(12)] * 24}, False),
+    ],
+)
+def test_a_class_is_pointed_out_where_there_is_one(
+    here: Path, more: dict[str, Any], said: bool
+) -> None:
+    """Unasked the one column that may be a class is named; where there are dates, it is none."""
+    frame = recordings([3, 1, 2] * 8).assign(**more)
+    frame.to_csv("moves.csv", index=False)
+    hints = [note for note in initiate(Path("moves.csv")).notes if "if it is their class" in note]
+    assert bool(hints) == said
+    if said:
+        assert "'what' is the same in all rows of each 'rec'" in hints[0]
+        assert "--task classify --target what" in hints[0]
 
 
 def test_of_several_columns_the_class_is_asked_for(here: Path, refuse: Refuse) -> None:

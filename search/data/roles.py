@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ WIDE = r"(?:1[5-9]|20|21)\d\d(?:[-/]?(?:0?[1-9]|1[0-2]|Q[1-4])(?:[-/]\d{1,2})?)?
 MOST_CLASSES = 100
 LONELY = 0.05
 """Part of the series that may be the only one of their class, as a rare class's may be."""
+MOST_IDENTIFIERS = 5
+"""So many columns that may tell series apart are tried for one that has a class."""
 FEWEST_ROWS = 3
 """Rows that a series has at least, on average."""
 
@@ -276,8 +279,8 @@ def _label(
 
     A class is the same in all rows of a series, takes two or more values, at most `MOST_CLASSES`
     and half as many as there are series, and each at least twice but for `LONELY` of the series.
-    Its name must say so, or it must be text, or true and false, in a table without dates: a shop's
-    town is constant, too, but nothing to be learned.
+    Its name must say so, or it must be text in a table without dates: a shop's town is constant,
+    too, but nothing to be learned.
     """
     if series is None:
         free = {*never, *(name for name in names if words_of(name) & LABEL_WORDS)}
@@ -286,7 +289,7 @@ def _label(
         candidates = [series]
     telling = [name for name in names if words_of(name) & LABEL_WORDS]
     dated = clock is not None and clock.dated
-    text = [name for name in names if _is_named(frame[name])]
+    text = [name for name in names if not pd.api.types.is_numeric_dtype(frame[name])]
     for name in [*telling, *([] if dated else text)]:
         for told_by in candidates:
             if name != told_by and is_label(frame, told_by, name):
@@ -294,18 +297,22 @@ def _label(
     return None, None
 
 
-def _is_named(column: pd.Series[Any]) -> bool:
-    """Whether a column's values are names: text, or true and false."""
-    return pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column)
+def possible_labels(
+    frame: pd.DataFrame, roles: Roles, label: str | None = None
+) -> tuple[str, list[str]]:
+    """Returns a column of series, and those that could be their class, whatever they hold.
 
-
-def possible_labels(frame: pd.DataFrame, roles: Roles) -> tuple[str, list[str]]:
-    """Returns a column of series and those that could be their class, whatever these hold."""
+    Args:
+        frame: As `read_table` returns it.
+        roles: What its columns seem to be for.
+        label: The only column that is looked at; None: all.
+    """
     frame = frame[[name for name in frame.columns if not is_nested(frame[name])]]
-    known = [roles.series] if roles.series else _identifiers(frame, None, {roles.time or ""})
-    for series in known:
-        names = [str(name) for name in frame.columns if name not in (series, roles.time)]
-        found = [name for name in names if is_label(frame, series, name)]
+    apart = {name for name in (roles.time, *roles.calendar) if name is not None}
+    likely = [roles.series] if roles.series else _identifiers(frame, None, apart)
+    for series in islice(likely, MOST_IDENTIFIERS):
+        names = [str(name) for name in frame.columns if name not in {series, *apart}]
+        found = [one for one in names if label in (None, one) and is_label(frame, series, one)]
         if found:
             return series, found
     return "", []
@@ -313,7 +320,7 @@ def possible_labels(frame: pd.DataFrame, roles: Roles) -> tuple[str, list[str]]:
 
 def is_label(frame: pd.DataFrame, series: str, label: str) -> bool:
     """Whether a column could be the class of the series, see `_label`."""
-    if is_nested(frame[label]):
+    if is_nested(frame[label]) or frame[label].nunique() > MOST_CLASSES:
         return False
     pairs = frame[[series, label]].drop_duplicates()
     if pairs.isna().any(axis=None) or pairs[series].duplicated().any():
