@@ -202,7 +202,8 @@ def main() -> None:
         records = [record for record in records if record["figures"] or record["ended"]]
         print(f"{path.stem}: {len(records)} configurations")
         constant = constant_validation_loss(path.stem)
-        for rule in (Divergence(), Divergence(2.5, 2.5), Divergence(1.5, 1.5), Divergence(5, 5)):
+        bars = ((2.5, 1.5), (2.5, 2.5), (1.5, 1.5), (5.0, 5.0))
+        for rule in (Divergence(), *(Divergence(*bar, first_batches=0) for bar in bars)):
             report_divergence(records, constant, rule)
         report_both(records, constant)
         report_space(records)

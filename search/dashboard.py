@@ -51,14 +51,14 @@ RENAMING = re.compile("/api/studies/[^/]*/rename/?")
 
 
 def _briefly(record: logging.LogRecord) -> bool:
-    """Has optuna-dashboard say in a line that the database does not answer: every open page asks.
+    """Has optuna-dashboard say a fault of the database in a line: every open page asks for more.
 
     Of all other faults it says the traceback, too.
     """
     said = record.getMessage()
     if "OperationalError" in said or "StorageInternalError" in said:
         first = said.splitlines()[0].removeprefix("Exception: ")
-        record.msg, record.args = f"the database does not answer: {first}", ()
+        record.msg, record.args = f"a page was not answered: {first}", ()
     return True
 
 

@@ -196,8 +196,8 @@ class Database:
             )
         if not self.is_sqlite and not self.patiently(self._may_write):
             raise UnknownError(
-                f"{self} cannot be written by this user, who may only read; give a --storage whose "
-                "user may"
+                f"{self} can only be read, by this user or by all; give a --storage that can be "
+                "written"
             )
 
     def _may_write(self) -> bool:

@@ -13,11 +13,19 @@ import re
 from collections.abc import Iterable
 
 SECRETS = (
-    (re.compile(r"(://[^\s/:@]*:)\S*@"), r"\1***@"),
-    (re.compile(r"(postgres[\w+]*://[^\s/:@]*:)(?!\d+\b|\*\*\*@)[^\s'\"]*"), r"\1***"),
-    (re.compile(r"(password=)[^\s&'\"]+", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(:/{1,2}[^\s/:@]{0,99}:)\S*@"), r"\1***@"),
+    (
+        re.compile(
+            r"(postgres[\w+]{0,20}:/{1,2}[^\s/:@]{0,99}:)(?!\d+(?:[/?\s'\"]|$)|\*\*\*@)[^\s'\"]*",
+            re.I,
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"(password\s*=\s*)('[^']*'?|\"[^\"]*\"?|[^\s&'\"]+)", re.I), r"\1***"),
 )
 """Passwords in URLs, one that is cut off too, and in settings; and what is shown instead."""
+LONGEST = 4000
+"""Characters of a message; to look through more would take long."""
 
 
 class SearchError(Exception):
@@ -73,6 +81,7 @@ class NetworkError(RunError, RuntimeError):
 
 def without_secrets(text: str) -> str:
     """Returns a message in which the passwords of URLs, wherever they were given, are ``***``."""
+    text = text[:LONGEST]
     for secret, shown_as in SECRETS:
         text = secret.sub(shown_as, text)
     return text

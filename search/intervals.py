@@ -51,9 +51,9 @@ def band_of(networks: Networks, splits: ForecastSplits) -> Band:
     rounding = ROUNDING * targets.double().abs().amax(0).clamp(min=1.0) * splits.scale
     residual, spread = None, torch.ones_like(off)
     if networks.joined:
-        residual = off.square().mean(0).sqrt()
         # Where the ensemble is never wrong and the seeds agree there is nothing to divide.
-        spread = _spread(outputs, residual, splits.scale).clamp(min=1e-300).maximum(rounding)
+        residual = off.square().mean(0).sqrt().maximum(rounding)
+        spread = _spread(outputs, residual, splits.scale)
     # Errors that are all alike but for their rounding lie within an interval that is wider by it.
     low, high = _quantiles((off - rounding) / spread)[0], _quantiles((off + rounding) / spread)[1]
     kept = None if residual is None else tuple(residual.tolist())

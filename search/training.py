@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from search.data.splits import Batch, Part, Splits
+from search.errors import NetworkError
 from search.factories import Factory
 from search.gradients import gradients_of
 from search.layer_choices import OURS, may_choose
@@ -32,6 +32,8 @@ HALVING_EPOCHS = 5
 loses a half in as many epochs, smoothly, so that the two differ in shape and not in speed."""
 PLATEAU_EPOCHS = 3
 """Epochs without a better validation value after which the plateau decay halves the rate."""
+ONE_VALUE = "Expected more than 1 value per channel"
+"""What torch's batch normalisation says of a minibatch of one row, if that has one step."""
 EVALUATION_BATCH = 256
 """Examples per batch where no gradient is needed; no result depends on it."""
 ROWS = 32
@@ -103,7 +105,6 @@ class Run:
         self.random = _seeded_state(seed, device)
         with self._own_random():
             self.model = build(params, splits, factory).to(device)
-        self._needs_two = any(isinstance(one, _BatchNorm) for one in self.model.modules())
         self._gradients = gradients_of(self.model, splits)
         self._gradients.layers = layers
         self.optimizer = Optimizer(
@@ -206,9 +207,13 @@ class Run:
         state: Any = None
         self.model.train()
         for batch in self.splits.train.batches(self.params.batch_size, self.order):
-            if self._needs_two and losses and len(batch.targets) == 1 and not batch.carries:
-                continue  # Of one row nothing can be normalised: the last one of an epoch waits.
-            loss, state = gradients.find(batch, state if batch.carries else None)
+            try:
+                loss, state = gradients.find(batch, state if batch.carries else None)
+            except NetworkError as error:
+                # Batch normalisation has nothing to norm: the last row of an epoch is left out.
+                if len(batch.targets) == 1 and losses and ONE_VALUE in str(error):
+                    continue
+                raise
             losses.append(loss)
             self.batch_losses.append(loss)
             decision = judge(loss, gradients.norm(), len(self.curve) + 1)

@@ -77,6 +77,11 @@ URL = "postgresql://u:geheim@h/s1"
         (f"run s.toml --trials {URL}", "'postgresql://u:***' is no whole number"),
         (f"list --strage {URL}", "unrecognized arguments: --strage postgresql://u:***@h/s1"),
         (f"check {URL}?password=geheim", "password=***"),
+        (f"init {URL}", "postgresql:/u:***@h/s1"),
+        ("run s.toml --trials postgresql://u:1-geheim", "'postgresql://u:***' is no whole number"),
+        ("list --x POSTGRESQL://u:geheim", "--x POSTGRESQL://u:***"),
+        ("list --x password='geheim'", "password=***"),
+        ("list --x postgresql://h:5432/d", "--x postgresql://h:5432/d"),
     ],
 )
 def test_a_password_in_the_wrong_place(refuse: Refuse, line: str, says: str) -> None:

@@ -363,5 +363,12 @@ def test_a_week_begins_on_its_monday() -> None:
     """Weeks of ISO 8601 are their Mondays, over the turn of a year too; a week 53 must exist."""
     read = parse_times(pd.Series(["2020-W53", "2021-W01", "2021 w2"], name="week"), PATH)
     assert list(read.instants.strftime("%Y-%m-%d")) == ["2020-12-28", "2021-01-04", "2021-01-11"]
-    with pytest.raises(DataError, match="'2021-W53' in row 1, which is no time"):
-        parse_times(pd.Series(["2021-W53", "2022-W01"], index=[1, 2], name="week"), PATH)
+
+
+@pytest.mark.parametrize("wrong", ["2021-W53", "2021-W00", "2020Q5", "Total"])
+def test_the_week_or_quarter_at_fault_is_named(wrong: str) -> None:
+    """Among weeks, or quarters, that of a year which has none, or another word, is at fault."""
+    form = "2020Q{}" if "Q" in wrong else "2021-W{:02}"
+    words = [*(form.format(at) for at in (1, 2, 3)), wrong, form.format(4)]
+    with pytest.raises(DataError, match=f"'{wrong}' in row 5, which is no time"):
+        parse_times(pd.Series(words, index=range(2, 7), name="when"), PATH)

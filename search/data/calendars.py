@@ -26,6 +26,12 @@ NAMED = 24
 LOOKED_AT = 200
 """So many stamps, the last, say whether others go on by the same step."""
 
+QUARTER = re.compile(r"(\d{4})[- ]?[Qq]([1-4])")
+WEEK = re.compile(r"(\d{4})[- ]?[Ww](\d{1,2})(?:-?([1-7]))?")
+"""A week of ISO 8601, or a day of it; a week is its Monday."""
+HEAD = 100
+"""Words are taken for such if half of so many, the first, look like it."""
+
 LONGEST = 1e18
 """Nanoseconds since 1970 are numbers, too, and steps of a year among them have 17 digits."""
 ALIKE = 0.05
@@ -35,6 +41,27 @@ which four weeks are not."""
 DAY = 86400  # seconds
 BEYOND = (OverflowError, pd.errors.OutOfBoundsDatetime, pd.errors.OutOfBoundsTimedelta)
 """What pandas raises for times that it cannot represent."""
+
+
+def first_days(words: pd.Series[Any]) -> pd.Series[Any]:
+    """Returns the first day of each quarter, or of each week of ISO 8601; NaT where it is none."""
+    head = words.iloc[:HEAD]
+    for form, days in ((QUARTER, _of_quarters), (WEEK, _of_weeks)):
+        if 2 * int(head.str.fullmatch(form).sum()) >= len(head):
+            return days(words.where(words.str.fullmatch(form)))
+    return pd.Series(pd.NaT, words.index, dtype="datetime64[ns]")
+
+
+def _of_quarters(words: pd.Series[Any]) -> pd.Series[Any]:
+    parts = words.str.extract(QUARTER)
+    months = parts[1].map({"1": "01", "2": "04", "3": "07", "4": "10"})
+    return pd.to_datetime(parts[0] + "-" + months, format="%Y-%m", errors="coerce")
+
+
+def _of_weeks(words: pd.Series[Any]) -> pd.Series[Any]:
+    parts = words.str.extract(WEEK)
+    days = parts[0] + "-" + parts[1] + "-" + parts[2].fillna("1")
+    return pd.to_datetime(days, format="%G-%V-%u", errors="coerce")
 
 
 def whole_calendar(index: pd.DatetimeIndex) -> str | None:

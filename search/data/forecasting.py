@@ -196,7 +196,7 @@ def _flat_notes(rows: Rows, columns: Columns) -> list[str]:
         "forecast; change split, so that it varies there"
         for at, part in enumerate(PARTS)
         for name, place in zip(columns.targets, places, strict=True)
-        if np.ptp(rows.values[rows.parts == at, place]) == 0
+        if (rows.parts == at).sum() > 1 and np.ptp(rows.values[rows.parts == at, place]) == 0
     ]
 
 

@@ -20,6 +20,7 @@ from search.data.calendars import (
     anchored,
     duration,
     even_calendar,
+    first_days,
     monthly_calendar,
     share_kept,
     usual,
@@ -57,10 +58,6 @@ MONTHS = "%m.%Y"
 """The one of `DATES` that is a number, too: 10.2020, which a table has read as 10.202."""
 LATEST = 2045
 """A year of two digits is none after this."""
-QUARTER = r"(\d{4})[- ]?[Qq]([1-4])"
-WEEK = r"(\d{4})[- ]?[Ww](\d{1,2})(?:-?([1-7]))?"
-"""A week of ISO 8601, or a day of it; a week is its Monday."""
-
 SATURDAY = 5  # days after Monday
 COMPACT = (
     *(("%Y%m%d", 1500, 2200), ("%Y%m", 1500, 2200)),
@@ -290,12 +287,14 @@ def _from_words(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
     instants = pd.to_datetime(words, format="ISO8601", errors="coerce", utc=True)
     if instants.notna().all():
         return _from_iso(words, pd.DatetimeIndex(instants).tz_localize(None), path)
-    if (periods := _from_periods(words)) is not None:
-        return Stamps(periods, periods)
+    periods = first_days(words)
+    if periods.notna().all():
+        index = pd.DatetimeIndex(periods)
+        return Stamps(index, index)
     readings = dict(_readings(words, form))
     complete = {one: pd.DatetimeIndex(read) for one, read in readings.items() if read.notna().all()}
     if not complete:
-        tried = [instants.dt.tz_localize(None), *readings.values()]
+        tried = [instants.dt.tz_localize(None), periods, *readings.values()]
         numbers = pd.to_numeric(words, errors="coerce")  # Of these the one word is at fault.
         tried += [numbers] if numbers.isna().any() else []
         absent = min((one.isna() for one in tried), key=lambda one: int(one.sum()))
@@ -315,19 +314,6 @@ def _from_words(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
         )
     read = form if form in possible else min(possible, key=lambda one: _doubt(one, possible, form))
     return Stamps(possible[read], possible[read], read)
-
-
-def _from_periods(words: pd.Series[Any]) -> pd.DatetimeIndex | None:
-    """Returns the first days of quarters or weeks, None if some word is neither."""
-    if words.str.fullmatch(QUARTER).all():
-        parts = words.str.extract(QUARTER).astype(int)
-        months = parts[0].astype(str) + "-" + (3 * parts[1] - 2).astype(str)
-        return pd.DatetimeIndex(pd.to_datetime(months, format="%Y-%m"))
-    if not words.str.fullmatch(WEEK).all():
-        return None
-    year, week, day = (part for _, part in words.str.extract(WEEK).fillna("1").items())
-    days = pd.to_datetime(year + "-" + week + "-" + day, format="%G-%V-%u", errors="coerce")
-    return pd.DatetimeIndex(days) if days.notna().all() else None
 
 
 def _from_iso(words: pd.Series[Any], instants: pd.DatetimeIndex, path: Path) -> Stamps:
