@@ -11,8 +11,9 @@ white noise are found to have seasons:
   test of the M4 competition's benchmarks, but summed only until the autocorrelation has
   vanished or turned negative for the first time: what comes after it is the season itself.
   A peak within a twelfth of a likely lag means that lag.
-* The values without their trend are divided by their spread about them, see `evened`: n says how
-  far chance moves an autocorrelation only of values that vary alike.
+* Of values that do not vary alike n says nothing of how far chance moves an autocorrelation, see
+  `telling_count`. Where they show no season so, they are looked at once more, divided by their
+  spread, see `evened`.
 * Twice the lag, the autocorrelation must rise again by `RISE`.
 * Of the peaks that are nearly as high as the highest, the first counts, not simply the first:
   a monthly series may have a small peak at half a year.
@@ -43,8 +44,10 @@ ALPHA = 0.05
 """How often a season is found where there is none, at most, over all lags together."""
 LIKELY_ALPHA = 0.01
 """The same for a lag that the calendar suggests."""
-PARTS = 3
-"""The spread about a value is that of a part of the series, no shorter than a season may be."""
+STEADY = 6
+"""The spread of a series is looked at over so many parts of it."""
+EVENED = 3
+"""It is divided by that of so many: a part is then no shorter than a season may be."""
 LEAST_SPREAD = 0.01
 """As a share of the whole series': a part that stands still is not made to vary."""
 ROUNDING = 4 * float(np.finfo(np.float64).eps)
@@ -75,7 +78,8 @@ class Season:
 
     Attributes:
         steps: Its length.
-        strength: The autocorrelation at this lag, of the values without their trend, evened.
+        strength: The autocorrelation at this lag, of the values without their trend, or of those
+            divided by their spread.
     """
 
     steps: int
@@ -102,12 +106,19 @@ def find_season(values: Floats, likely: Iterable[int] = ()) -> Season | None:
     rest, rounding = without_trend(centred), ROUNDING * float(np.abs(values).max())
     if rest.std() <= max(1e-9 * float(np.abs(centred).max()), rounding):
         return None
-    r = autocorrelation(evened(rest / rest.std()), min(count - 1, 2 * lags + 1))
-    forgotten = np.abs(r) < 2 / np.sqrt(count)
-    memory = int(np.argmax(forgotten | ((r < 0) & (r[1] > 0)))) or len(r)
-    spread = float(np.sqrt((1 + 2 * (r[1:memory] ** 2).sum()) / count))
-    bounds = np.full(lags + 1, NormalDist().inv_cdf(1 - ALPHA / lags) * spread)
+    rest /= rest.std()
     likely = [lag for lag in likely if lag <= lags]
+    as_it_is = _clear_peak(rest, telling_count(rest), lags, likely)
+    return as_it_is or _clear_peak(evened(rest), count, lags, likely)
+
+
+def _clear_peak(rest: Floats, told: float, lags: int, likely: list[int]) -> Season | None:
+    """Finds the lag, of the first ``lags``, that is a season of (n,) values without a trend."""
+    r = autocorrelation(rest, min(len(rest) - 1, 2 * lags + 1))
+    forgotten = np.abs(r) < 2 / np.sqrt(told)
+    memory = int(np.argmax(forgotten | ((r < 0) & (r[1] > 0)))) or len(r)
+    spread = float(np.sqrt((1 + 2 * (r[1:memory] ** 2).sum()) / told))
+    bounds = np.full(lags + 1, NormalDist().inv_cdf(1 - ALPHA / lags) * spread)
     for lag in likely:
         slack = lag // 12
         near = slice(lag - slack, lag + slack + 1)
@@ -122,22 +133,43 @@ def find_season(values: Floats, likely: Iterable[int] = ()) -> Season | None:
     return Season(lag, float(r[lag]))
 
 
-def evened(rest: Floats) -> Floats:
-    """Divides each value by the root mean square of a part of the series about it.
+def telling_count(rest: Floats) -> float:
+    """Returns how many values of one spread tell as much about autocorrelation as these do.
 
-    Else chance in the part that varies most, at the end of a series that grows, passes for a
-    season, and one outlier hides the season of all other values.
+    That is ``(sum s_i^2)^2 / sum s_i^4``, s_i^2 the mean square of a part of the series about a
+    value: chance moves the autocorrelation of values whose spread grows by as much as that of so
+    few. As a mean of few values s_i^2 varies by chance, for which the result is larger by 2 / part.
 
     Args:
         rest: (n,) about 0, with a standard deviation of 1.
     """
-    count = len(rest)
-    part = max(1, count // PARTS)
-    sums, at = np.concatenate([[0.0], np.cumsum(rest**2)]), np.arange(count)
-    low, high = np.maximum(0, at - part // 2), np.minimum(count, at + part - part // 2)
-    squares = (sums[high] - sums[low]) / (high - low)
+    squares, part = _mean_squares(rest, STEADY)
+    told = (1 + 2 / part) * squares.sum() ** 2 / (squares**2).sum()
+    return min(float(len(rest)), float(told))
+
+
+def evened(rest: Floats) -> Floats:
+    """Divides each value by the root mean square of a part of the series about it.
+
+    Else the part that varies most, as the end of a series that grows, hides the season of all
+    others, and so does one outlier.
+
+    Args:
+        rest: (n,) about 0, with a standard deviation of 1.
+    """
+    squares, _ = _mean_squares(rest, EVENED)
     alike: Floats = rest / np.sqrt(np.maximum(squares, LEAST_SPREAD**2))
     return alike
+
+
+def _mean_squares(rest: Floats, parts: int) -> tuple[Floats, int]:
+    """Returns (n,) the mean square of a part of the series about each value; the part's length."""
+    count = len(rest)
+    part = max(1, count // parts)
+    sums, at = np.concatenate([[0.0], np.cumsum(rest**2)]), np.arange(count)
+    low, high = np.maximum(0, at - part // 2), np.minimum(count, at + part - part // 2)
+    means: Floats = (sums[high] - sums[low]) / (high - low)
+    return means, part
 
 
 def common_season(stretches: Iterable[Floats], likely: Sequence[int] = ()) -> Season | None:
