@@ -260,7 +260,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps({"url": dashboard.url, "storage": str(dashboard.database)}))
         else:
-            print(f"{dashboard.database} is shown on {dashboard.url}; Ctrl-C ends it")
+            print(f"{dashboard.database} is shown on {dashboard.url} (Ctrl-C ends it)")
         sys.stdout.flush()
         dashboard.wait()
     return DONE
