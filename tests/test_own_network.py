@@ -365,7 +365,7 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     section = readme.split("## Your own network\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```(?:python|toml)\n# ([a-z.]+).*?\n(.*?)```", section, re.DOTALL)
-    assert [name for name, _ in blocks] == ["mynet.py", "mine.toml"]
+    assert [name for name, _ in blocks] == ["mynet.py", "own.toml"]
     for name, content in blocks:
         (tmp_path / name).write_text(content)
     command = section.split("```\nrnn-search ")[1].split("\n")[0].partition("#")[0]
