@@ -72,6 +72,12 @@ def test_long_form(tmp_path: Path) -> None:
     assert table(tmp_path / "long.csv", rows(), features="y").channels == ("y",)
 
 
+def test_rows_of_many_series_have_their_own_label(tmp_path: Path) -> None:
+    """A series has the label of its rows, wherever in the file they and its neighbours' stand."""
+    assert table(tmp_path / "long.csv", rows("aabbba")).labels == list("aabbba")
+    assert table(tmp_path / "long.csv", rows("aabbba"), time="t").labels == list("aabbba")
+
+
 def test_time_orders_rows(tmp_path: Path) -> None:
     """Rows in any order, stamped with numbers or dates, make the same series."""
     ordered = table(tmp_path / "a.csv", rows(), features=["x", "y"])
@@ -243,6 +249,23 @@ def test_every_class_is_in_both_parts(counts: list[int], share: float) -> None:
         given_away = sum(part.labels[one] == str(at) for one in taken)
         rounded = (math.floor(share * count), math.floor(share * count) + 1)
         assert given_away in {min(max(each, 1), count - 1) for each in rounded}
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "given_away"),
+    [
+        ([6, 5], 0.25, [2, 1]),
+        ([5, 6], 0.25, [1, 2]),
+        ([13, 3], 0.1, [2, 1]),
+        ([13, 23], 0.1, [2, 2]),
+    ],
+)
+def test_what_is_taken_in_all(counts: list[int], share: float, given_away: list[int]) -> None:
+    """All classes together give their share, rounded; of equal remainders the first counts."""
+    part = labelled(counts, 0)
+    _, taken = cut(part, share, "test")
+    found = [sum(part.labels[one] == str(at) for one in taken) for at in range(len(counts))]
+    assert found == given_away
 
 
 @given(st.permutations(range(20)))
