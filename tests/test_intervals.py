@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_forecasting import load, noise
 
-from search.data.windows import ForecastPart
+from search.data.windows import ForecastPart, ForecastSplits
 from search.dimensions import HYPERPARAMETERS, start_of
 from search.ensembles import Networks
 from search.intervals import _quantiles, band_of, edges
 from search.model_files import Band
-from search.models import build
+from search.models import Network, build
 from search.space import HyperParams
 
 
@@ -52,17 +52,29 @@ def test_nine_new_errors_in_ten_lie_between(count: int) -> None:
     assert below + Fraction(1, count + 1) > Fraction(1, 20)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_errors_that_are_all_alike_lie_within(tmp_path: Path, seeds: int) -> None:
-    """Where every error of the validation part is the same, its rounding puts none outside."""
+def level(folder: Path, unit: float = 1.0) -> ForecastSplits:
+    """Returns a series that keeps to one value from before its validation part on."""
     values = np.concatenate([0.1 + noise(84), np.full(36, 1.2345678)])
-    splits = load(tmp_path, pd.DataFrame({"y": values}), target="y", window=4)
+    return load(folder, pd.DataFrame({"y": unit * values}), target="y", window=4)
+
+
+def untrained(splits: ForecastSplits, seeds: int) -> list[Network]:
+    """Returns a network of each seed."""
     starts = {name: start_of(name, one.default) for name, one in HYPERPARAMETERS.items()}
     params = HyperParams.of(starts)
     each = []
     for seed in range(seeds):
         torch.manual_seed(seed)
         each.append(build(params, splits))
+    return each
+
+
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_errors_that_are_all_alike_lie_within(tmp_path: Path, seeds: int, unit: float) -> None:
+    """Where every error of the validation part is the same, its rounding puts none outside."""
+    splits = level(tmp_path, unit)
+    each = untrained(splits, seeds)
     networks = Networks("forecast", tuple(each), joined=seeds > 1)
     part = splits.valid
     assert isinstance(part, ForecastPart)
@@ -77,3 +89,22 @@ def test_errors_that_are_all_alike_lie_within(tmp_path: Path, seeds: int) -> Non
     assert (forecast + below <= actual).all()
     assert (actual <= forecast + above).all()
     assert (above - below < 0.05 * splits.scale).all()
+
+
+def test_an_ensemble_that_was_never_wrong_has_narrow_intervals(tmp_path: Path) -> None:
+    """Without errors to go by, an interval reaches a standard deviation of its seeds either way."""
+    splits = level(tmp_path)
+    part = splits.valid
+    assert isinstance(part, ForecastPart)
+    each = untrained(splits, 3)
+    with torch.no_grad():
+        for one in each:
+            for weights in one.parameters():
+                weights.zero_()
+            # The last is the bias of the output.
+            weights.copy_(part.targets[0])
+    band = band_of(Networks("forecast", tuple(each), joined=True), splits)
+    assert band.residual == (0.0,)
+    outputs = torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1)
+    below, above = edges(band, outputs, splits.scale)
+    torch.testing.assert_close((-below, above), (splits.scale[None], splits.scale[None]))
