@@ -147,13 +147,40 @@ def alter_batch(stored: StoredStudy, number: int) -> str:
     return "batch 4: the training loss was"
 
 
-@pytest.mark.parametrize("alter", [alter_value, alter_batch])
+def alter_attribute(stored: StoredStudy, number: int, key: str, value: object) -> None:
+    """Changes what a trial stores."""
+    change(
+        stored,
+        "UPDATE trial_user_attributes SET value_json = :value "
+        "WHERE trial_id = :trial AND key = :key",
+        value=json.dumps(value),
+        trial=stored.trials()[number]._trial_id,
+        key=key,
+    )
+
+
+def alter_curve(stored: StoredStudy, number: int) -> str:
+    """Changes the training loss of an epoch."""
+    curve = stored.trials()[number].user_attrs["curve"]
+    curve["train"][1] *= 1.000001
+    alter_attribute(stored, number, "curve", curve)
+    return "epoch 2: train loss was"
+
+
+def alter_figure(stored: StoredStudy, number: int) -> str:
+    """Changes a figure of the best epoch."""
+    figures = stored.trials()[number].user_attrs["figures"]
+    alter_attribute(stored, number, "figures", figures | {"mae": figures["mae"] * (1 + 4e-16)})
+    return "best epoch: mae was"
+
+
+@pytest.mark.parametrize("alter", [alter_value, alter_batch, alter_curve, alter_figure])
 def test_one_bit_is_told(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     alter: Callable[[StoredStudy, int], str],
 ) -> None:
-    """One bit less of a stored value or batch loss is the first difference, and the exit is 1."""
+    """One bit less of what is stored is the first difference, and the exit is 1."""
     path = write_study(tmp_path, budget={"trials": 1}, space={**SPACE, "learning_rate": [0.01, 1]})
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     request = Request(str(path), url, workers=1, device="cpu")
@@ -164,6 +191,16 @@ def test_one_bit_is_told(
     assert printed.startswith("different: trial 0 of tiny")
     assert expected in printed
     assert "versions, platform and device are as they were then" in printed
+
+
+def test_another_end_is_told(stored: StoredStudy) -> None:
+    """A trial that diverged for another reason then than it does now is not the same."""
+    number = first(stored, "diverged")
+    alter_attribute(stored, number, "reason", "the moon was full")
+    again = open_study(Database(str(stored.database), create=False), "tiny")
+    result = replay(again, number)
+    assert not result.equal
+    assert result.difference.startswith("it ended diverged (the moon was full), now diverged (")
 
 
 def test_what_has_changed_is_told(stored: StoredStudy) -> None:
@@ -261,14 +298,7 @@ def test_a_trial_that_killed_its_trainers(stored: StoredStudy) -> None:
     number = first(stored, "complete")
     trial = stored.trials()[number]
     for key, value in (("outcome", "failed"), ("reason", "took 3 trainers down, the last with 9")):
-        change(
-            stored,
-            "UPDATE trial_user_attributes SET value_json = :value "
-            "WHERE trial_id = :trial AND key = :key",
-            value=json.dumps(value),
-            trial=trial._trial_id,
-            key=key,
-        )
+        alter_attribute(stored, number, key, value)
     again = open_study(Database(str(stored.database), create=False), "tiny")
     result = replay(again, number)
     assert (result.equal, result.outcome) == (True, "failed")
