@@ -280,6 +280,18 @@ def test_trials_without_findings_are_diagnosed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_drawn_of_failures_and_after_the_best(tmp_path: Path) -> None:
+    """A failed trial's loss is not drawn, a diverged one is; trials after the best are counted."""
+    config = tiny_config(tmp_path)
+    ends = [(Outcome.COMPLETE, [0.9]), (Outcome.COMPLETE, [0.2]), (Outcome.FAILED, [0.1])]
+    trials = [made_trial(config, at, *end) for at, end in enumerate([*ends, *ends[:1]])]
+    diverged = made_trial(config, 4, Outcome.DIVERGED, ())
+    report(made_study(tmp_path, [*trials, diverged]), tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    assert "Validation loss of 4 trials against their learning rates" in text
+    assert "The best trial was #1; 3 came after it." in text
+
+
 def test_five_thousand_trials(tmp_path: Path) -> None:
     """The page of 5 000 trials is small, and finds what matters."""
     stored = made_study(tmp_path, many_trials(tiny_config(tmp_path), 5000))
@@ -300,10 +312,11 @@ def test_follow_ups_are_counted(tmp_path: Path) -> None:
             made_trial(config, 0, valid=[0.9, 0.5]),
             made_trial(config, 1, valid=[0.9, 0.4], follows=0),
             made_trial(config, 2, Outcome.PRUNED, valid=[0.9, 0.7], follows=0),
+            made_trial(config, 3, valid=[0.9, 0.5], follows=0),
         ],
     )
     report(stored, tmp_path / "out")
-    said = "Trials that followed the advice on another: 2; better than it: 1."
+    said = "Trials that followed the advice on another: 3; better than it: 1."
     assert said in check_page(tmp_path / "out")[1]
 
 
