@@ -97,12 +97,36 @@ def test_last_rows_that_are_filled_in_are_said(tmp_path: Path, count: int, which
     assert table["made_from"].max() == 4 + count
 
 
+def test_last_rows_are_counted_by_what_no_later_row_has(tmp_path: Path) -> None:
+    """A row whose value is interpolated to the last one is not among those filled in."""
+    table = {"y": [1.0, 2.0, 3.0, 4.0, NAN], "x": [1.0, 2.0, 3.0, NAN, 5.0]}
+    keys = {"features": ("y", "x"), "feature_mean": (0.0, 0.0), "feature_std": (1.0, 1.0)}
+    with pytest.warns(UserWarning, match="a value is missing in the last row, and"):
+        predict(tmp_path, table, missing="interpolate", **keys)
+
+
+def test_last_rows_that_nothing_is_forecast_from(tmp_path: Path) -> None:
+    """Too few since a gap, they are said to be that, and not that a value of theirs stands in."""
+    table = {"t": [1, 2, 3, 4, 50, 51], "y": [1.0, 2.0, 3.0, 4.0, 5.0, NAN]}
+    with pytest.warns(UserWarning, match=": from the last rows nothing is forecast") as said:
+        predict(tmp_path, table, missing="interpolate", time="t", step=1.0)
+    assert len(said) == 1
+
+
 def test_last_rows_that_are_dropped_are_said(tmp_path: Path) -> None:
-    """Where the newest rows of some series are dropped, these are named, and how many rows."""
+    """Where the newest rows of some series are dropped, these are named, and how many rows.
+
+    One that nothing at all is forecast for is not among them.
+    """
     values = {"a": [1.0, 2.0, 3.0, NAN, NAN], "b": [1.0, 2.0, 3.0, 4.0, NAN], "c": [1.0] * 5}
-    table = {"k": [*"aaaaabbbbbccccc"], "y": [one for series in values.values() for one in series]}
+    values["d"] = [1.0, 2.0, NAN, NAN, NAN]
+    table = {
+        "k": [*"aaaaabbbbbcccccddddd"],
+        "y": [one for series in values.values() for one in series],
+    }
     said = "a value is missing in the last rows, up to 2, of 2 series: 'a', 'b', so that nothing"
-    with pytest.warns(UserWarning, match=said):
+    nothing = pytest.warns(UserWarning, match="nothing is forecast for series 'd'")
+    with nothing, pytest.warns(UserWarning, match=said):
         predict(tmp_path, table, missing="drop", series="k")
 
 
