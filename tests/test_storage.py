@@ -302,13 +302,15 @@ def test_unknown_study_names_the_nearest(stored: StoredStudy) -> None:
         open_study(stored.database, "tinny")
 
 
-def test_foreign_study_is_refused_unchanged(database: Database) -> None:
-    """A study that somebody else's script made is refused and stays as it is."""
+def test_foreign_study_is_refused_unchanged(database: Database, config: StudyConfig) -> None:
+    """Nobody opens a study that another's script made, or creates one of its name in its place."""
     foreign = optuna.create_study(storage=database.storage, study_name="tiny")
     foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     before = [trial.params for trial in foreign.trials]
     with pytest.raises(StudyError, match="was not made by rnn-search"):
         open_study(database, "tiny")
+    with pytest.raises(StudyError, match="was not made by rnn-search"):
+        create_study(database, config, ATTRIBUTES)
     again = optuna.load_study(study_name="tiny", storage=database.storage)
     assert [trial.params for trial in again.trials] == before
     assert again.user_attrs == {}
