@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,9 @@ from search.trial import Outcome
 __all__ = ["config", "database", "stored"]
 
 LOOK = Look(
-    [{"rmse": 0.5, "mae": math.nan}], {"rmse": 0.4, "mae": 0.3}, {"ridge": {"rmse": 0.2, "mae": 1}}
+    [{"rmse": 0.5, "mae": float("nan")}],
+    {"rmse": 0.4, "mae": 0.3},
+    {"ridge": {"rmse": 0.2, "mae": 1}},
 )
 
 
