@@ -147,6 +147,22 @@ def test_months_on_the_wall(tmp_path: Path, zone: str) -> None:
     assert after(tmp_path, local[-12:].astype(str)) == expected
 
 
+def test_months_on_the_wall_from_summer(tmp_path: Path) -> None:
+    """What follows the last month keeps its offset from UTC, whatever that of the first was."""
+    ends = pd.date_range("1990-01-01", periods=120, freq="ME")
+    local = ends.tz_localize("Europe/Berlin")
+    study(tmp_path, local.astype(str))
+    assert after(tmp_path, local[-12:-5].astype(str)) == local[-5:-2].tz_convert("UTC").tolist()
+
+
+def test_dates_for_a_model_of_counters(tmp_path: Path) -> None:
+    """Dates that keep no step go on by one of their own, not by the study's step of its numbers."""
+    study(tmp_path, range(120))
+    new = pd.Timestamp("2020-01-01") + pd.to_timedelta([0, 2, 5, 9, 11, 14, 18], "D")
+    with pytest.warns(UserWarning, match="its rows are 3 days apart"):
+        assert after(tmp_path, new)[0] == pd.Timestamp("2020-01-22")
+
+
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("written", ["%Y-%m-%dT%H:%MZ", "%Y-%m-%d %H:%M+00:00", None])
 def test_utc_is_answered_with_its_offset(tmp_path: Path, written: str | None) -> None:
