@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import CPU, LOSS, figures, hyper, sine
-from own import HEAD, SPACE, SPEAKER, clean_imports, study
+from own import HEAD, SPACE, SPEAKER, clean_imports, study, write_own
 from test_own_network import RUN, TRUST, call, copy, folder, forget
 
 from search.checkpoints import devices_of
@@ -20,6 +20,7 @@ from search.data import load_splits
 from search.database import Database
 from search.factories import trust_factory
 from search.storage import open_study
+from search.stored_study import LOOKS
 from search.trial import Decision, Outcome, derive_seed
 from search.trial_files import trial_folder
 from search.worker import Job, TrialRules, TrialWorker
@@ -75,6 +76,30 @@ def test_a_trial_begun_with_other_code_begins_anew(
     assert trial.intermediate_values[1] != first.figures[stored.goal.metric]
     assert max(trial.intermediate_values) <= taken.params.epochs
     assert json.loads(call(capsys, "replay", "tiny", str(taken.number), "--json"))["equal"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_one_codes_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Networks that other code has trained are trained anew, and exported with no others."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RNN_SEARCH_STORAGE", raising=False)
+    write_own(tmp_path, trials=1)
+    call(capsys, *RUN)
+    options = ("--top", "1", "--workers", "1", "--json")
+    call(capsys, "evaluate", "tiny", *options, "--seeds", "2")
+    forget(tmp_path, SPEAKER.replace(".relu()", ".tanh()"))
+    found = json.loads(call(capsys, "evaluate", "tiny", *options, "--seeds", "1"))
+    assert len(found["looks"]) == 2
+    old, new = (look["figures"]["seeds"][0] for look in found["looks"])
+    assert old != new
+    stored = open_study(Database("sqlite:///studies/studies.db", create=False), "tiny")
+    looks = stored.study.user_attrs[LOOKS]
+    # As if it had been cut off after the first seed: of the second there is the old code's network.
+    stored.study.set_user_attr(LOOKS, [*looks, {**looks[0], "id": "another"}])
+    assert main(["export", "tiny", "model", "--ensemble", TRUST]) == 2
+    assert "no longer has a network that won" in capsys.readouterr().err
 
 
 LAYERS = f"""{HEAD}
