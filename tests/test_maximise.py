@@ -13,7 +13,10 @@ import pytest
 from tiny import files_of, read_json, trials_of, write_study
 
 from search.cli import main
+from search.database import Database
+from search.looks import looks_of
 from search.model_files import CARD
+from search.storage import open_study
 from search.trial_files import WEIGHTS
 
 SPACE: dict[str, Any] = {
@@ -98,3 +101,19 @@ def test_the_largest_is_evaluated_and_exported(
     card = json.loads((folder / "model" / CARD).read_text())
     seeds = [figures["accuracy"] for figures in found["valid"]["figures"]]
     assert card["figures"]["accuracy"] == max(seeds)
+
+
+def test_the_last_evaluation_is_exported(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two evaluations an export has the networks of the second, and says that it was that."""
+    monkeypatch.chdir(folder)
+    before = len(
+        looks_of(open_study(Database("sqlite:///studies/studies.db", create=False), "tiny"))
+    )
+    for seeds in ("1", "3"):
+        options = ("--top", "1", "--seeds", seeds, "--workers", "1")
+        assert main(["evaluate", "tiny", *options]) == 0
+    assert main(["export", "tiny", str(tmp_path / "model"), "--ensemble"]) == 0
+    card = json.loads((tmp_path / "model" / CARD).read_text())
+    assert (len(card["members"]), card["test"]["look"]) == (3, before + 2)
