@@ -221,18 +221,6 @@ def _whole(trial: FrozenTrial, space: Mapping[str, Dimension]) -> HyperParams:
     return HyperParams.of(params)
 
 
-def _why_not_again(reason: str, epochs: int, params: HyperParams, splits: Splits) -> str | None:
-    """Returns why a trial would not end as it did, "" if that is plain; None: it would."""
-    if DEATHS in reason or reason.startswith("out of memory"):
-        return ""
-    rule = Divergence()
-    batches = -(-splits.train.size // params.batch_size)
-    early = splits.task != "language" and (epochs + 1) * batches <= rule.first_batches
-    if early and " x the " in reason and f"more than {rule.first_factor:g} x" not in reason:
-        return ", because more is allowed in the first minibatches than when it was trained"
-    return None
-
-
 def _train(
     trial: FrozenTrial, params: HyperParams, trained: dict[str, Any], plan: Plan, *, beside: bool
 ) -> tuple[_Again, list[str]]:
@@ -250,8 +238,8 @@ def _train(
     to_end = outcome in AT_END
     if outcome == Outcome.PRUNED:
         notes.append(f"pruned by its peers ({reason}), which is not replayed; its epochs are")
-    elif to_end and (why := _why_not_again(reason, wanted, params, splits)) is not None:
-        notes.append(f"its end ({reason}) is not replayed{why}; its epochs are")
+    elif to_end and (DEATHS in reason or reason.startswith("out of memory")):
+        notes.append(f"its end ({reason}) is not replayed; its epochs are")
         to_end, cut = False, True
     if beside:
         notes.append("it trained beside others on a GPU, where who they were changes last bits")

@@ -306,23 +306,6 @@ def test_a_trial_that_killed_its_trainers(stored: StoredStudy) -> None:
     assert any("took 3 trainers down" in note for note in result.notes)
 
 
-def test_a_trial_that_an_earlier_bar_has_ended(stored: StoredStudy) -> None:
-    """What diverged early by the bar of before, which was lower there, has its epochs again."""
-    number = first(stored, "diverged")
-    trial = stored.trials()[number]
-    change(
-        stored,
-        "UPDATE trial_user_attributes SET value_json = :value "
-        "WHERE trial_id = :trial AND key = 'reason'",
-        value=json.dumps("the training loss grew to 9, more than 2.5 x the 3 of the start"),
-        trial=trial._trial_id,
-    )
-    result = replay(open_study(Database(str(stored.database), create=False), "tiny"), number)
-    assert (result.equal, result.outcome) == (True, "diverged")
-    assert result.epochs == len(trial.intermediate_values)
-    assert any("more is allowed in the first minibatches than when" in one for one in result.notes)
-
-
 BROKEN = SPEAKER.replace(
     '    print("building")\n',
     "    if params.extra['kernel_size'] == 5:\n"
