@@ -203,7 +203,7 @@ def main() -> None:
         print(f"{path.stem}: {len(records)} configurations")
         constant = constant_validation_loss(path.stem)
         bars = ((2.5, 1.5), (2.5, 2.5), (1.5, 1.5), (5.0, 5.0))
-        for rule in (Divergence(), *(Divergence(*bar, first_batches=0) for bar in bars)):
+        for rule in (Divergence(first_batches=40), *(Divergence(*bar) for bar in bars)):
             report_divergence(records, constant, rule)
         report_both(records, constant)
         report_space(records)

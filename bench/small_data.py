@@ -115,11 +115,11 @@ def ended_at(record: Record, rule: Divergence) -> int | None:
 
 
 RULES = {
-    "2.5, after two epochs 1.5": Divergence(first_batches=0),
+    "2.5, after two epochs 1.5 (ours)": Divergence(),
     "the same, and 10 in the first 20 batches": Divergence(first_batches=20),
-    "10 in the first 40 (ours)": Divergence(),
+    "10 in the first 40": Divergence(first_batches=40),
     "10 in the first 80": Divergence(first_batches=80),
-    "5 in the first 40": Divergence(first_factor=5.0),
+    "5 in the first 40": Divergence(first_factor=5.0, first_batches=40),
     "nothing in the first 30": Divergence(first_factor=math.inf, first_batches=30),
     "nothing in the first 50": Divergence(first_factor=math.inf, first_batches=50),
 }
