@@ -202,8 +202,7 @@ def main() -> None:
         records = [record for record in records if record["figures"] or record["ended"]]
         print(f"{path.stem}: {len(records)} configurations")
         constant = constant_validation_loss(path.stem)
-        bars = ((2.5, 1.5), (2.5, 2.5), (1.5, 1.5), (5.0, 5.0))
-        for rule in (Divergence(first_batches=40), *(Divergence(*bar) for bar in bars)):
+        for rule in (Divergence(), Divergence(2.5, 2.5), Divergence(1.5, 1.5), Divergence(5, 5)):
             report_divergence(records, constant, rule)
         report_both(records, constant)
         report_space(records)

@@ -32,7 +32,7 @@ from search.config import StudyConfig, make_config
 from search.data import load_splits
 from search.data.splits import Splits
 from search.space import fit_to_data
-from search.stopping import Divergence, batch_judge
+from search.stopping import Divergence
 from search.trial import derive_seed
 
 Record = dict[str, Any]
@@ -105,24 +105,28 @@ def collect(work: Path, name: str, count: int) -> None:
             file.write(json.dumps(record) + "\n")
 
 
-def ended_at(record: Record, rule: Divergence) -> int | None:
-    """Returns after how many batches a training ends as diverged; None: never."""
-    judge = batch_judge(rule, record["constant"])
+RULES = {
+    "2.5, after two epochs 1.5 (ours)": (2.5, 0),
+    "the same, and 10 in the first 20 batches": (10.0, 20),
+    "10 in the first 40": (10.0, 40),
+    "10 in the first 80": (10.0, 80),
+    "5 in the first 40": (5.0, 40),
+    "nothing in the first 30": (math.inf, 30),
+    "nothing in the first 50": (math.inf, 50),
+}
+"""How many times the error at the start is too much in how many first minibatches; then ours."""
+
+
+def ended_at(record: Record, factor: float, batches: int) -> int | None:
+    """Returns after how many minibatches a training ends as diverged; None: never."""
+    first, later = Divergence(factor, factor), Divergence()
+    state = later.start(record["constant"])
     for at, loss in enumerate(record["batch_losses"]):
-        if judge(loss, 0.0, 1 + bisect.bisect_right(record["epoch_ends"], at)) is not None:
+        epoch = 1 + bisect.bisect_right(record["epoch_ends"], at)
+        state, decision = (first if at < batches else later).update(state, loss, 0.0, epoch)
+        if decision is not None:
             return at + 1
     return len(record["batch_losses"]) if record["ended"] else None
-
-
-RULES = {
-    "2.5, after two epochs 1.5 (ours)": Divergence(),
-    "the same, and 10 in the first 20 batches": Divergence(first_batches=20),
-    "10 in the first 40": Divergence(first_batches=40),
-    "10 in the first 80": Divergence(first_batches=80),
-    "5 in the first 40": Divergence(first_factor=5.0, first_batches=40),
-    "nothing in the first 30": Divergence(first_factor=math.inf, first_batches=30),
-    "nothing in the first 50": Divergence(first_factor=math.inf, first_batches=50),
-}
 
 
 def show(work: Path) -> None:
@@ -136,8 +140,8 @@ def show(work: Path) -> None:
         tenth, quarter = np.quantile(best, (0.1, 0.25))
         batches = np.median([r["epoch_ends"][0] for r in records if r["epoch_ends"]])
         print(f"{path.stem}: {len(records)} trainings, {batches:g} minibatches an epoch")
-        for name, rule in RULES.items():
-            ends = [ended_at(record, rule) for record in records]
+        for name, (factor, first) in RULES.items():
+            ends = [ended_at(record, factor, first) for record in records]
             over = np.asarray([end is not None for end in ends])
             print(
                 f"  {name}: {over.sum()} ended, of the best tenth {(over & (best <= tenth)).sum()} "

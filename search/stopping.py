@@ -32,17 +32,12 @@ class Divergence:
         settled_factor: The same, once `settled_epochs` have been trained.
         settled_epochs: Epochs after which a trial should have recovered from its first leaps.
         memory: Share of the smoothed logarithm that is kept at each batch.
-        first_factor: The same as `factor`, in the first `first_batches`.
-        first_batches: How long that is: 0, because it spares good trials of small data, but made
-            searches worse on one set of eleven (`studies/LOG.md`).
     """
 
     factor: float = 2.5
     settled_factor: float = 1.5
     settled_epochs: int = 2
     memory: float = 0.85
-    first_factor: float = 10.0
-    first_batches: int = 0
 
     def start(self, constant_loss: float) -> DivergenceState:
         """Returns the state before the first batch.
@@ -50,7 +45,7 @@ class Divergence:
         Args:
             constant_loss: Training loss of the best constant prediction.
         """
-        return DivergenceState(max(constant_loss, SMALLEST), None, 0)
+        return DivergenceState(max(constant_loss, SMALLEST), None)
 
     def update(
         self, state: DivergenceState, loss: float, gradient_norm: float, epoch: int
@@ -72,10 +67,10 @@ class Divergence:
         logarithm = math.log(max(loss, SMALLEST))
         if state.smoothed is None:
             reference = max(state.reference, loss)
-            return DivergenceState(reference, math.log(reference), 1), None
+            return DivergenceState(reference, math.log(reference)), None
         smoothed = self.memory * state.smoothed + (1 - self.memory) * logarithm
-        state = DivergenceState(state.reference, smoothed, state.batches + 1)
-        factor = self._factor(state.batches, epoch)
+        state = DivergenceState(state.reference, smoothed)
+        factor = self.factor if epoch <= self.settled_epochs else self.settled_factor
         if smoothed > math.log(factor * state.reference):
             return state, Decision(
                 Outcome.DIVERGED,
@@ -83,11 +78,6 @@ class Divergence:
                 f"{state.reference:.3g} of the start",
             )
         return state, None
-
-    def _factor(self, batches: int, epoch: int) -> float:
-        if batches <= self.first_batches:
-            return self.first_factor
-        return self.factor if epoch <= self.settled_epochs else self.settled_factor
 
 
 @dataclass(frozen=True)
@@ -97,12 +87,10 @@ class DivergenceState:
     Attributes:
         reference: The error at the start.
         smoothed: Logarithm of the error now, smoothed over batches; None before the first.
-        batches: How many have been judged.
     """
 
     reference: float
     smoothed: float | None
-    batches: int
 
 
 SMALLEST = 1e-30

@@ -179,17 +179,6 @@ def test_more_is_allowed_before_a_trial_has_settled() -> None:
     assert stopped >= settled
 
 
-@pytest.mark.parametrize("batches", [1, 3, 100])
-def test_a_leap_of_the_first_batches_may_come_back(batches: int) -> None:
-    """With a bar of its own for them, that many pass before what is high for long ends a trial."""
-    rule = Divergence(first_batches=40)
-    assert judge_all([1.0] + [8.0] * 20 + [0.5] * 200, 1.0, batches, rule) is None
-    assert judge_all([1.0] + [8.0] * 200, 1.0, batches, rule) == 40
-    stopped = judge_all([1.0] + [1e6] * 20, 1.0, batches, rule)
-    assert stopped is not None
-    assert stopped < 5
-
-
 def test_a_lucky_start_sets_no_bar() -> None:
     """A network that starts better than the best constant may come back to it."""
     assert judge_all([0.01] + [1.0] * 500, 1.0, 10) is None
