@@ -37,13 +37,14 @@ from bench.race.progress import (
     last_behind,
     median_curve,
     quartiles,
+    ratios,
     read_lines,
     time_to,
     times_to_final,
 )
 from bench.race.runner import ROOT, RaceError, environment, run_race
 from bench.race.store import Key, Result, Store
-from bench.race.tables import all_tables, grouped
+from bench.race.tables import all_tables, grouped, ratio_table
 from search.config import load_config
 from search.data import load_splits
 from search.models import SequenceModel
@@ -117,6 +118,20 @@ def test_pairs_of_single_races_are_counted() -> None:
     assert half_in_time([FAST, late, lost], [SLOW] * 3, 180.0) == ["half", "later", "never"]
     assert ever_ahead(SLOW, [FAST, late, lost], 20.0, 180.0) == 2
     assert ever_ahead(FAST, [SLOW, FAST], 20.0, 180.0) == 1
+
+
+def test_losses_are_compared_as_medians_of_all_pairs_at_each_moment() -> None:
+    """Ours over theirs; without a loss of theirs 0, of ours infinite, of nobody's 1."""
+    assert ratios([FAST], [FAST, SLOW, SLOW], [10.0]) == [0.5 / 0.9]
+    assert ratios([FAST], [SLOW, ()], [1.0, 10.0]) == [1.0, 0.5 / 0.9]
+    assert ratios([()], [SLOW], [10.0]) == [math.inf]
+    found = {"sunspots": {"ours": FAST, "ray": SLOW}, "vowels": {"ours": SLOW, "ray": FAST}}
+    sets = {
+        data: {name: [result(name, curve, data=data)] for name, curve in its.items()}
+        for data, its in found.items()
+    }
+    # From second 20 to 180 one side has 0.4 where the other goes from 0.9 to 0.45.
+    assert "| ray | 0.8889 | 2.25 | 2.25 |" in ratio_table(sets, 180.0)
 
 
 def test_quartiles_are_values_that_were_measured() -> None:

@@ -84,13 +84,14 @@ def race(wanted: Sequence[Key], store: Store, folder: Path, calm: float) -> list
     return list(complaints)
 
 
-def show(store: Store, seconds: float) -> None:
+def show(stores: Sequence[Store], seconds: float) -> None:
     """Prints the tables of races of one length."""
     from bench.race.tables import all_tables
 
-    results = store.results(seconds)
+    results = [one for store in stores for one in store.results(seconds)]
     if not results:
-        sys.exit(f"no race of {seconds:g} s in {store.folder}; run some")
+        folders = ", ".join(str(store.folder) for store in stores)
+        sys.exit(f"no race of {seconds:g} s in {folders}; run some")
     print(all_tables(results, seconds))
 
 
@@ -131,7 +132,13 @@ def main() -> None:
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
     parser.add_argument("--seeds", type=int, help="how many (long: 5, else 1)")
     parser.add_argument("--seconds", type=float, help="of a race (long: 180, short: 45)")
-    parser.add_argument("--store", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument(
+        "--store",
+        nargs="+",
+        type=Path,
+        default=[RESULTS],
+        help="folder of results; tables: also several, as of one race",
+    )
     parser.add_argument(
         "--count", type=int, default=20, help="throughput, landscape: trials; loops: turns"
     )
@@ -152,9 +159,11 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
     short = args.verb == "short"
     sets = args.sets or (SHORT_SETS if short else SETS)
     seconds = args.seconds or (45.0 if short else 180.0)
+    stores = [Store(folder) for folder in args.store]
     if args.verb == "tables":
-        show(Store(args.store), seconds)
-        draw_all(Store(args.store), seconds)
+        show(stores, seconds)
+        for store in stores:
+            draw_all(store, seconds)
     elif args.verb == "landscape":
         show_landscape(folder, args.sets or list(DATA_SETS), args.count)
     elif args.verb == "loops":
@@ -170,11 +179,13 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
 
         show_throughput(folder, sets, args.count, args.params)
     else:
-        store = Store(folder / "short" if short else args.store)
+        if len(stores) > 1:
+            sys.exit("a race is written to one folder: --store takes several for tables alone")
+        store = Store(folder / "short") if short else stores[0]
         wanted = keys(sets, args.contestants, args.seeds or (1 if short else 5), seconds)
         complaints = race(wanted, store, folder, args.calm)
         if store.results(seconds):
-            show(store, seconds)
+            show([store], seconds)
         print(*complaints, sep="\n")
 
 

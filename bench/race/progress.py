@@ -107,3 +107,23 @@ def last_behind(
     at = moments(seconds)
     pairs = zip(at, median_curve(ours, at), median_curve(theirs, at), strict=True)
     return max((float(moment) for moment, mine, other in pairs if mine[1] > other[1]), default=0.0)
+
+
+def ratios(
+    ours: Sequence[Improvements], theirs: Sequence[Improvements], at: Iterable[float]
+) -> list[float]:
+    """Returns our best loss over theirs at each moment, the median of all pairs of seeds.
+
+    Where they have none yet it is 0, where we alone have none infinite; neither has any: 1.
+    """
+    pairs = list(product(ours, theirs))
+    return [
+        quartiles([_ratio(best_at(mine, one), best_at(other, one)) for mine, other in pairs])[1]
+        for one in at
+    ]
+
+
+def _ratio(mine: float, other: float) -> float:
+    if mine == other:
+        return 1.0
+    return 0.0 if math.isinf(other) else mine / other

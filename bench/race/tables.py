@@ -13,7 +13,9 @@ from bench.race.progress import (
     ever_ahead,
     half_in_time,
     last_behind,
+    moments,
     quartiles,
+    ratios,
     times_to_final,
 )
 from bench.race.store import Result
@@ -100,6 +102,29 @@ def goal_table(all_results: Grouped, seconds: float) -> str:
     return f"{_table(rows)}\n\n{_table(behind)}"
 
 
+def ratio_table(all_results: Grouped, seconds: float) -> str:
+    """Returns our loss over theirs where it is largest after `AFTER`, for each set and over all.
+
+    At each moment it is the median of all pairs of seeds; over all data sets, the median of these
+    medians at that moment. Above 1, they are ahead.
+    """
+    at = [float(one) for one in moments(seconds) if one > AFTER]
+    rows = [
+        [f"largest loss of ours ÷ theirs after {AFTER:g} s", *all_results, "median of the sets"]
+    ]
+    for name in (name for name in CONTESTANTS if name != OURS):
+        found = {
+            data: ratios(curves(its[OURS]), curves(its[name]), at)
+            for data, its in all_results.items()
+            if name in its and OURS in its
+        }
+        if at and found:
+            worst = [_number(max(found[data])) if data in found else "" for data in all_results]
+            overall = max(quartiles(each)[1] for each in zip(*found.values(), strict=True))
+            rows.append([name, *worst, _number(overall)])
+    return _table(rows)
+
+
 def pair_table(all_results: Grouped, seconds: float) -> str:
     """Returns how single races of others compare with single races of ours.
 
@@ -138,7 +163,8 @@ def all_tables(results: Sequence[Result], seconds: float) -> str:
     parts = []
     for data, by_contestant in found.items():
         parts += [f"### {data}", loss_table(by_contestant, seconds), claim_table(by_contestant)]
-    goals = ["### Goals", goal_table(found, seconds), pair_table(found, seconds)]
+    tables = (goal_table, ratio_table, pair_table)
+    goals = ["### Goals", *(table(found, seconds) for table in tables)]
     return "\n\n".join([*goals, *parts, describe(results)])
 
 
