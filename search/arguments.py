@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from search.errors import without_secrets
+from search.surroundings import versions
 
 DEFAULT_STORAGE = "sqlite:///studies/studies.db"
 NONSENSE = 2
@@ -123,12 +124,24 @@ class Parser(argparse.ArgumentParser):
         self.exit(NONSENSE, f"{self.prog}: {said}; see {self.prog} --help\n")
 
 
+class Version(argparse.Action):
+    """Prints the versions that a report of a fault needs, in one line, and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Looks them up only when asked."""
+        found = versions()
+        ours = found.pop("rnn-search")
+        print(f"rnn-search {ours} ({', '.join(f'{name} {it}' for name, it in found.items())})")
+        parser.exit()
+
+
 def make_parser() -> Parser:
     """Returns the parser of the whole command line; ``command`` is the name of the one given."""
     parser = Parser(
         prog="rnn-search",
         description="Finds good hyperparameters for a recurrent network on your own sequences.",
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, (about, add_options) in COMMANDS.items():
         sub = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -145,11 +146,19 @@ def print_next_commands(
     if found and stored.config.keep > 0:
         why = "the best network as files, to predict with"
         commands.append((f"export {name} DIR{where}{trust}", why))
-    lines = [(f"  {as_typed('rnn-search')} {arguments}", why) for arguments, why in commands]
-    width = max(len(line) for line, _ in lines)
     console.print(f"\nNext{first}:", style="bold", markup=False, highlight=False)
+    _print_commands(console, [(f"  {as_typed('rnn-search')} {it}", why) for it, why in commands])
+
+
+def _print_commands(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """Prints commands, and beside each what it is for."""
+    width = max(len(line) for line, _ in lines)
+    widest = width + max(len(why) for _, why in lines) + 2
+    # On a narrow terminal it stands under the command; in a file a line may be long.
+    under = console.is_terminal and widest > console.width
     for line, why in lines:
-        console.print(f"{line:<{width}}  {why}", markup=False, highlight=False, soft_wrap=True)
+        both = f"{line}\n      {why}" if under else f"{line:<{width}}  {why}"
+        console.print(both, markup=False, highlight=False, soft_wrap=True)
 
 
 def _usual_storage() -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -367,16 +369,15 @@ def test_two_runs_at_once_are_exact(tmp_path: Path) -> None:
     assert count(tmp_path, "rnn_search_leases") == 0
 
 
-def test_help_is_quick(tmp_path: Path) -> None:
-    """--help imports neither torch nor Optuna, numpy, pandas or SQLAlchemy."""
-    helped = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "search", "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    imported = {line.split("|")[-1].strip() for line in helped.stderr.splitlines()}
+@pytest.mark.parametrize("asked", ["--help", "--version"])
+def test_help_and_versions_are_quick(asked: str, tmp_path: Path) -> None:
+    """Neither imports torch, Optuna, numpy, pandas or SQLAlchemy; the versions are one line."""
+    command = [sys.executable, "-X", "importtime", "-m", "search", asked]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    imported = {line.split("|")[-1].strip() for line in said.stderr.splitlines()}
     assert "search.cli" in imported
     assert not imported & {"torch", "optuna", "numpy", "pandas", "sqlalchemy"}
-    assert "run" in helped.stdout
+    named = [f"{name} {version(name)}" for name in ("rnn-search", "torch", "optuna", "sqlalchemy")]
+    named.append(f"python {platform.python_version()}")
+    assert (asked == "--version") == all(name in said.stdout for name in named)
+    assert (said.stdout.count("\n") == 1) == (asked == "--version")

@@ -37,11 +37,12 @@ from tiny import (
     write_study,
 )
 
+from search.arguments import DEFAULT_STORAGE
 from search.database import Database
 from search.display import ranking_table, studies_table
 from search.report import summarize
 from search.storage import open_study
-from search.terminal import make_console
+from search.terminal import make_console, print_next_commands
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +266,24 @@ def test_a_narrow_table_has_fewer_columns(folder: Path) -> None:
         assert "…" not in text
         assert "loss" in text
         assert ("clip" in text) == (width == 120)
+
+
+def test_the_next_commands_fit_a_narrow_terminal(folder: Path) -> None:
+    """What a command is for stands under it where both are too wide for a line, in a file never."""
+    with contextlib.chdir(folder):
+        stored = open_study(Database(DEFAULT_STORAGE, create=False), "tiny")
+    said = {}
+    for terminal, width in ((True, 60), (True, 140), (False, 60)):
+        file = io.StringIO()
+        console = Console(file=file, width=width, force_terminal=terminal, no_color=True)
+        print_next_commands(console, stored, DEFAULT_STORAGE, "done", found=True)
+        said[terminal, width] = [line.rstrip() for line in file.getvalue().splitlines()]
+    narrow, why = said[True, 60], "this table again; add a number for one trial"
+    at = next(index for index, line in enumerate(narrow) if line.endswith("show tiny"))
+    assert narrow[at + 1] == f"      {why}"
+    assert max(len(line) for line in narrow) <= 60
+    for wide in (said[True, 140], said[False, 60]):
+        assert any(" show tiny " in line and line.endswith(f"  {why}") for line in wide)
 
 
 @pytest.mark.slow
