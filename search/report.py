@@ -91,6 +91,8 @@ class Summary:
             first that completed.
         evaluated: The last look at the test part: ``trial``, ``metric``, ``mean``, ``std`` and
             ``seeds`` of the winner; empty if there was none.
+        described: What was read when the study was created, how it was cut, sizes and units; empty
+            for a study of a version that did not store it.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Summary:
     enough: str = ""
     progress: list[float] = field(default_factory=list)
     evaluated: dict[str, Any] = field(default_factory=dict)
+    described: list[str] = field(default_factory=list)
 
     @property
     def best(self) -> TrialLine | None:
@@ -141,6 +144,7 @@ class Summary:
             "baselines": self.baselines,
             "verdicts": self.verdicts,
             "reasons": self.reasons,
+            "data": self.described,
             "notes": self.notes,
             "enough": self.enough,
             "evaluated": self.evaluated or None,
@@ -174,6 +178,7 @@ def summarize(stored: StoredStudy) -> Summary:
         enough=stored.reached() or stored.stagnated() or "",
         progress=best_so_far([line.value for line in lines], stored.goal),
         evaluated=_evaluated(stored),
+        described=attributes.get("described", []),
     )
 
 

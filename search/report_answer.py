@@ -285,5 +285,8 @@ def _ranking(summary: Summary) -> Table:
 
 
 def _notes(summary: Summary) -> list[Block]:
+    """What the figures are of, and what is to be known besides."""
     notes = [*summary.notes, *([f"Enough: {summary.enough}"] if summary.enough else [])]
-    return [Paragraph("Notes:"), Bullets(notes)] if notes else []
+    parts = {"The data that it was trained and judged on:": summary.described, "Notes:": notes}
+    found = [(title, lines) for title, lines in parts.items() if lines]
+    return [block for title, lines in found for block in (Paragraph(title), Bullets(lines))]

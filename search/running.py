@@ -372,6 +372,7 @@ def _attributes(plan: Plan) -> dict[str, object]:
         "baselines": plan.splits.baselines("valid"),
         "constant_loss": plan.splits.constant_valid_loss,
         "notes": plan.notes,
+        "described": plan.splits.describe(),
         "card": plan.splits.card(),
     }
 

@@ -87,9 +87,13 @@ def here(studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_report_of_a_study_that_ran(
     here: Path, studied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The page lies with the study's files, opens with the best trial, and opens no data."""
+    """The page is by the study's files, has the best trial first, and the data as `check` has."""
+    assert main(["check", str(studied / "tiny.toml"), "--json"]) == 0
+    described = read_json(capsys.readouterr().out)["data"]
     assert main(["show", "tiny", "--json"]) == 0
-    best = read_json(capsys.readouterr().out)["best"]
+    shown = read_json(capsys.readouterr().out)
+    assert shown["data"] == described
+    best = shown["best"]
     (data,) = studied.glob("*.csv")
     away = data.rename(data.with_suffix(".away"))
     try:
@@ -104,6 +108,8 @@ def test_report_of_a_study_that_ran(
     assert (said["answer"], said["summary"]["best"]["number"]) == (best["number"],) * 2
     assert f"#{best['number']}, the best of 4 trials, by its loss: validation rmse" in page
     assert "persistence" in text
+    windows = next(line for line in described if line.startswith("windows of "))
+    assert f"\n- {windows}\n" in text.replace("\\", "")
     assert "rnn-search evaluate tiny" in " ".join(said["how_sure"])
 
 

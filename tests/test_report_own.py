@@ -61,6 +61,7 @@ def test_own_network_and_entries(tmp_path: Path) -> None:
     report(made_study(tmp_path, trials, **OWN), tmp_path / "out")
     _, written = check_page(tmp_path / "out")
     text = written.replace("\\", "")
+    assert "The data that it was trained" not in text, "an earlier version did not store it"
     assert "| attention | gain | heads | kernel_size | padding | finding |" in text
     assert "| yes | -1 | 4 | 5 | same | " in text
     assert "better may lie beyond: gain -1, kernel size 5." in text
