@@ -51,7 +51,9 @@ def test_shakespeare() -> None:
     assert isinstance(got, LanguageSplits)
     assert not set("*_#\r") & set(got.vocabulary)
     losses = {name: figures["loss"] for name, figures in got.baselines("test").items()}
-    assert losses == pytest.approx({"unigram": 3.28, "bigram": 2.54, "trigram": 2.11}, abs=0.02)
+    assert losses == pytest.approx(
+        {"unigram": 3.28, "bigram": 2.54, "trigram": 2.11, "5gram": 1.74}, abs=0.02
+    )
     assert got.source == "example:shakespeare"
 
 

@@ -132,7 +132,9 @@ def test_a_huge_loss_has_an_infinite_perplexity() -> None:
 def test_baselines_match_slow_counting() -> None:
     """The n-gram models equal Witten and Bell's formulas written out with dictionaries."""
     rng = np.random.default_rng(0)
-    text = "".join(rng.choice(list("aab cd"), 600)) + "".join(rng.choice(list("abcdé"), 100))
+    words = rng.choice(["abcd ", "bcda ", "abdd ", "cab "], 200)
+    text = "".join(words)[:600] + "".join(rng.choice(list("abcdé"), 40)) + "abcd dab bcda abcé cab"
+    text = text.ljust(700, "d")
     got = splits(text, split=(600 / 700, 50 / 700, 50 / 700))
     train, test = text[:600], text[650:]
 
@@ -147,7 +149,11 @@ def test_baselines_match_slow_counting() -> None:
         total = sum(after.values())
         return (after[char] + len(after) * lower) / (total + len(after)) if total else lower
 
-    for order, name in enumerate(("unigram", "bigram", "trigram")):
+    *shorter, longest = got.baselines("test")
+    assert shorter == ["unigram", "bigram", "trigram"]
+    assert 4 <= int(longest.removesuffix("gram")) <= 8
+    orders = [0, 1, 2, int(longest.removesuffix("gram")) - 1]
+    for order, name in zip(orders, [*shorter, longest], strict=True):
         losses = [
             -np.log(probability(test[max(0, at - order) : at], test[at]))
             for at in range(1, len(test))
@@ -158,12 +164,30 @@ def test_baselines_match_slow_counting() -> None:
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4))
 def test_ngram_models_are_distributions(history: list[int]) -> None:
-    """After any history the trigram's probabilities of all characters add up to 1."""
+    """After any history the probabilities that a model gives all characters add up to 1."""
     train = np.array([0, 1, 2, 0, 1, 3, 4, 4, 0, 2, 1], dtype=np.int64)
     asked = [np.array([*history, char], dtype=np.int64) for char in range(5)]
-    for order in range(3):
-        sums = sum(language_baselines.ngrams(train, codes, 5)[order][-1] for codes in asked)
+    for order in range(5):
+        sums = sum(language_baselines.ngrams(train, codes, 5, 5)[order][-1] for codes in asked)
         assert sums == pytest.approx(1)
+
+
+def test_the_length_of_an_ngram_is_what_the_end_of_training_says() -> None:
+    """Where only the character three before tells the next, four are read; in noise, one."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 6, (1000, 3))
+    repeated = np.concatenate([first, first], axis=1).ravel()
+    assert language_baselines.best_length(repeated, 6) >= 4
+    assert language_baselines.best_length(rng.integers(0, 6, 5000), 6) == 1
+    assert language_baselines.best_length(np.array([0, 1, 0]), 2) == 1
+
+
+def test_a_key_of_the_longest_ngram_fits() -> None:
+    """However many characters a vocabulary has, no two contexts share a key."""
+    assert language_baselines.longest_ngram(60) == language_baselines.LONGEST
+    for size in (2, 234, 255, 5_000, 1_114_112):
+        assert (size + 1) ** language_baselines.longest_ngram(size) < 2**63
+        assert language_baselines.longest_ngram(size) >= 3
 
 
 def test_constant_loss_is_the_entropy_of_training() -> None:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from search.config import LanguageData
 from search.data.cards import LanguageCard
 from search.data.encodings import read_utf8
-from search.data.language_baselines import ngrams, unigrams
+from search.data.language_baselines import best_length, ngrams, unigrams
 from search.data.splits import IGNORED, Batch, EpochPlan, Part, Splits, fingerprint
 from search.errors import DataError
 
@@ -167,22 +167,30 @@ class LanguageSplits(Splits):
         return text_figures(tally)
 
     def baselines(self, part: str) -> dict[str, dict[str, float]]:
-        """Figures of n-gram models of the training part, n = 1, 2, 3.
+        """Figures of n-gram models of the training part, n = 1, 2, 3, and the n that is best.
 
-        The unigram adds one to each count; the others are interpolated with the next shorter
-        model by Witten and Bell's method (Chen and Goodman 1998, section 2.4), which has no
-        parameters. The first characters of a part, and those after an unknown one, are predicted
-        from as many characters as are known.
+        The length that is best, 8 at most, the end of the training part says; above 3 it has a
+        name of its own (``5gram``). The unigram adds one to each count; the others are
+        interpolated with the next shorter model by Witten and Bell's method (Chen and Goodman
+        1998, section 2.4), which has no parameters. The first characters of a part, and those
+        after an unknown one, are predicted from as many characters as are known.
         """
         assert isinstance(self.train, TextPart)
         chosen = {"valid": self.valid, "test": self.test}[part]
         assert isinstance(chosen, TextPart)
         train, codes = self.train.codes.cpu().numpy(), chosen.codes.cpu().numpy()
-        likelihoods = ngrams(train.astype(np.int64), codes.astype(np.int64), self.output_size)
-        names = ("unigram", "bigram", "trigram")
+        train, size = train.astype(np.int64), self.output_size
+        best = best_length(train, size)
+        likelihoods = ngrams(train, codes.astype(np.int64), size, max(best, 3))
+        named = {
+            "unigram": 1,
+            "bigram": 2,
+            "trigram": 3,
+            **({f"{best}gram": best} if best > 3 else {}),
+        }
         return {
-            name: _figures(_loss_of(likely, codes, self.output_size))
-            for name, likely in zip(names, likelihoods, strict=True)
+            name: _figures(_loss_of(likelihoods[length - 1], codes, size))
+            for name, length in named.items()
         }
 
     def card(self) -> dict[str, Any]:

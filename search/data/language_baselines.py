@@ -5,29 +5,67 @@ Shapes: m characters of the training part, n of the part that is judged, V vocab
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 Codes = NDArray[np.int64]
 
+LONGEST = 8
+"""Characters of the longest model, the one that is foreseen included."""
+JUDGED, COUNTED = 100_000, 1_000_000
+"""Characters that choose a length, at most: seconds of one core."""
 
-def ngrams(train: Codes, codes: Codes, size: int) -> list[NDArray[np.float64]]:
-    """Returns three (n - 1,) arrays: what 1-, 2- and 3-gram models give each next character.
+
+def ngrams(train: Codes, codes: Codes, size: int, longest: int) -> list[NDArray[np.float64]]:
+    """Returns (n - 1,) arrays: what the models of 1, 2 ... ``longest`` give each next character.
 
     Args:
         train: (m,) indices of the training part, all known.
         codes: (n,) indices of the part that is judged; V is unknown.
         size: V.
+        longest: No more than `longest_ngram` of V.
     """
     base = size + 1
-    unigram = unigrams(train, codes, size)
-    pairs, asked = train[:-1] * base + train[1:], codes[:-1] * base + codes[1:]
-    bigram = _interpolated(pairs, asked, unigram, base)
+    given = [unigrams(train, codes, size)]
     # Before the part's first character stands none: V, which no context of training holds.
-    before = np.append(size, codes[:-2])
-    triples = pairs[:-1] * base + train[2:]
-    trigram = _interpolated(triples, before * base**2 + asked, bigram, base)
-    return [unigram, bigram, trigram]
+    text = np.concatenate([train, [size], codes])
+    keys = text
+    for length in range(2, longest + 1):
+        keys = np.append(size, keys[:-1]) * base + text
+        trained, asked = keys[length - 1 : len(train)], keys[len(train) + 2 :]
+        given.append(_interpolated(trained, asked, given[-1], base))
+    return given
+
+
+def longest_ngram(size: int) -> int:
+    """Returns how many characters' indices fit into the 63 bits of a key, `LONGEST` at most.
+
+    Args:
+        size: V.
+    """
+    return min(LONGEST, int(62 / math.log2(size + 1)))
+
+
+def best_length(train: Codes, size: int) -> int:
+    """Returns the length whose model foresees the end of the training part best.
+
+    Args:
+        train: (m,) indices of the training part; its last tenth, `JUDGED` characters at most, is
+            judged by what the others say, the last `COUNTED` of them.
+        size: V.
+
+    Returns:
+        From 1, the shortest of those that are equally good.
+    """
+    start = len(train) - min(len(train) // 10, JUDGED)
+    fitted, judged = train[max(0, start - COUNTED) : start], train[start:]
+    if len(judged) < 2:
+        return 1
+    given = ngrams(fitted, judged, size, longest_ngram(size))
+    losses = [-float(np.log(likely).mean()) for likely in given]
+    return 1 + losses.index(min(losses))
 
 
 def unigrams(train: Codes, codes: Codes, size: int) -> NDArray[np.float64]:

@@ -180,7 +180,8 @@ class Splits(ABC):
         """Figures of the naive methods on ``"valid"`` or ``"test"``, by name of the method.
 
         Each is fitted on the training part only. forecast: persistence, seasonal_naive (if a
-        season is given), ridge. classify: majority, one_nn. language: unigram, bigram, trigram.
+        season is given), ridge. classify: majority, one_nn. language: unigram, bigram, trigram
+        and, if a longer one is better, its like (``5gram``).
         """
 
     @abstractmethod
