@@ -61,7 +61,7 @@ class ForecastData(_Data):
         series: Column that tells several series apart.
         window: Steps T that the network sees.
         horizon: Steps ahead that it forecasts, all of them.
-        season: Steps in a season, for the seasonal-naive baseline.
+        season: Steps in a season, for the seasonal-naive baseline; a week is tried beside a day.
         split: Shares of training, validation and test, in time.
         missing: What to do about missing values: an error, interpolation within each part, or
             dropping their rows (which leaves a gap that no window reaches over).

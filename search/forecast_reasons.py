@@ -97,7 +97,7 @@ def window_choices(
     yield Choice("horizon", data.horizon, why)
     why = (
         f"Rows of a season: the autocorrelation is {season.strength:.2f} there. Only the seasonal "
-        "baseline uses it; left out, there is none."
+        "baseline uses it, and tries a week beside a day; left out, there is none."
     )
     yield Choice("season", season.steps, why)
 

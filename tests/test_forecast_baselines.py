@@ -24,12 +24,70 @@ def test_seasonal_naive(tmp_path: Path) -> None:
     assert figures["persistence"]["rmse"] > 1
 
 
-def test_seasonal_naive_does_not_reach_over_a_gap() -> None:
-    """Where last season lies in another stretch, or ahead, an earlier value stands in."""
-    observed, segment = np.arange(10.0)[:, None], np.repeat([0, 1], [4, 6])
-    first = np.array([6, 9])
-    forecast = forecast_baselines.seasonal_naive(observed, segment, first, 4, 3)
-    assert forecast[:, :, 0].tolist() == [[5, 4, 5, 5], [6, 7, 8, 6]]
+def test_seasonal_naive_counts_time_and_not_rows() -> None:
+    """Where last season lies in a gap it is the season before; at the start, the last value."""
+    observed, slots = np.arange(10.0)[:, None], np.array([0, 1, 2, 3, 6, 7, 8, 9, 10, 11])
+    first = np.array([2, 5, 6, 8])
+    forecast = forecast_baselines.seasonal_naive(observed, slots, first, 2, 3)
+    assert forecast[:, :, 0].tolist() == [[1, 0], [1, 2], [2, 4], [5, 6]]
+    ahead = forecast_baselines.seasonal_naive(observed, slots, np.array([2]), 4, 2)
+    assert ahead[0, :, 0].tolist() == [0, 1, 0, 1], "what lies ahead is not known"
+    assert forecast_baselines.seasonal_naive(observed, slots, first[-1:], 1, 11)[0, 0, 0] == 7
+
+
+@pytest.mark.parametrize("missing", ["error", "drop"])
+def test_a_gap_hides_no_season_from_its_baseline(tmp_path: Path, missing: str) -> None:
+    """Of a series that repeats itself each week, days that lack are no reason to err."""
+    frame = daily(np.tile([1.0, 5.0, 2.0, 9.0, 3.0, 8.0, 0.0], 60))
+    if missing == "drop":
+        frame.loc[frame.index[[50, 180, 181, 333]], "y"] = np.nan
+    else:
+        frame = frame.drop(frame.index[[50, 180, 181, 333, 334, 335]])
+    options = {"time": "when", "window": 3, "season": 7, "missing": missing}
+    splits = load(tmp_path, frame, **options)
+    for part in ("valid", "test"):
+        assert splits.baselines(part)["seasonal_naive"]["rmse"] == pytest.approx(0, abs=1e-6)
+
+
+def test_weekdays_that_lack_do_not_shift_the_week(tmp_path: Path) -> None:
+    """Trading days are counted without weekends, over gaps and holidays."""
+    when = pd.bdate_range("2020-01-06", periods=300)
+    frame = pd.DataFrame({"when": when, "y": np.tile([1.0, 5.0, 2.0, 9.0, 3.0], 60)})
+    frame = frame.drop(frame.index[[40, 207, *range(216, 225), 246, 251, 252, 277]])
+    splits = load(tmp_path, frame, time="when", window=3, season=5)
+    for part in ("valid", "test"):
+        assert splits.baselines(part)["seasonal_naive"]["rmse"] == pytest.approx(0, abs=1e-6)
+
+
+def test_no_season_reaches_into_another_series(tmp_path: Path) -> None:
+    """At the start of a series the last value stands in, whatever stands before it in the file."""
+    frame = pd.DataFrame({"s": np.repeat(["a", "b"], 40), "y": np.arange(80.0)})
+    splits = load(tmp_path, frame, series="s", window=2, season=30)
+    slots, at = splits.slots.numpy(), np.array([42])
+    forecast = forecast_baselines.seasonal_naive(splits.observed.numpy(), slots, at, 1, 30)
+    assert forecast.item() == 41
+
+
+def test_a_week_stands_beside_a_day_where_it_tells_more(tmp_path: Path) -> None:
+    """Hours that differ by weekday have both baselines; those that do not, the day alone."""
+    rng, hours = np.random.default_rng(0), np.arange(24 * 7 * 12)
+    day = 5 * np.sin(2 * np.pi * hours / 24)
+    week = np.where(hours // 24 % 7 < 5, 4.0, 0.0)
+    when = pd.date_range("2024-01-01", periods=len(hours), freq="h")
+    options = {"time": "when", "window": 24, "horizon": 12, "season": 24}
+    for values, names in (
+        (day + week, ["seasonal_naive", "seasonal_naive_168"]),
+        (day, ["seasonal_naive"]),
+    ):
+        noisy = values + rng.normal(0, 0.3, len(hours)) + np.cumsum(rng.normal(0, 0.05, len(hours)))
+        splits = load(tmp_path, pd.DataFrame({"when": when, "y": noisy}), **options)
+        figures = splits.baselines("valid")
+        assert [name for name in figures if name.startswith("seasonal")] == names
+        if len(names) == 2:
+            assert figures[names[1]]["rmse"] < figures[names[0]]["rmse"]
+    assert "seasonal_naive" not in load(
+        tmp_path, pd.DataFrame({"when": when, "y": day + week}), **{**options, "season": None}
+    ).baselines("valid")
 
 
 def test_ridge_learns_what_is_linear(tmp_path: Path) -> None:

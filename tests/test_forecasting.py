@@ -157,18 +157,19 @@ def test_parts_share_their_rows_on_every_device(tmp_path: Path) -> None:
     assert {part.values.device.type for part in parts} == {"meta"}  # type: ignore[attr-defined]
 
 
-def test_a_season_that_no_stretch_reaches_is_noted(tmp_path: Path) -> None:
-    """A season as long as the longest stretch is no reason to stop, but one to say so."""
+def test_a_season_that_no_series_reaches_is_noted(tmp_path: Path) -> None:
+    """A season as long as the longest series, gaps included, is none to stop for, but to say so."""
     series = {"series": "s", "window": 4}
     frame = pd.DataFrame({"s": np.repeat(["a", "b"], 40), "y": noise(80)})
     assert not load(tmp_path, frame, season=39, **series).notes
     (note,) = load(tmp_path, frame, season=40, **series).notes
-    said = "season 40 is no shorter than any stretch of rows without a gap (40 at most)"
+    said = "season 40 is no shorter than any series (40 steps at most)"
     assert said in note
     halves = daily(noise(80))
     halves["when"] += pd.to_timedelta(np.where(np.arange(80) < 40, 0, 900), "D")
-    (note,) = load(tmp_path, halves, time="when", season=40, window=4).notes
-    assert said in note
+    assert not load(tmp_path, halves, time="when", season=979, window=4).notes
+    (note,) = load(tmp_path, halves, time="when", season=980, window=4).notes
+    assert "season 980 is no shorter than any series (980 steps at most)" in note
 
 
 def test_series_are_named_as_written(tmp_path: Path) -> None:

@@ -108,6 +108,17 @@ def test_the_calendar_finds_little_where_there_is_nothing() -> None:
     assert sum(find_season(noise(120, seed), (12,)) is not None for seed in range(200)) <= 20
 
 
+@pytest.mark.parametrize(("weekend", "steps"), [(1.0, 24), (0.6, 24), (-0.9, 168)])
+def test_a_day_is_the_season_of_a_week_of_days_alike(weekend: float, steps: int) -> None:
+    """Hours have a season of 24 though 168 has the higher peak, but where days are unlike."""
+    hours = np.arange(24 * 7 * 15)
+    today = np.where(hours // 24 % 7 < 5, 1.0, weekend)
+    noise = np.random.default_rng(0).normal(0, 0.1, len(hours))
+    season = find_season(today * np.sin(2 * np.pi * hours / 24) + noise, (24, 168))
+    assert season is not None
+    assert season.steps == steps
+
+
 def test_the_calendar_helps() -> None:
     """A weak season that chance could explain among all lags counts at the calendar's lag."""
     time = np.arange(60)

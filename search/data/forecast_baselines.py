@@ -5,13 +5,16 @@ Shapes: L rows, N windows, D inputs of a flattened window, H horizon, K targets,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+SEASONS = 3
+"""So many are looked back over a gap."""
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 """Ridge penalties per training window, for standardised inputs."""
@@ -37,16 +40,15 @@ def persistence(observed: Floats, first: Ints, horizon: int) -> Floats:
     return np.repeat(observed[first - 1][:, None], horizon, axis=1)
 
 
-def seasonal_naive(
-    observed: Floats, segment: Ints, first: Ints, horizon: int, season: int
-) -> Floats:
+def seasonal_naive(observed: Floats, slots: Ints, first: Ints, horizon: int, season: int) -> Floats:
     """Forecasts the value of a whole number of seasons ago (Hyndman and Athanasopoulos, 5.2).
 
-    Where that lies over a gap or before the start of the series: the last value.
+    Where there is none, as in a gap, that of another season before, `SEASONS` back at most; where
+    none has one, as at the start of a series, the last value.
 
     Args:
         observed: (L, K) targets.
-        segment: (L,) stretches without a gap.
+        slots: (L,) each row's place in time, see `search.data.rows.Rows`.
         first: (N,) row of each window's first target.
         horizon: H.
         season: Steps of a season.
@@ -54,11 +56,46 @@ def seasonal_naive(
     Returns:
         (N, H, K).
     """
-    ahead = np.arange(horizon)
-    source = first[:, None] + ahead - season * (ahead // season + 1)
-    last = first[:, None] - 1
-    same = (source >= 0) & (segment[np.maximum(source, 0)] == segment[last])
-    return observed[np.where(same, source, last)]
+    row = _season_before(slots, first, horizon, season)
+    return observed[np.where(row >= 0, row, first[:, None] - 1)]
+
+
+def _season_before(slots: Ints, first: Ints, horizon: int, season: int) -> Ints:
+    """Returns (N, H) the row that `seasonal_naive` takes; -1: there is none."""
+    ahead, found = np.arange(horizon), np.full((len(first), horizon), -1, dtype=np.int64)
+    wanted = slots[first[:, None] + ahead] - season * (ahead // season)
+    for back in range(SEASONS, 0, -1):
+        asked = wanted - back * season
+        row = np.searchsorted(slots, asked)
+        # Where holidays lie ahead, a season before may be ahead, too.
+        found = np.where((slots[row] == asked) & (row < first[:, None]), row, found)
+    return found
+
+
+def useful_seasons(
+    observed: Floats, slots: Ints, first: Ints, horizon: int, season: int, longer: Iterable[int]
+) -> list[int]:
+    """Returns the season, and those of whole numbers of it that foresee windows better.
+
+    Args:
+        observed: As for `seasonal_naive`.
+        slots: As for `seasonal_naive`.
+        first: (N,) row of the first target of each window of the training part.
+        horizon: H.
+        season: Steps of a season.
+        longer: Those that the calendar suggests.
+    """
+    actual = observed[first[:, None] + np.arange(horizon)]
+    usual = _season_before(slots, first, horizon, season)
+
+    def better(steps: int) -> bool:
+        row = _season_before(slots, first, horizon, steps)
+        both = (usual >= 0) & (row >= 0)  # At the start of a series a week has no forecast yet.
+        theirs, mine = (((observed[at] - actual)[both] ** 2).sum() for at in (usual, row))
+        return bool(mine < theirs)
+
+    whole = [steps for steps in longer if steps > season and steps % season == 0]
+    return [season, *filter(better, whole)]
 
 
 def windows_for_ridge(count: int, inputs: int) -> Ints:

@@ -179,12 +179,12 @@ def _remarks(rows: Rows, columns: Columns, data: ForecastData) -> list[str]:
 
 
 def _season_notes(rows: Rows, data: ForecastData) -> list[str]:
-    longest = int(np.unique(rows.segments, return_counts=True)[1].max())
+    longest = max(int(np.ptp(rows.slots[run])) + 1 for run in runs_of(rows.series))
     if data.season is None or data.season < longest:
         return []
     return [
-        f"season {data.season} is no shorter than any stretch of rows without a gap ({longest} at "
-        "most), so that seasonal naive is persistence; lower season"
+        f"season {data.season} is no shorter than any series ({longest} steps at most), so that "
+        "seasonal naive is persistence; lower season"
     ]
 
 
@@ -256,9 +256,9 @@ def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData)
     spread, first = (mean[aimed], std[aimed]), starts[0] + data.window
     aim = choose_aim(observed, spread, first, data.horizon, columns.visible)
     values = standardised(rows.values[:, seen], mean[seen], std[seen])
-    train, valid, test = (_part(values, observed, first, aim, data.window) for first in starts)
+    train, valid, test = (_part(values, observed, at, aim, data.window) for at in starts)
     options = (data.window, data.horizon, columns.targets, columns.features, aim.anchored)
-    constants = _constant_losses(train, valid)
+    constant, constant_valid = _constant_losses(train, valid)
     return ForecastSplits(
         task="forecast",
         train=train,
@@ -268,13 +268,12 @@ def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData)
         output_size=aim.scale.size,
         fingerprint=fingerprint(rows.values, *starts, *options),
         notes=(*rows.notes, *notes, *_remarks(rows, columns, data)),
-        constant_loss=constants[0],
-        constant_valid_loss=constants[1],
+        constant_loss=constant,
+        constant_valid_loss=constant_valid,
         targets=columns.targets,
         features=columns.features,
         window=data.window,
         horizon=data.horizon,
-        season=data.season,
         data=data,
         step=_step(rows),
         time_format=rows.stamps.form if rows.stamps else None,
@@ -285,6 +284,7 @@ def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData)
         feature_std=torch.from_numpy(std[seen]),
         observed=torch.from_numpy(observed),
         segments=torch.from_numpy(rows.segments),
+        slots=torch.from_numpy(rows.slots),
         parts=torch.from_numpy(rows.parts).to(torch.int8),
         lines=tuple(_lines(rows, starts, columns, data, statistics=(mean, std), aim=aim)),
     )

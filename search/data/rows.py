@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from search.config import ForecastData
 from search.data.cards import ForecastCard
 from search.data.tables import is_nested, missing_notes, numbers, treat_missing
-from search.data.timeline import Stamps, find_gaps, parse_times
+from search.data.timeline import Stamps, find_gaps, parse_times, steps_between
 from search.errors import DataError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+FAR, APART = 2**30, 2**33
+"""Steps of a gap, at most; steps from series to series, more than is ever looked back."""
 EXTREME = 1e12
 """Standardised values beyond this are mistakes, and their squares no longer fit float32 sums."""
 
@@ -74,6 +76,8 @@ class Rows:
         names: The series' names; [""] if there is only one.
         sizes: (S,) rows of each of these in the file, those that are dropped included.
         segments: (L,) number of the stretch without a gap; no stretch spans two series.
+        slots: (L,) place in time, in steps: it grows by 1 from row to row, over a gap (or a holiday
+            of weekdays) by as many as are gone, to the next series by more than any season is long.
         parts: (L,) 0 train, 1 valid, 2 test.
         filled: (L,) whether a value was missing and is interpolated.
         foreseen: (L,) whether it is so from a later row, not only from one before.
@@ -90,6 +94,7 @@ class Rows:
     names: list[str]
     sizes: Ints
     segments: Ints
+    slots: Ints
     parts: Ints
     filled: NDArray[np.bool_]
     foreseen: NDArray[np.bool_]
@@ -115,8 +120,7 @@ def arrange(
     Raises:
         DataError: A time, series or value is missing or makes no sense.
     """
-    path = data.path or Path()
-    codes, names = _series(frame, data.series, path)
+    codes, names = _series(frame, data.series, path := data.path or Path())
     order, gaps, stamps, timing = _in_time(frame, codes, data, path, card)
     codes, table = codes[order], _table(frame, columns, order, path)
     gaps[1:] |= np.diff(codes) != 0
@@ -131,6 +135,7 @@ def arrange(
         sizes=np.bincount(codes, minlength=len(names)).astype(np.int64),
         # A dropped row raises the count, so that no stretch holds rows from both of its sides.
         segments=(np.cumsum(gaps) + np.cumsum(np.logical_not(keep)))[keep].astype(np.int64),
+        slots=_slots(codes, gaps, stamps)[keep],
         parts=_parts(codes[keep], data.split),
         filled=table.isna().any(axis=1).to_numpy()[keep],
         foreseen=_foreseen(table.isna().to_numpy(), runs)[keep],
@@ -152,6 +157,18 @@ def _table(
 def _places(codes: Ints) -> Ints:
     """Returns (L,) the position of each row in its series, from 1."""
     return np.concatenate([np.arange(1, 1 + run.stop - run.start) for run in runs_of(codes)])
+
+
+def _slots(codes: Ints, gaps: NDArray[np.bool_], stamps: Stamps | None) -> Ints:
+    """Returns (L,) the place in time of each row, see `Rows`; dropped ones have theirs, too."""
+    passed = np.ones(len(codes), dtype=np.int64)
+    if stamps is not None:
+        for run in runs_of(codes):
+            steps = steps_between(stamps.take(np.arange(run.start, run.stop)), gaps[run])
+            passed[run.start + 1 : run.stop] = np.clip(steps, 1, FAR)
+    passed[1:][np.diff(codes) != 0] = APART
+    slots: Ints = np.cumsum(passed)
+    return slots
 
 
 def _foreseen(absent: NDArray[np.bool_], runs: list[slice]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 The rule is that of Wang, Smith and Hyndman, "Characteristic-based clustering for time series
 data" (2006), section 3.3: take away a regression spline with 3 knots, look at the
 autocorrelation up to a third of the length, and take a peak that is positive and at least
-`RISE` higher than a trough before it. Four things are added, without which random walks and
+`RISE` higher than a trough before it. Five things are added, without which random walks and
 white noise are found to have seasons:
 
 * A peak must be significant over all m lags together (Bonferroni), or, at a ``likely`` lag,
@@ -15,6 +15,7 @@ white noise are found to have seasons:
   `telling_count`. Where they show no season so, they are looked at once more, divided by their
   spread, see `evened`.
 * Twice the lag, the autocorrelation must rise again by `RISE`.
+* Of a week of days that are alike the day is the season, though the week's peak is the higher.
 * Of the peaks that are nearly as high as the highest, the first counts, not simply the first:
   a monthly series may have a small peak at half a year.
 
@@ -58,6 +59,8 @@ RISE = 0.1
 """A peak must be this much higher than the lowest point before it."""
 NEARLY = 0.9
 """Two seasons, three seasons... make peaks, too, hardly lower or even higher than the first."""
+PART = 0.5
+"""Of a week whose days have a clear peak, as a share of its own, the day is the season."""
 AROUND = 6
 """Noise may make a peak of its own this part of a season beside the true one."""
 STRETCHES_ASKED = 9
@@ -130,6 +133,10 @@ def _clear_peak(rest: Floats, told: float, lags: int, likely: list[int]) -> Seas
     lag = next(lag for lag in peaks if r[lag] >= NEARLY * highest)
     lag = max((other for other in peaks if abs(other - lag) <= lag // AROUND), key=lambda k: r[k])
     lag = next((other for other in likely if abs(other - lag) <= other // 12), lag)
+    for part in likely:
+        tops = [float(r[one]) for one in peaks if abs(one - part) <= part // 12]
+        if part < lag and lag % part == 0 and max(tops, default=0.0) >= PART * r[lag]:
+            return Season(part, float(r[part]))
     return Season(lag, float(r[lag]))
 
 

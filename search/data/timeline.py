@@ -175,6 +175,20 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
     return gaps, f"regular ({months})" if months else duration(typical)
 
 
+def steps_between(stamps: Stamps, gaps: Bools) -> NDArray[np.float64]:
+    """Returns (L - 1,) how many steps lie between the rows of one series; weekdays are counted.
+
+    Args:
+        stamps: (L,), sorted, no instant twice.
+        gaps: (L,) as `find_gaps` finds them; elsewhere times may be a little early or late.
+    """
+    if find_step(stamps) == "B":
+        days = stamps.clock.to_numpy().astype("datetime64[D]")
+        return np.busday_count(days[:-1], days[1:]).astype(np.float64)
+    passed = np.diff(stamps.instants.to_numpy())
+    return np.where(gaps[1:], np.rint(passed / np.median(passed)) if len(passed) else passed, 1)
+
+
 def find_step(stamps: Stamps) -> Step:
     """Returns the step of one series, by which its time stamps go on; holes do not matter.
 

@@ -22,8 +22,10 @@ from search.data.forecast_baselines import (
     fit_ridge,
     persistence,
     seasonal_naive,
+    useful_seasons,
     windows_for_ridge,
 )
+from search.data.season import likely_seasons
 from search.data.splits import Batch, EpochPlan, Part, Splits
 
 Floats = NDArray[np.float64]
@@ -115,7 +117,6 @@ class ForecastSplits(Splits):
         features: The F features' names.
         window: T.
         horizon: H.
-        season: Steps of a season, if there is one.
         data: How the table is read.
         step: Between time stamps, see `search.data.timeline.find_step`.
         time_format: Of the time stamps, see `search.data.timeline.Stamps`.
@@ -126,6 +127,7 @@ class ForecastSplits(Splits):
         feature_std: (F,) float64, in the features' units; 1 for a constant feature.
         observed: (L, K) float64, the targets of all rows in their units.
         segments: (L,) int64, number of the stretch without a gap that a row belongs to.
+        slots: (L,) int64, a row's place in time, see `search.data.rows.Rows`.
         parts: (L,) int8, the part that a row belongs to: 0 train, 1 valid, 2 test.
         lines: What `describe` returns.
     """
@@ -134,7 +136,6 @@ class ForecastSplits(Splits):
     features: tuple[str, ...]
     window: int
     horizon: int
-    season: int | None
     data: ForecastData
     step: Step
     time_format: str | None
@@ -145,6 +146,7 @@ class ForecastSplits(Splits):
     feature_std: Tensor
     observed: Tensor
     segments: Tensor
+    slots: Tensor
     parts: Tensor
     lines: tuple[str, ...]
 
@@ -239,15 +241,22 @@ class ForecastSplits(Splits):
         return card.model_dump(mode="json")
 
     def baselines(self, part: str) -> dict[str, dict[str, float]]:
-        """Figures of persistence, seasonal_naive (if there is a season) and ridge."""
-        chosen = self._part(part)
-        observed, segments = self.observed.numpy(), self.segments.numpy()
-        first = chosen.starts.cpu().numpy() + self.window
+        """Figures of persistence, seasonal_naive (if there is a season) and ridge.
+
+        Where a season is a day and a week foresees the training part better, it is there, too, by
+        its steps: ``seasonal_naive_168``.
+        """
+        chosen, observed, slots = self._part(part), self.observed.numpy(), self.slots.numpy()
+        train, first = (
+            one.starts.cpu().numpy() + self.window for one in (self._part("train"), chosen)
+        )
         forecasts = {"persistence": persistence(observed, first, self.horizon)}
-        if self.season is not None:
-            forecasts["seasonal_naive"] = seasonal_naive(
-                observed, segments, first, self.horizon, self.season
-            )
+        usual = self.data.season
+        if usual is not None:
+            longer = likely_seasons(self.step)
+            for season in useful_seasons(observed, slots, train, self.horizon, usual, longer):
+                name = "seasonal_naive" + (f"_{season}" if season != usual else "")
+                forecasts[name] = seasonal_naive(observed, slots, first, self.horizon, season)
         actual = observed[first[:, None] + np.arange(self.horizon)]
         figures = {
             name: self._judge(torch.from_numpy((forecast - actual).reshape(len(first), -1)))
