@@ -146,8 +146,7 @@ def _train(arguments: argparse.Namespace, *, from_storage: bool) -> int:
         print(json.dumps(summary.to_json(), indent=2))
     else:
         print_summary(console, summary)
-        found = summary.best is not None
-        print_next_commands(console, stored, request.storage, ending, found=found)
+        print_next_commands(console, stored, request.storage, ending, summary)
     return INTERRUPTED if ending == Ending.INTERRUPTED else DONE
 
 

@@ -188,6 +188,7 @@ def _described(
         "ensemble": look.ensemble[metric],
         "figures": {"seeds": look.each, "ensemble": look.ensemble},
         "baselines": {n: f[metric] for n, f in look.baselines.items() if metric in f},
+        "baseline_figures": look.baselines,
     }
 
 

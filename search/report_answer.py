@@ -11,6 +11,7 @@ from search.certainty import Certainty, around, seeds
 from search.dimensions import HYPERPARAMETERS, Choices, Dimension, Fixed, Range
 from search.documents import Block, Bullets, Paragraph, Section, Table
 from search.entries import Clock, Entry
+from search.evaluation import mean_and_std
 from search.importance import Importance
 from search.report import Summary, TrialLine
 from search.space import LIMITED
@@ -70,6 +71,7 @@ def answer(material: Material) -> Section:
         _hyperparameters(line, material.space),
         Paragraph(f"Validation figures{_unit(summary)}:"),
         _figures(material, line),
+        *_tested(material, line),
         Paragraph("How sure is this?", lead=True),
         Bullets([*material.certainty.sentences, *_hints(line, material.space, summary.notes)]),
     ]
@@ -239,6 +241,26 @@ def _figures(material: Material, line: TrialLine) -> Table:
         cells = [figure(one, figures[one]) if one in figures else "" for one in names]
         rows.append([name.replace("_", " "), *cells])
     return Table(["", *(name.replace("_", " ") for name in names)], rows, frozenset({0}))
+
+
+def _tested(material: Material, line: TrialLine) -> list[Block]:
+    """What the look at the test part showed, if it was at this trial's configuration."""
+    looks = material.certainty.looks
+    last = looks[-1] if looks else {}
+    if last.get("trial") != line.number or "figures" not in last:
+        return []  # Older versions recorded one figure alone, which the first sentence has.
+    each, first = last["figures"]["seeds"], last["metric"]
+    names = sorted(each[0], key=lambda name: (name != first, name))
+    spreads = [(name, *mean_and_std([one[name] for one in each])) for name in names]
+    rows = [[f"#{line.number} on {seeds(len(each))}", *(around(*spread) for spread in spreads)]]
+    others = {name: {first: value} for name, value in last.get("baselines", {}).items()}
+    together = {"the seeds' ensemble": last["figures"]["ensemble"]} if len(each) > 1 else {}
+    for title, figures in {**together, **others, **last.get("baseline_figures", {})}.items():
+        cells = [figure(name, figures[name]) if name in figures else "" for name in names]
+        rows.append([title.replace("_", " "), *cells])
+    title = Paragraph(f"Test figures{_unit(material.summary)}, which chose nothing:")
+    columns = [name.replace("_", " ") for name in names]
+    return [title, Table(["", *columns], rows, frozenset({0}))]
 
 
 def _retrained(material: Material) -> Table:

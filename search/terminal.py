@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.coordinator import Ending
+    from search.report import Summary
     from search.stored_study import StoredStudy
 
 UNBOUNDED = 10_000
@@ -113,7 +114,7 @@ def make_console(*, to_stderr: bool) -> Console:
 
 
 def print_next_commands(
-    console: Console, stored: StoredStudy, storage: str, ending: Ending, *, found: bool
+    console: Console, stored: StoredStudy, storage: str, ending: Ending, summary: Summary
 ) -> None:
     """Prints what to type next, as it can be typed where this was.
 
@@ -122,7 +123,7 @@ def print_next_commands(
         stored: The study.
         storage: The URL, as it was asked for.
         ending: How the run ended.
-        found: Whether there is a best trial, to be evaluated and exported.
+        summary: What it has come to: a best trial may be evaluated and exported.
     """
     from search.wording import trusting
 
@@ -138,14 +139,16 @@ def print_next_commands(
         (f"show {name}{where}", "this table again; add a number for one trial"),
         (f"dashboard{where}", "look at it in a browser"),
     ]
-    if found:
+    if summary.best is not None:
         commands += [
             (f"report {name}{where}", "one page on all of it"),
             (f"evaluate {name}{where}{trust}", "the best on several seeds, then the test part"),
         ]
-    if found and stored.config.keep > 0:
-        why = "the best network as files, to predict with"
-        commands.append((f"export {name} DIR{where}{trust}", why))
+    if summary.best is not None and stored.config.keep > 0:
+        again = len(summary.evaluated.get("seeds", ()))  # What won there is the better choice.
+        which = " --ensemble" * (again > 1) + " --winner" * (again == 1)
+        what = "what won the evaluation" if again else "the best network"
+        commands.append((f"export {name} DIR{which}{where}{trust}", f"{what}, to predict with"))
     console.print(f"\nNext{first}:", style="bold", markup=False, highlight=False)
     _print_commands(console, [(f"  {as_typed('rnn-search')} {it}", why) for it, why in commands])
 

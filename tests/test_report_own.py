@@ -129,6 +129,28 @@ def test_one_seed_has_no_spread(std: float | None, tmp_path: Path) -> None:
     assert "±" not in text
 
 
+def test_the_look_at_the_test_part_has_its_table(tmp_path: Path) -> None:
+    """Seeds' mean and deviation, their ensemble, the baselines; of older looks what there is."""
+    stored = made_study(tmp_path, [made_trial(tiny_config(tmp_path), 0, valid=[0.25])])
+    each = [{"rmse": value, "mae": value / 2} for value in (0.5, 0.7)]
+    look = {"time": THEN, "trial": 0, "seeds": [5, 6], "metric": "rmse", "mean": 0.6, "std": 0.1414}
+    told = {"figures": {"seeds": each, "ensemble": {"rmse": 0.55, "mae": 0.25}}, "ensemble": 0.55}
+    naive = {"baselines": {"seasonal_naive": 0.8}}
+    both = {"baseline_figures": {"seasonal_naive": {"rmse": 0.8, "mae": 0.375}}}
+    stored.study.set_user_attr(LOOKS, [{**look, **told, **naive, **both}])
+    report(stored, tmp_path / "out")
+    _, text = check_page(tmp_path / "out")
+    test = text.partition("Test figures")[2]
+    assert re.search(r"#0 on 2 seeds\*\* *\| 0.6 ± 0.1414 *\| 0.3 ± 0.07071", test)
+    assert re.search(r"the seeds' ensemble *\| 0.55 *\| 0.25", test)
+    assert re.search(r"seasonal naive *\| 0.8 *\| 0.375", test)
+    for known, cell in (({**told, **naive}, r"seasonal naive *\| 0.8 *\| *\|"), (naive, None)):
+        stored.study.set_user_attr(LOOKS, [{**look, "ensemble": 0.55, **known}])
+        report(stored, tmp_path / "out")
+        older = check_page(tmp_path / "out")[1].partition("Test figures")[2]
+        assert re.search(cell, older) if cell else not older
+
+
 def test_columns_in_notes_and_tables_are_plain(tmp_path: Path) -> None:
     """What a file's columns and a storage's folders are called is neither Markdown nor markup."""
     figures = {"loss": 0.5, "rmse": 0.5, "rmse_![x](http://there)": 0.5}

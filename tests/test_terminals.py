@@ -272,11 +272,12 @@ def test_the_next_commands_fit_a_narrow_terminal(folder: Path) -> None:
     """What a command is for stands under it where both are too wide for a line, in a file never."""
     with contextlib.chdir(folder):
         stored = open_study(Database(DEFAULT_STORAGE, create=False), "tiny")
+        summary = summarize(stored)
     said = {}
     for terminal, width in ((True, 60), (True, 140), (False, 60)):
         file = io.StringIO()
         console = Console(file=file, width=width, force_terminal=terminal, no_color=True)
-        print_next_commands(console, stored, DEFAULT_STORAGE, "done", found=True)
+        print_next_commands(console, stored, DEFAULT_STORAGE, "done", summary)
         said[terminal, width] = [line.rstrip() for line in file.getvalue().splitlines()]
     narrow, why = said[True, 60], "this table again; add a number for one trial"
     at = next(index for index, line in enumerate(narrow) if line.endswith("show tiny"))
@@ -284,6 +285,21 @@ def test_the_next_commands_fit_a_narrow_terminal(folder: Path) -> None:
     assert max(len(line) for line in narrow) <= 60
     for wide in (said[True, 140], said[False, 60]):
         assert any(" show tiny " in line and line.endswith(f"  {why}") for line in wide)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "which"), [(0, "DIR "), (1, "DIR --winner"), (3, "DIR --ensemble")]
+)
+def test_what_won_an_evaluation_is_what_to_export(seeds: int, which: str, folder: Path) -> None:
+    """After an evaluation the command to export names its winner, and all seeds if there are."""
+    with contextlib.chdir(folder):
+        stored = open_study(Database(DEFAULT_STORAGE, create=False), "tiny")
+        summary = summarize(stored)
+    if seeds:
+        summary = replace(summary, evaluated={"trial": 0, "seeds": [*range(seeds)]})
+    console = Console(file=io.StringIO(), width=140, record=True)
+    print_next_commands(console, stored, DEFAULT_STORAGE, "done", summary)
+    assert f" export tiny {which}" in console.export_text()
 
 
 @pytest.mark.slow
