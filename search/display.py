@@ -236,32 +236,32 @@ def print_summary(console: Console, summary: Summary) -> None:
         table, left_out = ranking_table(summary, console.width)
         console.print(table)
         if left_out:
-            _say(console, f"No room here for {', '.join(left_out)}; a pipe (| cat) has it")
+            say(console, f"No room here for {', '.join(left_out)}; a pipe (| cat) has it")
     else:
         console.print("No trial has completed, so there is no best one yet.")
-    _say(console, _beside_baselines(summary))
+    say(console, _beside_baselines(summary))
     if summary.evaluated:
-        _say(console, evaluated(summary))
+        say(console, evaluated(summary))
     if len(summary.progress) > 1:
         bars = sparkline(summary.progress, console.encoding)
         first, last = (f"{summary.metric} {summary.progress[i]:.4g}" for i in (0, -1))
-        _say(console, f"Best so far: {first}  {bars}  {last}")
+        say(console, f"Best so far: {first}  {bars}  {last}")
 
 
 def _explain(console: Console, summary: Summary) -> None:
     """Prints why trials ended, what their curves say, and what else a person should know."""
     for outcome, reasons in summary.reasons.items():
         for reason, count in reasons.items():
-            _say(console, f"  {outcome} {count}: {reason}")
+            say(console, f"  {outcome} {count}: {reason}")
     for name, count in summary.verdicts.items():
-        _say(console, f"  {name} {count}: {ADVICE[name][0]}")
+        say(console, f"  {name} {count}: {ADVICE[name][0]}")
     if summary.enough:
-        _say(console, f"  enough: {summary.enough}")
+        say(console, f"  enough: {summary.enough}")
     for note in summary.notes:
-        _say(console, f"  note: {note}")
+        say(console, f"  note: {note}")
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
     """Prints a line, which a terminal gets broken between words, and a file or pipe whole."""
     console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 

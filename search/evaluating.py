@@ -13,7 +13,7 @@ from rich.text import Text
 
 from search.changes import check_unchanged, note_source
 from search.coordinator import Ending
-from search.display import Progress
+from search.display import Progress, say
 from search.errors import RunError, StudyError
 from search.evaluation import (
     Contest,
@@ -150,7 +150,7 @@ def _plan(stored: StoredStudy, request: Request, console: Console) -> Plan:
     plan = make_plan(request, stored=stored.config)
     check_unchanged(stored, plan.config, plan.splits.fingerprint)
     for note in note_source(stored, plan.factory):
-        _say(console, f"note: {note}")
+        say(console, f"note: {note}")
     return plan
 
 
@@ -164,7 +164,7 @@ def _retrain(
     # What is compared should be computed alike.
     crew = plan.crew.alone().at_most(len(left))
     trials = len({one.trial for one in wanted})
-    _say(
+    say(
         console,
         f"Evaluation of {stored.config.name}: configurations {trials}, seeds "
         f"{len(wanted) // trials}, {len(wanted) - len(left)} of {len(wanted)} done, {crew}",
@@ -217,18 +217,18 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     metric = evaluation.metric
     words = metric.replace("_", " ")
     console.print()
-    _say(console, f"Validation {words} of the best configurations, trained again:")
+    say(console, f"Validation {words} of the best configurations, trained again:")
     console.print(_candidates_table(evaluation))
     promised, kept = evaluation.optimism
     best = evaluation.contests[0].candidate.trial
-    _say(
+    say(
         console,
         f"Optimism of the search: its best trial, #{best}, had {figure(metric, promised)}; the "
         f"mean of its retrainings is {figure(metric, kept)}",
     )
     winner = evaluation.winner
     console.print()
-    _say(console, f"Winner: #{winner.candidate.trial}, {_why(evaluation)}")
+    say(console, f"Winner: #{winner.candidate.trial}, {_why(evaluation)}")
     decides = evaluation.goal.metric
     values = {
         one.candidate.trial: [result.figures[decides] for result in one.complete]
@@ -236,12 +236,12 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     }
     said = told_apart(values.pop(winner.candidate.trial), values, decides)
     if said:
-        _say(console, said)
-    _say(console, f"Test {words}{UNITS.get(metric, '')}:")
+        say(console, said)
+    say(console, f"Test {words}{UNITS.get(metric, '')}:")
     for table in _test_tables(evaluation, console.width):
         console.print(table)
     places = {str(result.retraining.folder.parent) for result in winner.complete}
-    _say(console, f"Its networks are kept in {', '.join(sorted(places))}")
+    say(console, f"Its networks are kept in {', '.join(sorted(places))}")
     print_warnings(console, evaluation)
 
 
@@ -266,7 +266,7 @@ def _why(evaluation: Evaluation) -> str:
 def print_warnings(console: Console, evaluation: Evaluation) -> None:
     """Prints what makes the figures worth less: what failed, and that it is not the first look."""
     for line in _warnings(evaluation):
-        _say(console, line)
+        say(console, line)
 
 
 def _warnings(evaluation: Evaluation) -> list[str]:
@@ -364,7 +364,3 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*map(Text, row))
     return table
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

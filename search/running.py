@@ -26,7 +26,7 @@ from search.crews import ClusterRequest, Crew, crew_here, open_crew
 from search.data import load_splits, settle
 from search.data.splits import Splits
 from search.database import Database
-from search.display import Progress
+from search.display import Progress, say
 from search.errors import ConfigError, DataError, StudyError, nearest
 from search.factories import Factory, trust_factory
 from search.machine import ALL, choose_device
@@ -393,4 +393,4 @@ def _greet(console: Console, stored: StoredStudy, plan: Plan, total: int, crew: 
         *(f"note: {note}" for note in plan.notes),
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)

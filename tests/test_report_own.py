@@ -141,7 +141,7 @@ def test_the_look_at_the_test_part_has_its_table(tmp_path: Path) -> None:
     report(stored, tmp_path / "out")
     _, text = check_page(tmp_path / "out")
     test = text.partition("Test figures")[2]
-    assert re.search(r"#0 on 2 seeds\*\* *\| 0.6 ± 0.1414 *\| 0.3 ± 0.07071", test)
+    assert re.search(r"#0 on 2 seeds\*\* *\| \*\*0.6 ± 0.1414\*\* *\| \*\*0.3 ± 0.07071", test)
     assert re.search(r"the seeds' ensemble *\| 0.55 *\| 0.25", test)
     assert re.search(r"seasonal naive *\| 0.8 *\| 0.375", test)
     for known, cell in (({**told, **naive}, r"seasonal naive *\| 0.8 *\| *\|"), (naive, None)):
