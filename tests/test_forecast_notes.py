@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_forecasting import load, noise
+from test_forecasting import daily, load, noise, walk
 
 from search.errors import DataError
 
@@ -61,3 +61,21 @@ def test_a_part_that_shows_nothing_is_said(tmp_path: Path) -> None:
         True,
     ]
     assert load(tmp_path, frame[:84], target="y", window=4).notes == ()
+
+
+def test_describe_says_when_the_parts_are(tmp_path: Path) -> None:
+    """From when to when; of series that are not equally long also that their parts overlap."""
+    one = load(tmp_path, daily(walk(100)), time="when", window=5).describe()
+    parts = "train 2020-01-01 to 2020-03-10, valid 2020-03-11 to 2020-03-25"
+    assert f"{parts}, test 2020-03-26 to 2020-04-09" in one
+    assert not any("each series is cut" in line for line in one)
+    alike, late = daily(walk(100)).assign(s="a"), daily(walk(50)).assign(s="b")
+    late["when"] = alike["when"].to_numpy()[50:]
+    frame = pd.concat([alike, late])
+    text = "\n".join(load(tmp_path, frame, time="when", series="s", window=5).describe())
+    said = "each series is cut by its own length: train 2020-01-01 to 2020-03-25, valid 2020-03-11"
+    assert said in text
+    assert "some train up to 2020-03-25 while others are judged from 2020-03-11 on" in text
+    frame = pd.concat([alike, alike.assign(s="b")])
+    again = load(tmp_path, frame, time="when", series="s", window=5).describe()
+    assert f"{parts}, test 2020-03-26 to 2020-04-09" in again

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from search.config import ForecastData
 from search.data.calendars import Step
-from search.data.rows import Columns, Rows, arrange, refuse_extremes, runs_of
+from search.data.rows import Columns, Rows, arrange, as_day, refuse_extremes, runs_of
 from search.data.splits import fingerprint
 from search.data.tables import (
     numeric_columns,
@@ -290,6 +290,26 @@ def _build(rows: Rows, starts: list[Ints], columns: Columns, data: ForecastData)
     )
 
 
+def _cut_times(rows: Rows) -> list[str]:
+    """Says from when to when each part is, and where those of several series overlap."""
+    if rows.stamps is None:
+        return []
+    spans = [rows.stamps.clock[rows.parts == part] for part in range(len(PARTS))]
+    said = ", ".join(
+        f"{name} {as_day(span.min())} to {as_day(span.max())}"
+        for name, span in zip(PARTS, spans, strict=True)
+    )
+    last, first = spans[0].max(), spans[1].min()
+    overlap = len(rows.names) > 1 and last >= first
+    lines = [f"each series is cut by its own length: {said}" if overlap else said]
+    if overlap:
+        lines.append(
+            f"so some train up to {as_day(last)} while others are judged from {as_day(first)} on: "
+            "what they have in common is no surprise then"
+        )
+    return lines
+
+
 def _lines(
     rows: Rows,
     starts: list[Ints],
@@ -310,6 +330,7 @@ def _lines(
         f"{data.path}: {len(rows.values)} rows{several}",
         f"time: {rows.timing}",
         f"windows of {data.window} steps, {data.horizon} ahead: {', '.join(cut)}",
+        *_cut_times(rows),
     ]
     for name, mean, std in zip(columns.used, *statistics, strict=True):
         roles = [

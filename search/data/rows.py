@@ -268,6 +268,11 @@ def _refuse_duplicates(stamps: Stamps, codes: Ints, rows: NDArray[Any], data: Fo
     )
 
 
+def as_day(time: object) -> str:
+    """Writes a time stamp for people, midnight as the day alone."""
+    return str(time).removesuffix(" 00:00:00")
+
+
 def _gaps(stamps: Stamps, codes: Ints) -> tuple[NDArray[np.bool_], str]:
     """Returns (L,) True where a gap lies before the row, and a line on span, step and gaps."""
     gaps = np.zeros(len(codes), dtype=np.bool_)
@@ -277,7 +282,7 @@ def _gaps(stamps: Stamps, codes: Ints) -> tuple[NDArray[np.bool_], str]:
         gaps[run] = found
         steps[step] = None
     step = " or ".join(list(steps)[:3]) + (" or others" if len(steps) > 3 else "")
-    ends = (str(end).removesuffix(" 00:00:00") for end in (stamps.clock.min(), stamps.clock.max()))
+    ends = as_day(stamps.clock.min()), as_day(stamps.clock.max())
     return gaps, f"{' to '.join(ends)}, step {step}, gaps: {int(gaps.sum())}"
 
 
