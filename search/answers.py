@@ -15,6 +15,7 @@ import pandas as pd
 
 from search.errors import RequestError, RunError
 from search.prediction import Classifier, Forecaster, LanguageModel, load
+from search.recurrent import compile_first
 from search.whole_files import written_whole
 
 TABLES = (".csv", ".parquet", ".pq")
@@ -63,6 +64,7 @@ def answer(
 
 
 def _load(folder: Path, trust_code: bool) -> Forecaster | Classifier | LanguageModel:
+    compile_first(lambda line: print(f"note: {line}", file=sys.stderr))
     with _noting():
         return load(folder, trust_code=trust_code)
 

@@ -62,6 +62,12 @@ class Crew:
         """How many trials train at once, with those beside."""
         return self.workers + (self.beside.size if self.beside else 0)
 
+    @property
+    def on_cores(self) -> bool:
+        """Whether any of them train on this machine's own cores."""
+        beside = self.beside is not None and self.beside.on_cores
+        return beside or (not self.place and self.device == "cpu")
+
     def at_most(self, trials: int) -> Crew:
         """Returns no more than there are trials for, but one; those beside are the first to go."""
         fewer = replace(self, workers=max(1, min(self.workers, trials)))

@@ -26,6 +26,7 @@ from search.evaluation import (
 )
 from search.looks import Evaluation, headline, look_at_test, looks_before, record_look
 from search.processes import catch_signals
+from search.recurrent import compile_first
 from search.retraining import Result, Retrainer, Retraining, read_result
 from search.running import Plan, Request, make_plan
 from search.stored_study import StoredStudy, Taken
@@ -172,6 +173,8 @@ def _retrain(
     results = {index: result for index, result in known.items() if result is not None}
     if not left:
         return [results[one.index] for one in wanted], Ending.DONE
+    if crew.on_cores and plan.factory is None:
+        compile_first(lambda line: say(console, line))
     stopping = stored.config.stopping
     rules = TrialRules(stored.goal, stopping.patience, stopping.divergence)
     with (

@@ -118,12 +118,9 @@ def _load(precision: str) -> Any:
 
 def _machine_code(precision: str) -> bytes:
     """Returns what is kept; if there is nothing yet, compiles and keeps it."""
-    name = f"{precision}-{FINGERPRINT}.o"
-    for folder in cache_folders():
-        with contextlib.suppress(OSError):
-            check, made = _split((folder / name).read_bytes())
-            if check == hashlib.sha256(made).digest():
-                return made
+    found = _kept(precision)
+    if found is not None:
+        return found
     if _fingerprint() != FINGERPRINT:  # Else it would be called as it was, and is another.
         raise RuntimeError("rnn-search was changed while it ran; start it again")
     from search import head_passes, layer_passes, lstm_passes, packing_pass, threefry
@@ -133,6 +130,7 @@ def _machine_code(precision: str) -> bytes:
     with_products = [*layer_passes.ENTRIES, *lstm_passes.ENTRIES, *head_passes.ENTRIES]
     others = [*packing_pass.ENTRIES, *threefry.ENTRIES]
     made = machine_code([*(with_products if HAS_PRODUCTS else []), *others], precision)
+    name = _name(precision)
     for folder in cache_folders():
         # A full disk is told by who has something to say.
         with contextlib.suppress(OSError):
@@ -141,6 +139,25 @@ def _machine_code(precision: str) -> bytes:
                 part.write_bytes(hashlib.sha256(made).digest() + made)
             break
     return made
+
+
+def is_missing() -> bool:
+    """Says whether who trains or predicts next has to compile first, for about a minute."""
+    return ENABLED and _kept(PRECISIONS[torch.float32]) is None
+
+
+def _kept(precision: str) -> bytes | None:
+    """Returns what is kept; None if there is nothing, or what there is has been damaged."""
+    for folder in cache_folders():
+        with contextlib.suppress(OSError):
+            check, made = _split((folder / _name(precision)).read_bytes())
+            if check == hashlib.sha256(made).digest():
+                return made
+    return None
+
+
+def _name(precision: str) -> str:
+    return f"{precision}-{FINGERPRINT}.o"
 
 
 def _split(kept: bytes) -> tuple[bytes, bytes]:

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from search.dimensions import CELLS, Dimension, Fixed
+from search.display import say
 from search.errors import ConfigError, RunError, nearest
 from search.lr_range import Sweep, suggest_range, sweeps
 from search.range_picture import range_picture
+from search.recurrent import compile_first
 from search.running import Plan, Request, make_plan
 from search.training import is_out_of_memory, out_of_memory
 from search.whole_files import written_whole
@@ -117,6 +119,8 @@ def _train(
     splits = plan.splits.to(device)
     found = []
     torch.set_num_threads(1)
+    if plan.device == "cpu":
+        compile_first(lambda line: say(console, line))
     try:
         for sweep in sweeps(plan.config.space, splits, *chosen, seed, device):
             found.append(sweep)

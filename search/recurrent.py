@@ -14,7 +14,9 @@ layers, G = H, 3 H (GRU) or 4 H (LSTM).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from search.dropout import dropped
 from search.layer_choices import run_torchs
 from search.layer_functions import run_compiled
-from search.object_code import HAS_PRODUCTS, PRECISIONS
+from search.object_code import HAS_PRODUCTS, PRECISIONS, is_missing
 from search.packing import full, packed
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -126,6 +128,30 @@ def run_layer(
         return hidden, tuple(last)
     steps, cells = run_compiled(cell, inputs, full(*inputs.shape[:2]), start, weights)
     return steps, (steps[-1], *cells)
+
+
+def compile_first(say: Callable[[str], object]) -> None:
+    """Compiles what is not kept yet, in a process of its own, having said so.
+
+    Else every trainer would do it by itself, and the user would wait for an epoch without a word.
+
+    Args:
+        say: Takes the line that says so.
+    """
+    if not is_missing():
+        return
+    say("compiling what networks are calculated with, once on this machine: about a minute")
+    # The current folder may have a module `search` of the user's own; of a terminal's Ctrl-C this
+    # process hears alone. What fails here will fail in a trainer, and be told.
+    code = f"from {__name__} import compile_ahead; compile_ahead()"
+    subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        check=False,
+    )
 
 
 def compile_ahead() -> None:

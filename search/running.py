@@ -32,6 +32,7 @@ from search.factories import Factory, trust_factory
 from search.machine import ALL, choose_device
 from search.network_checks import check_network
 from search.processes import catch_signals
+from search.recurrent import compile_first
 from search.space import fit_to_data, starting_points
 from search.stopping import PRUNERS
 from search.storage import create_study, is_made, list_studies, open_study
@@ -239,6 +240,8 @@ def _run_study(request: Request, plan: Plan, console: Console) -> tuple[StoredSt
     given = plan.config.budget.timeout if request.timeout is None else request.timeout
     timeout = None if given == float("inf") else given
     _greet(console, stored, plan, total, crew)
+    if left > 0 and crew.on_cores and plan.factory is None:
+        compile_first(lambda line: say(console, line))
     stopping = stored.config.stopping
     pruning = PRUNERS.get(stopping.pruner), stopping.warmup_epochs
     rules = TrialRules(stored.goal, stopping.patience, stopping.divergence, *pruning)
