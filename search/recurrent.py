@@ -14,8 +14,10 @@ layers, G = H, 3 H (GRU) or 4 H (LSTM).
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -143,15 +145,27 @@ def compile_first(say: Callable[[str], object]) -> None:
     say("compiling what networks are calculated with, once on this machine: about a minute")
     # The current folder may have a module `search` of the user's own; of a terminal's Ctrl-C this
     # process hears alone. What fails here will fail in a trainer, and be told.
-    code = f"from {__name__} import compile_ahead; compile_ahead()"
-    subprocess.run(
+    code = f"from {__name__} import _compile_for_another; _compile_for_another()"
+    with subprocess.Popen(
         [sys.executable, "-P", "-c", code],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        check=False,
-    )
+    ) as made:
+        made.wait()
+
+
+def _compile_for_another() -> None:
+    """Compiles unless whoever waits for it is gone, who holds the other end of standard input."""
+
+    def leave() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
+    compile_ahead()
+    os._exit(0)  # The interpreter would wait for who reads.
 
 
 def compile_ahead() -> None:

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tiny import COMMAND, children_of, environment, wait_until, write_study
 
 import search
 from search import object_code
@@ -104,6 +106,35 @@ def test_where_it_is_kept(package: Path) -> None:
     assert (package / "home/.cache/rnn-search") in [file.parent for file in kept(package)]
     nowhere = {**home, "XDG_CACHE_HOME": str(package / "search/__pycache__")}
     assert step(package, **nowhere) == step(package, **nowhere) == (EXPECTED, True)
+
+
+@pytest.mark.slow
+def test_a_first_run_compiles_once_and_says_so(tmp_path: Path) -> None:
+    """It is said before the first epoch; who is ended meanwhile leaves no compiler behind."""
+    write_study(tmp_path)
+    kept_in = tmp_path / "kept"
+    asked = [str(COMMAND), "run", "tiny.toml", "--trials", "2", "--workers", "2"]
+    surroundings = {**environment(), "NUMBA_CACHE_DIR": str(kept_in)}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": surroundings, "text": True}
+    with subprocess.Popen(
+        asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    ) as first:
+        assert first.stdout is not None
+        said = next(line for line in first.stdout if line.startswith("compiling"))
+        wait_until(lambda: bool(children_of(first.pid)), "it compiles")
+        compilers = children_of(first.pid)
+        first.terminate()
+    assert first.returncode == 130
+    wait_until(lambda: not any(Path(f"/proc/{one}").exists() for one in compilers), "all are gone")
+    assert not kept(kept_in)
+    again = subprocess.run(asked, capture_output=True, timeout=400, check=True, **options)
+    lines = again.stdout.splitlines()
+    assert lines.index(said.rstrip()) < next(at for at, it in enumerate(lines) if it[:1] == "[")
+    assert [file.name.split("-")[0] for file in kept(kept_in)] == ["float32"]
+    third = subprocess.run(
+        [*asked[:-4], "--trials", "3"], capture_output=True, timeout=100, check=True, **options
+    )
+    assert said.rstrip() not in third.stdout
 
 
 def test_nothing_waits_for_the_compiler() -> None:
