@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from legible import figure_of, require_legible
 from networks import hyper, series, sine, text
-from refusing import Files, Refuse, csv, forecast
+from refusing import Files, Refuse, csv, forecast, put
+from rich.console import Console
 from tiny import rnn_search, write_study
 
 from search import range_picture as module
+from search.cli import main
 from search.data.splits import Splits
 from search.dimensions import CELLS, HYPERPARAMETERS, Fixed
 from search.lr_range import (
@@ -34,7 +36,7 @@ from search.lr_range import (
     sweeps,
 )
 from search.range_picture import range_picture
-from search.range_testing import RangeTest
+from search.range_testing import RangeTest, print_test
 
 CPU = torch.device("cpu")
 RATES = schedule(200)
@@ -69,6 +71,7 @@ def test_the_marks_of_a_textbook_curve() -> None:
 
 
 @given(st.floats(0.01, 100))
+@example(0.001)
 def test_the_scale_of_the_loss_does_not_matter(scale: float) -> None:
     """A loss in other units has its marks at the same rates."""
     one, other = made(), made(scale)
@@ -102,6 +105,12 @@ def test_a_loss_that_never_falls_has_no_marks() -> None:
     assert (found.onset, found.steepest, found.lowest, found.divergence) == (None,) * 4
     assert suggest_range([found]) is None
     assert suggest_range([found, made()]) == suggest_range([made()])
+
+
+def test_a_loss_that_hovers_has_not_diverged() -> None:
+    """An average that never fell, and lies a little above its start, is back from nowhere."""
+    found = read(KIND, RATES, [1.001] * len(RATES), [1.0] * len(RATES))
+    assert found.divergence is None
 
 
 @given(st.lists(st.sampled_from([0.01, 0.1, 1.0, 3.0]), min_size=1, max_size=4))
@@ -163,6 +172,44 @@ def test_a_real_test_of_each_task(cell: str, data: object) -> None:
     assert found.losses != sweep(params, splits, 1, CPU).losses
 
 
+@pytest.mark.parametrize("data", [sine, series, text], ids=["forecast", "classify", "language"])
+def test_what_learns_nothing_loses_what_the_untrained_network_does(data: object) -> None:
+    """Steps clipped to nothing leave every batch's loss, states carried on, where it was."""
+    splits = data()  # type: ignore[operator]
+    params = hyper(optimizer="sgd", gradient_clipping=1e-9)
+    found = sweep(params, splits, 0, CPU)
+    assert found.smoothed == pytest.approx([found.start] * len(found.rates), abs=1e-5)
+    assert found.losses[0] != sweep(params, splits, 1, CPU).losses[0]
+
+
+def test_the_untrained_network_drops_nothing_out() -> None:
+    """What a batch costs without training is measured without dropout, and so is less by chance."""
+    start = sweep(hyper(), sine(), 0, CPU).start
+    assert sweep(hyper(dropout=0.5), sine(), 0, CPU).start == pytest.approx(start, abs=1e-6)
+
+
+def test_the_seed_decides_the_weights() -> None:
+    """Another seed begins with other weights, not only with another order of the batches."""
+    whole = hyper(batch_size=1000)
+    starts = [sweep(whole, sine(), seed, CPU).start for seed in (0, 1)]
+    assert abs(starts[0] - starts[1]) > 1e-3
+
+
+def test_weights_decay_as_in_training() -> None:
+    """The decay of weights is the first trial's, too."""
+    plain, decayed = (sweep(hyper(weight_decay=by), sine(), 0, CPU) for by in (0.0, 0.1))
+    assert plain.losses[0] == decayed.losses[0]
+    assert plain.losses[-1] != decayed.losses[-1]
+
+
+def test_an_epoch_has_its_last_batch_too() -> None:
+    """A last batch that is not full is counted among the steps of an epoch."""
+    splits = sine(202)
+    assert splits.train.size % 2 == 1
+    batches = sum(1 for _ in splits.train.batches(2, None))
+    assert len(sweep(hyper(batch_size=2), splits, 0, CPU).rates) == len(schedule(batches))
+
+
 def test_torch_s_own_random_state_is_left_alone() -> None:
     """A test draws nothing from the generator of its caller."""
     before = torch.get_rng_state()
@@ -199,6 +246,36 @@ def test_what_is_no_number_is_null_in_json() -> None:
     written = json.dumps(told, allow_nan=False)
     assert json.loads(written)["sweeps"][0]["losses"] == [1.0, None]
     assert json.loads(written)["sweeps"][0]["smoothed"] == [1.0, None]
+
+
+def test_each_line_has_its_own_range(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line suggests what its test does; the study file gets what spans all, low before high."""
+    lower = read(("rnn", "sgd"), [rate / 10 for rate in RATES], made().losses, [4.0] * len(RATES))
+    tests = (made(), lower)
+    print_test(Console(width=120), RangeTest("t", tests, (0.002, 0.3), "x", 1.0, Path("x.png")))
+    said = capsys.readouterr().out.splitlines()
+    for line, one in zip(said[2:], tests, strict=False):
+        alone = suggest_range([one])
+        assert alone is not None
+        assert line.split()[:2] == [one.cell, one.optimizer]
+        assert line.endswith(f"{alone[0]:g} to {alone[1]:g}")
+    assert "  learning_rate = { low = 0.002, high = 0.3 }" in said
+
+
+def test_only_what_is_asked_for_is_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a study's cells and optimizers those that are named, with the seed that is given."""
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, FILES)
+    told = []
+    for seed in ("1", "2"):
+        only = ("--cell", "rnn", "--optimizer", "sgd", "--seed", seed)
+        assert main(["lr-range", "s.toml", *only, "--json"]) == 0
+        (one,) = json.loads(capsys.readouterr().out)["sweeps"]
+        assert (one["cell"], one["optimizer"]) == ("rnn", "sgd")
+        told.append(one["losses"])
+    assert told[0] != told[1]
 
 
 @pytest.mark.slow
