@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_storage import ATTRIBUTES, COMPLETE, curve
+from test_storage import ATTRIBUTES, COMPLETE, FAILED, curve, rewrite_leases
 from tiny import tiny_config
 
 from search import stored_study
 from search.database import Database
 from search.history import History
+from search.leases import LEASE_SECONDS
 from search.storage import create_study, open_study
 from search.stored_study import StoredStudy, Taken
 from search.trial import Decision, Outcome
@@ -224,3 +226,49 @@ def test_what_another_has_taken_over_is_the_others_to_report(
     monkeypatch.setattr(stored_study, "REPORT_SECONDS", 0.0)
     stored.renew()
     assert reports(stored) == [{1: 3.0, 2: 9.0}]
+
+
+@pytest.mark.parametrize(
+    ("ago", "due"), [(LEASE_SECONDS / 3, True), (-LEASE_SECONDS / 3, True), (1.0, False)]
+)
+def test_leases_are_renewed_well_before_they_lapse(
+    stored: StoredStudy, ago: float, due: bool
+) -> None:
+    """Every quarter of their time, also where the clock was set back, and not at each call."""
+    taken = take(stored)
+    rewrite_leases(stored, expires=0.0)
+    stored._renewed = time.time() - ago
+    assert stored.renew() == []
+    assert again(stored).held() == ({taken.trial_id} if due else set())
+
+
+@pytest.mark.parametrize(
+    ("decision", "losses", "kept"),
+    [
+        (COMPLETE, (3.0, 2.5), {1: 3.0, 2: 2.5}),
+        (FAILED, (7.0,), {1: 3.0, 2: 2.0, 3: 1.0}),
+        (Decision(Outcome.DIVERGED, "at once"), (), {1: 3.0, 2: 2.0, 3: 1.0}),
+    ],
+    ids=["ends earlier", "fails", "ends as it begins"],
+)
+def test_epochs_of_an_earlier_life(
+    stored: StoredStudy, decision: Decision, losses: tuple[float, ...], kept: dict[int, float]
+) -> None:
+    """What ends with epochs of its own has these alone; what fails keeps what it once had."""
+    taken = take(stored)
+    for epoch in curve(3.0, 2.0, 1.0).epochs:
+        stored.report(taken, epoch)
+    stored.release(taken)
+    assert stored.finish(take(stored), decision, curve(*losses), {})
+    assert stored.trials()[0].intermediate_values == kept
+
+
+def test_a_trial_that_begins_anew_has_no_epochs(stored: StoredStudy) -> None:
+    """Where no checkpoint is, what an earlier life reported is gone, here and in the database."""
+    taken = take(stored)
+    for epoch in curve(3.0, 2.0).epochs:
+        stored.report(taken, epoch)
+    stored.release(taken)
+    assert stored.begin_anew(take(stored)).reported == 0
+    assert stored.trials()[0].intermediate_values == {}
+    assert stored.recent().reached(1, -1) == []
