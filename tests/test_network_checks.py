@@ -277,6 +277,14 @@ def test_a_state_that_cannot_go_on(tmp_path: Path) -> None:
         check_network(factory, DEFAULT, text(), "cpu")
 
 
+def test_a_state_that_needs_a_whole_chunk(tmp_path: Path) -> None:
+    """A state that only a chunk of the same length can take up cannot go on step by step."""
+    answer = "self.head(steps if state is None else steps + state), steps"
+    factory = factory_of(tmp_path, "long_state", reader("nn.Linear(8, 8)", answer))
+    with pytest.raises(FactoryError, match="it must return outputs"):
+        check_network(factory, DEFAULT, text(), "cpu")
+
+
 def test_weights_that_begin_at_zero_hide_nothing(tmp_path: Path) -> None:
     """A leak is found behind last weights that are 0 at first."""
     code = recurrent("hidden[:, -1]").replace(
@@ -288,6 +296,7 @@ def test_weights_that_begin_at_zero_hide_nothing(tmp_path: Path) -> None:
 
 GOOD = [
     ("good_layer", layer(), sine),
+    ("good_dropout", layer(f"nn.functional.dropout({LAST}, 0.5, self.training)"), sine),
     ("good_gru", recurrent(HEEDS), series),
     ("good_mean", recurrent(f"{MEAN} / lengths[:, None]"), series),
     (
@@ -329,6 +338,20 @@ def test_a_state_that_does_not_come_back(tmp_path: Path) -> None:
     with torch.no_grad():
         *_, last = (reading.read(code) for code in codes.split(1))
         assert torch.equal(last, network(codes[None])[0][0, -1].double())
+
+
+def test_a_long_text_is_read_as_it_was_trained(tmp_path: Path) -> None:
+    """Without a state, what goes on is of the last characters, no more than in training."""
+    short = "assert inputs.shape[1] <= 8\n        return self.answer"
+    code = FORGETS.replace(", state=None", "").replace("return self.answer", short, 1)
+    sizes = text().input_size, text().output_size
+    network = factory_of(tmp_path, "short", code).build(hyper(), *sizes, per_step=True).eval()
+    reading = _Reader(Networks("language", (network,), joined=False), 8)
+    codes = torch.arange(13) % sizes[1]
+    with torch.no_grad():
+        reading.read(codes[:12])
+        last = reading.read(codes[12:])
+        assert torch.equal(last, network(codes[None, -8:])[0][0, -1].double())
 
 
 def test_hyperparameters_may_be_changed_in_a_copy(tmp_path: Path) -> None:
