@@ -10,10 +10,11 @@ from networks import hyper
 from test_storage import config, database, stored
 
 from search.evaluation import Candidate, Contest
-from search.looks import Look, looks_of, record_look
+from search.looks import Evaluation, Look, looks_of, record_look
 from search.retraining import Result, Retraining
+from search.selection import _at_test
 from search.stored_study import StoredStudy
-from search.trial import Outcome
+from search.trial import Goal, Outcome
 
 __all__ = ["config", "database", "stored"]
 
@@ -63,3 +64,39 @@ def test_other_figures_are_another_look(stored: StoredStudy, winner: Contest, lo
     assert record(stored, contest(), LOOK) == 1
     assert record(stored, winner, look) == 2
     assert record(stored, winner, look) == 2
+
+
+def test_an_export_has_the_figures_of_the_last_look(stored: StoredStudy) -> None:
+    """Of the ensemble or of a seed, and its number counts those of the study it was forked from."""
+    before = {"study": "first", "time": "2026-01-01", "metric": "rmse", "mean": 0.1, "trial": 0}
+    stored.remember(fork={"study": "first", "taken": 0, "looks": [before]})
+    other = replace(LOOK, each=[{"rmse": 0.7, "mae": 0.6}], ensemble={"rmse": 0.6, "mae": 0.5})
+    for winner, look in ((contest(), LOOK), (contest(trial=4), other)):
+        record(stored, winner, look)
+    for place, figures in ((None, other.ensemble), (0, other.each[0])):
+        seen = _at_test(stored, place)
+        assert seen is not None
+        assert (seen.figures, seen.look) == (figures, 3)
+        assert seen.time == looks_of(stored)[-1]["time"]
+
+
+def test_what_the_search_promised_and_what_was_kept() -> None:
+    """The best trial's figure is compared with its own retrainings, whoever won."""
+    params = hyper()
+    runs = [Retraining(0, trial, 7, params, Path("nowhere")) for trial in (3, 4)]
+    each = ({"rmse": 0.5, "loss": 0.25}, {"rmse": 0.4, "loss": 0.16})
+    best, winner = (
+        Contest(
+            Candidate(one.trial, 0.2, {"rmse": 0.3}, params),
+            (Result(one, Outcome.COMPLETE, "", 1, figures),),
+        )
+        for one, figures in zip(runs, each, strict=True)
+    )
+    shared = "rmse", Goal("loss"), [best, winner], winner, LOOK, [], []
+    told = Evaluation("tiny", "forecast", *shared, {"ridge": {"rmse": 0.9}}).to_json()
+    kept = {"trial": 3, "metric": "rmse", "search": 0.3, "retrained": 0.5}
+    assert told["optimism"] == {**kept, "difference": pytest.approx(0.2)}
+    assert (told["winner"], told["valid"]["mean"], told["test"]["mean"]) == (4, 0.4, 0.5)
+    assert told["valid"]["baselines"] == {"ridge": {"rmse": 0.9}}
+    assert told["test"]["baselines"] == LOOK.baselines
+    assert told["test"]["ensemble"] == 0.4
