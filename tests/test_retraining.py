@@ -16,10 +16,10 @@ from networks import LOSS, hyper, sine
 
 from search.retraining import Result, Retrainer, Retraining
 from search.stopping import PRUNERS
-from search.trainers import LocalTrainers
+from search.trainers import EpochDone, Event, LocalTrainers, TrialEnded
 from search.trial import Curve, Decision, Epoch, Outcome
 from search.trial_files import LOSSES, RESULT, WEIGHTS
-from search.worker import TrialRules
+from search.worker import Job, TrialRules
 
 Hire = Callable[[int], LocalTrainers]
 
@@ -183,3 +183,44 @@ def test_too_large_for_the_memory(hire: Hire, tmp_path: Path) -> None:
     assert too_large.outcome is Outcome.OUT_OF_MEMORY
     assert not (tmp_path / "0" / RESULT).exists()
     assert kept([other]) == each_alone(hire(1), wanted[1:], tmp_path / "alone")
+
+
+class Scripted:
+    """Two trainers: the second is done first, and all are at their best in the second epoch."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+
+    def surroundings(self, worker: int) -> dict[str, str]:
+        """Computes with what is here."""
+        return {}
+
+    def free(self) -> list[int]:
+        """Returns the workers that have nothing to do."""
+        return [worker for worker in range(2) if worker not in self.jobs]
+
+    def start(self, worker: int, job: Job) -> None:
+        """Takes a retraining."""
+        self.jobs[worker] = job
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        """Yields the epochs and the end of one retraining."""
+        worker = max(self.jobs)
+        job = self.jobs.pop(worker)
+        for index, loss in enumerate((3.0, 1.0, 2.0), 1):
+            figures = {"loss": loss + job.number, "rmse": 10 * loss}
+            yield EpochDone(worker, job.number, Epoch(index, 0.5, figures, 0.1, 0.1))
+        yield TrialEnded(worker, job.number, Decision(Outcome.COMPLETE, "done"))
+
+
+def test_the_best_epoch_counts(tmp_path: Path) -> None:
+    """A result has number and figures of the best epoch; results come in the order asked for."""
+    wanted = seeds(tmp_path, 2)
+    retrainer = Retrainer(Scripted(), LOSS, Watcher(), {})  # type: ignore[arg-type]
+    results = retrainer.run(wanted)
+    assert [one.retraining for one in results] == wanted
+    for at, result in enumerate(results):
+        assert (result.epoch, result.figures) == (2, {"loss": 1.0 + at, "rmse": 10.0})
+        stored = json.loads((result.retraining.folder / RESULT).read_text())
+        assert (stored["seed"], stored["epoch"]) == (100 + at, 2)
+        assert stored["seconds"] < 60.0
