@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from tiny import started
 from search import database as module
 from search import sqlite_file
 from search.database import Database, exists, parse_url
-from search.errors import StorageError, StudyError
+from search.errors import LostError, StorageError, StudyError
+from search.sqlite_file import SqliteFile
 
 
 @pytest.fixture
@@ -315,3 +317,26 @@ def test_lock_of_a_sleeping_process_is_lost(url: str, monkeypatch: pytest.Monkey
     finally:
         holder.kill()
         holder.wait()
+
+
+@pytest.mark.parametrize("fate", ["removed", "emptied", "replaced"])
+def test_a_file_that_is_another_is_missed(tmp_path: Path, fate: str) -> None:
+    """Who locks a database that is not the one it opened rescues what that had, and says so."""
+    path, copy = tmp_path / "a.db", tmp_path / "copy"
+    file = SqliteFile(path, create=True)
+    with file.locked(lambda _: pytest.fail("nothing is amiss yet")):
+        pass
+    shutil.copy(path, copy)
+    if fate == "emptied":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    if fate == "replaced":
+        copy.replace(path)
+    rescued: list[Path] = []
+    with (
+        pytest.raises(LostError, match="removed, emptied or replaced"),
+        file.locked(rescued.append),
+    ):
+        pytest.fail("it went on")
+    assert rescued == [tmp_path / "a.rescued.db"]
