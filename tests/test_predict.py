@@ -269,6 +269,7 @@ def test_ts_files_are_classified_with_and_without_labels(folder: Path) -> None:
     assert isinstance(bare, pd.DataFrame)
     assert isinstance(full, pd.DataFrame)
     assert full["label"].tolist() == ["uv"[label] for _, label in cases]
+    assert full["series"].tolist() == [str(number) for number in range(1, 25)]
     pd.testing.assert_frame_equal(bare, full.drop(columns="label"), check_exact=True)
 
 

@@ -109,6 +109,7 @@ def put_model(folder: Path, data: Card) -> Path:
         (LANGUAGE, {"i.csv": ""}, [], ("is empty",)),
         (LANGUAGE, {"i.csv": "a"}, [], ("no character, after its first",)),
         (LANGUAGE, {"i.csv": "xyz"}, [], ("no character, after its first",)),
+        (LANGUAGE, {"i.csv": "axyz"}, [], ("no character, after its first",)),
         (LANGUAGE, {"i.csv": b"\xff\xe9\x00"}, [], ("i.csv is not UTF-8",)),
         (LANGUAGE, {"i.csv": "abc"}, ["--seed", "3"], ("--length N",)),
         (LANGUAGE, {"i.csv": "abc"}, ["--length", "0"], ("--length",)),
