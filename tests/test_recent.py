@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_storage import ATTRIBUTES, COMPLETE, FAILED, curve, rewrite_leases
+from test_storage import ATTRIBUTES, COMPLETE, curve, rewrite_leases
 from tiny import tiny_config
 
 from search import stored_study
@@ -240,27 +240,6 @@ def test_leases_are_renewed_well_before_they_lapse(
     stored._renewed = time.time() - ago
     assert stored.renew() == []
     assert again(stored).held() == ({taken.trial_id} if due else set())
-
-
-@pytest.mark.parametrize(
-    ("decision", "losses", "kept"),
-    [
-        (COMPLETE, (3.0, 2.5), {1: 3.0, 2: 2.5}),
-        (FAILED, (7.0,), {1: 3.0, 2: 2.0, 3: 1.0}),
-        (Decision(Outcome.DIVERGED, "at once"), (), {1: 3.0, 2: 2.0, 3: 1.0}),
-    ],
-    ids=["ends earlier", "fails", "ends as it begins"],
-)
-def test_epochs_of_an_earlier_life(
-    stored: StoredStudy, decision: Decision, losses: tuple[float, ...], kept: dict[int, float]
-) -> None:
-    """What ends with epochs of its own has these alone; what fails keeps what it once had."""
-    taken = take(stored)
-    for epoch in curve(3.0, 2.0, 1.0).epochs:
-        stored.report(taken, epoch)
-    stored.release(taken)
-    assert stored.finish(take(stored), decision, curve(*losses), {})
-    assert stored.trials()[0].intermediate_values == kept
 
 
 def test_a_trial_that_begins_anew_has_no_epochs(stored: StoredStudy) -> None:
