@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+COMPARED = 1_000_000
+"""So many forecasts tell which season is the better, evenly spaced if there are more."""
 SEASONS = 3
 """So many are looked back over a gap."""
 
@@ -85,6 +87,7 @@ def useful_seasons(
         season: Steps of a season.
         longer: Those that the calendar suggests.
     """
+    first = first[:: max(1, len(first) * horizon // COMPARED)]
     actual = observed[first[:, None] + np.arange(horizon)]
     usual = _season_before(slots, first, horizon, season)
 

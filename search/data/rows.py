@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from search.config import ForecastData
 from search.data.cards import ForecastCard
 from search.data.tables import is_nested, missing_notes, numbers, treat_missing
-from search.data.timeline import Stamps, find_gaps, parse_times, steps_between
+from search.data.timeline import Stamps, find_gaps, only_weekdays, parse_times
 from search.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -164,11 +164,29 @@ def _slots(codes: Ints, gaps: NDArray[np.bool_], stamps: Stamps | None) -> Ints:
     passed = np.ones(len(codes), dtype=np.int64)
     if stamps is not None:
         for run in runs_of(codes):
-            steps = steps_between(stamps.take(np.arange(run.start, run.stop)), gaps[run])
+            steps = _steps_between(stamps.take(np.arange(run.start, run.stop)), gaps[run])
             passed[run.start + 1 : run.stop] = np.clip(steps, 1, FAR)
     passed[1:][np.diff(codes) != 0] = APART
     slots: Ints = np.cumsum(passed)
     return slots
+
+
+def _steps_between(stamps: Stamps, gaps: NDArray[np.bool_]) -> Floats:
+    """Returns (L - 1,) how many steps lie between the rows of one series; weekdays are counted.
+
+    Args:
+        stamps: (L,), sorted, no instant twice.
+        gaps: (L,) as `find_gaps` finds them; elsewhere times may be a little early or late.
+    """
+    passed = np.diff(stamps.instants.to_numpy())
+    if stamps.dates and len(passed):
+        typical = float(np.median(passed / np.timedelta64(1, "s")))
+        if only_weekdays(pd.DatetimeIndex(stamps.clock), typical):
+            days = stamps.clock.to_numpy().astype("datetime64[D]")
+            return np.busday_count(days[:-1], days[1:]).astype(np.float64)
+    if not gaps[1:].any():
+        return np.ones(len(passed))
+    return np.where(gaps[1:], np.rint(passed / np.median(passed)), 1)
 
 
 def _foreseen(absent: NDArray[np.bool_], runs: list[slice]) -> NDArray[np.bool_]:

@@ -164,7 +164,7 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
             frequency = whole_calendar(index)
             if frequency is not None:
                 return gaps, f"regular ({frequency})"
-        if _only_weekdays(pd.DatetimeIndex(stamps.clock), typical):
+        if only_weekdays(pd.DatetimeIndex(stamps.clock), typical):
             days = stamps.clock.to_numpy().astype("datetime64[D]")
             gaps[1:] = np.busday_count(days[:-1], days[1:]) > 1 + HOLIDAYS
             return gaps, "1 weekday"
@@ -173,20 +173,6 @@ def find_gaps(stamps: Stamps) -> tuple[Bools, str]:
         return gaps, f"{typical:g}"
     months = next(filter(None, map(monthly_calendar, _both(stamps))), None)
     return gaps, f"regular ({months})" if months else duration(typical)
-
-
-def steps_between(stamps: Stamps, gaps: Bools) -> NDArray[np.float64]:
-    """Returns (L - 1,) how many steps lie between the rows of one series; weekdays are counted.
-
-    Args:
-        stamps: (L,), sorted, no instant twice.
-        gaps: (L,) as `find_gaps` finds them; elsewhere times may be a little early or late.
-    """
-    if find_step(stamps) == "B":
-        days = stamps.clock.to_numpy().astype("datetime64[D]")
-        return np.busday_count(days[:-1], days[1:]).astype(np.float64)
-    passed = np.diff(stamps.instants.to_numpy())
-    return np.where(gaps[1:], np.rint(passed / np.median(passed)) if len(passed) else passed, 1)
 
 
 def find_step(stamps: Stamps) -> Step:
@@ -203,7 +189,7 @@ def find_step(stamps: Stamps) -> Step:
     indices = _both(stamps)
     seconds = float(np.median(raw / np.timedelta64(1, "s")))
     found = next(filter(None, map(whole_calendar, indices)), None)
-    if found is None and _only_weekdays(indices[1], seconds):
+    if found is None and only_weekdays(indices[1], seconds):
         return "B"
     for look in (monthly_calendar, even_calendar):
         found = found or next(filter(None, map(look, indices)), None)
@@ -244,9 +230,11 @@ def on_the_wall(stamps: Stamps, step: Step) -> bool:
     return clock > instants
 
 
-def _only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
-    one_time = len((index - index.normalize()).unique()) == 1
-    return typical == DAY and one_time and bool((index.dayofweek < SATURDAY).all())
+def only_weekdays(index: pd.DatetimeIndex, typical: float) -> bool:
+    """Says whether stamps, ``typical`` seconds apart, are daily and lie on no weekend."""
+    if typical != DAY or not (index.dayofweek < SATURDAY).all():
+        return False
+    return len((index - index.normalize()).unique()) == 1
 
 
 def _from_numbers(column: pd.Series[Any], path: Path, form: str | None) -> Stamps:
