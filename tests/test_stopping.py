@@ -371,3 +371,16 @@ def test_a_better_trial_ends_stagnation(
     longer = stagnated([*values, best, *[None] * stagnation], goal, stagnation)
     assert longer is not None
     assert f"last {stagnation} trials" in longer
+
+
+@pytest.mark.parametrize(
+    ("peers", "last"), [(5, 2), (6, 2), (7, 3), (8, 3), (9, 3), (10, 4), (12, 4), (30, 10)]
+)
+def test_the_last_of_the_best_third_goes_on(peers: int, last: int) -> None:
+    """Of so many peers a trial may be as good as this one, counted from the best, and no worse."""
+    for goal in (Goal(), Goal("accuracy", minimize=False)):
+        sign = 1.0 if goal.minimize else -1.0
+        reached = sorted(sign * rank for rank in range(1, peers + 1))
+        for value, ends in ((last, False), (last + 0.5, True)):
+            verdict = PRUNERS["halving"].judge([sign * value], reached, goal, 5)
+            assert (verdict is not None) == ends

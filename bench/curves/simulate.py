@@ -38,7 +38,10 @@ from bench.curves.samplers import (
     Sampled,
     VariedTPE,
     WithPoints,
+    config_of,
+    gaussian,
 )
+from bench.curves.scores import Score, left_out, show
 from bench.curves.simulation import Proposer, Stopper, Trace, simulate
 from bench.curves.stoppers import (
     AsInSearch,
@@ -55,6 +58,7 @@ from bench.curves.surrogate import Surrogate
 from bench.curves.table import CurveTable
 from search.config import StudyConfig
 from search.sampling import StudySampler
+from search.space import starting_points
 
 Make = Callable[[CurveTable, int], Proposer]
 HORIZON = 30.0
@@ -82,23 +86,6 @@ class Strategy:
     proposer: Make
     stopper: Stopper = DEFAULT
     workers: int = WORKERS
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a strategy is worth on one table; medians over seeds but for the regret, a mean.
-
-    Attributes:
-        near: Time to within 5 % of the best; the horizon if it is not reached by then.
-        best: Time to within 1 %.
-        regret: Averaged over as many as `MOMENTS`, from 1 unit to the horizon by equal ratios.
-        trials: How many ended.
-    """
-
-    near: float
-    best: float
-    regret: float
-    trials: float
 
 
 def score(strategy: Strategy, table: CurveTable, seeds: int, horizon: float) -> Score:
@@ -141,45 +128,6 @@ def compare(
         one.name: {table.name: score(one, table, seeds, horizon) for table in on}
         for one in strategies
     }
-
-
-def show(scores: Mapping[str, Mapping[str, Score]]) -> None:
-    """Prints one row a strategy: ratios to the first one's, and each table's regret."""
-    reference = next(iter(scores.values()))
-    names = list(reference)
-    print(f"| strategy | to 5 % | to 1 % | regret | worst | {' | '.join(names)} |")
-    print("|---|" + "--:|" * (4 + len(names)))
-    for name, by_table in scores.items():
-        ratios = {
-            field: [
-                getattr(by_table[t], field) / max(1e-9, getattr(reference[t], field)) for t in names
-            ]
-            for field in ("near", "best", "regret")
-        }
-        means = [statistics.geometric_mean(ratios[field]) for field in ratios]
-        each = [
-            f"{s.near:.1f} {s.best:.1f} {s.regret:.3f} ({s.trials:.0f})" for s in by_table.values()
-        ]
-        worst = max(ratios["regret"])
-        print(
-            f"| {name} | {' | '.join(f'{m:.2f}' for m in [*means, worst])} | {' | '.join(each)} |"
-        )
-
-
-def left_out(scores: Mapping[str, Mapping[str, Score]]) -> None:
-    """Prints, for each table, what the others choose by regret, and what it is worth there."""
-    reference = next(iter(scores.values()))
-    for name in reference:
-        others = [other for other in reference if other != name]
-
-        def regret(strategy: str, among: Sequence[str]) -> float:
-            ratios = [scores[strategy][t].regret / reference[t].regret for t in among]
-            return statistics.geometric_mean(ratios)
-
-        chosen = min(scores, key=lambda one: regret(one, others))
-        print(
-            f"  without {name}: {chosen}; there {regret(chosen, [name]):.2f} of the first's regret"
-        )
 
 
 def rules() -> list[Strategy]:
@@ -249,7 +197,10 @@ def chosen_by_others(
 
 
 def starts(on: Sequence[CurveTable]) -> list[Strategy]:
-    """Returns what comes first: the lesson's points, none, or a portfolio that others chose."""
+    """Returns what comes first: the lesson's points, none, or a portfolio that others chose.
+
+    Ours come after the lesson's three and are no rows of a table: `samplers` has them.
+    """
 
     def portfolio(count: int, asked: int, by_cost: bool) -> Make:
         chosen = {
@@ -258,7 +209,7 @@ def starts(on: Sequence[CurveTable]) -> list[Strategy]:
         return lambda table, seed: Rows(table, seed, chosen[table.name])
 
     made = [
-        Strategy("the lesson's three (ours)", Rows),
+        Strategy("the lesson's three", Rows),
         Strategy("none", lambda table, seed: Rows(table, seed, ())),
     ]
     for count in (1, 2, 4, 8, 16):
@@ -312,6 +263,9 @@ def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
         "20 % of all at random": sampled(partial(MoreAtRandom, share=0.2)),
         "the lesson's points alone": sampled(partial(MoreAtRandom, points=3)),
         "the lesson's points, 10 random": sampled(partial(MoreAtRandom, points=3, first=10)),
+        "Gaussian process": lambda table, seed: Sampled(
+            worlds[table.name], seed, gaussian, starting_points(config_of(seed).space)
+        ),
         "children of the best": sampled(ChildrenOfTheBest),
         "follow-ups": sampled(StudySampler, changes={"follow_advice": True}),
         "asked 4 at a time": sampled(StudySampler, at_once=4),

@@ -1,0 +1,68 @@
+"""What strategies are worth on the tables, side by side, and what leaving one out would choose."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a strategy is worth on one table; medians over seeds but for the regret, a mean.
+
+    Attributes:
+        near: Time to within 5 % of the best; the horizon if it is not reached by then.
+        best: Time to within 1 %.
+        regret: Averaged over moments from 1 unit to the horizon by equal ratios.
+        trials: How many ended.
+    """
+
+    near: float
+    best: float
+    regret: float
+    trials: float
+
+
+def show(scores: Mapping[str, Mapping[str, Score]]) -> None:
+    """Prints one row a strategy: ratios to the first one's, and each table's regret."""
+    reference = next(iter(scores.values()))
+    names = list(reference)
+    print(f"| strategy | to 5 % | to 1 % | regret | worst | {' | '.join(names)} |")
+    print("|---|" + "--:|" * (4 + len(names)))
+    for name, by_table in scores.items():
+        ratios = {
+            field: [
+                getattr(by_table[t], field) / max(1e-9, getattr(reference[t], field)) for t in names
+            ]
+            for field in ("near", "best", "regret")
+        }
+        means = [statistics.geometric_mean(ratios[field]) for field in ratios]
+        each = [
+            f"{s.near:.1f} {s.best:.1f} {s.regret:.3f} ({s.trials:.0f})" for s in by_table.values()
+        ]
+        worst = max(ratios["regret"])
+        print(
+            f"| {name} | {' | '.join(f'{m:.2f}' for m in [*means, worst])} | {' | '.join(each)} |"
+        )
+
+
+def left_out(scores: Mapping[str, Mapping[str, Score]]) -> None:
+    """Prints, for each table, what the others choose by time to 1 %, and what it is worth there.
+
+    What is so near the best is said by `bench.curves.table.CurveTable.within`.
+    """
+    reference = next(iter(scores.values()))
+
+    def ratio(field: str, strategy: str, among: Sequence[str]) -> float:
+        mine, first = scores[strategy], reference
+        pairs = [(getattr(mine[t], field), getattr(first[t], field)) for t in among]
+        return statistics.geometric_mean(max(1e-9, one) / max(1e-9, other) for one, other in pairs)
+
+    for name in reference:
+        others = [other for other in reference if other != name]
+        chosen = min(scores, key=lambda one: ratio("best", one, others))
+        print(
+            f"  without {name}: {chosen}; there {ratio('best', chosen, [name]):.2f} of the first's "
+            f"time to 1 %, {ratio('regret', chosen, [name]):.2f} of its regret"
+        )
