@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_curves_table import made
 
-from bench.curves.scores import Score, left_out
+from bench.curves.scores import Score, left_out, show
 from bench.curves.simulation import Board, Plan, Trial
 from bench.curves.stoppers import Extrapolation, Halving, Hyperband
 
@@ -80,3 +80,20 @@ def test_the_others_choose_by_time_what_is_quickest(capsys: pytest.CaptureFixtur
     assert (
         lines[2] == "  without c: quick; there 4.00 of the first's time to 1 %, 3.00 of its regret"
     )
+
+
+def test_a_strategy_without_any_regret_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A start that is the best of a table leaves none: a ratio next to nothing, and no fault."""
+    scores = {
+        "first": {name: Score(1.0, 10.0, 0.1, 1.0) for name in "ab"},
+        "at once": {name: Score(1.0, 1.0, 0.0, 1.0) for name in "ab"},
+    }
+    show(scores)
+    left_out(scores)
+    left_out({name: {"a": its["a"]} for name, its in scores.items()})  # Nobody else can choose.
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].startswith("| at once | 1.00 | 0.10 | 0.00 |")
+    assert [line.partition(";")[0] for line in lines[4:]] == [
+        "  without a: at once",
+        "  without b: at once",
+    ]

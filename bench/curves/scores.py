@@ -32,9 +32,7 @@ def show(scores: Mapping[str, Mapping[str, Score]]) -> None:
     print("|---|" + "--:|" * (4 + len(names)))
     for name, by_table in scores.items():
         ratios = {
-            field: [
-                getattr(by_table[t], field) / max(1e-9, getattr(reference[t], field)) for t in names
-            ]
+            field: [_ratio(by_table[t], reference[t], field) for t in names]
             for field in ("near", "best", "regret")
         }
         means = [statistics.geometric_mean(ratios[field]) for field in ratios]
@@ -47,6 +45,11 @@ def show(scores: Mapping[str, Mapping[str, Score]]) -> None:
         )
 
 
+def _ratio(mine: Score, first: Score, field: str) -> float:
+    """Returns how many times a field is that of another; without any regret it is next to none."""
+    return float(max(1e-9, getattr(mine, field)) / max(1e-9, getattr(first, field)))
+
+
 def left_out(scores: Mapping[str, Mapping[str, Score]]) -> None:
     """Prints, for each table, what the others choose by time to 1 %, and what it is worth there.
 
@@ -55,11 +58,10 @@ def left_out(scores: Mapping[str, Mapping[str, Score]]) -> None:
     reference = next(iter(scores.values()))
 
     def ratio(field: str, strategy: str, among: Sequence[str]) -> float:
-        mine, first = scores[strategy], reference
-        pairs = [(getattr(mine[t], field), getattr(first[t], field)) for t in among]
-        return statistics.geometric_mean(max(1e-9, one) / max(1e-9, other) for one, other in pairs)
+        pairs = ((scores[strategy][table], reference[table]) for table in among)
+        return statistics.geometric_mean(_ratio(*pair, field) for pair in pairs)
 
-    for name in reference:
+    for name in reference if len(reference) > 1 else ():
         others = [other for other in reference if other != name]
         chosen = min(scores, key=lambda one: ratio("best", one, others))
         print(
