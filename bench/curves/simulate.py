@@ -233,6 +233,12 @@ def with_points(on: Sequence[CurveTable], worlds: Mapping[str, Surrogate]) -> Ma
     )
 
 
+def by_gaussian_process(worlds: Mapping[str, Surrogate]) -> Make:
+    """Returns Optuna's Gaussian process, after our starting points."""
+    points = starting_points(config_of(0).space)
+    return lambda table, seed: Sampled(worlds[table.name], seed, gaussian, points)
+
+
 def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
     """Returns what proposes, on surrogates of the tables.
 
@@ -263,9 +269,7 @@ def samplers(on: Sequence[CurveTable]) -> list[Strategy]:
         "20 % of all at random": sampled(partial(MoreAtRandom, share=0.2)),
         "the lesson's points alone": sampled(partial(MoreAtRandom, points=3)),
         "the lesson's points, 10 random": sampled(partial(MoreAtRandom, points=3, first=10)),
-        "Gaussian process": lambda table, seed: Sampled(
-            worlds[table.name], seed, gaussian, starting_points(config_of(seed).space)
-        ),
+        "Gaussian process": by_gaussian_process(worlds),
         "children of the best": sampled(ChildrenOfTheBest),
         "follow-ups": sampled(StudySampler, changes={"follow_advice": True}),
         "asked 4 at a time": sampled(StudySampler, at_once=4),
