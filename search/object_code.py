@@ -142,8 +142,15 @@ def _machine_code(precision: str) -> bytes:
 
 
 def is_missing() -> bool:
-    """Says whether who trains or predicts next has to compile first, for about a minute."""
-    return ENABLED and _kept(PRECISIONS[torch.float32]) is None
+    """Says whether it helps who trains or predicts next that all is compiled and kept before."""
+    if not ENABLED or _kept(PRECISIONS[torch.float32]) is not None:
+        return False
+    return any(map(_takes_files, cache_folders()))
+
+
+def _takes_files(folder: Path) -> bool:
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _kept(precision: str) -> bytes | None:

@@ -108,6 +108,16 @@ def test_where_it_is_kept(package: Path) -> None:
     assert step(package, **nowhere) == step(package, **nowhere) == (EXPECTED, True)
 
 
+def test_what_cannot_be_kept_is_not_compiled_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no file can be written each trainer compiles by itself, and nobody does in vain."""
+    (tmp_path / "file").write_text("no folder")
+    for place, missing in (("new/folder", True), ("file", False), ("file/below", False)):
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / place))
+        assert object_code.is_missing() == missing
+
+
 @pytest.mark.slow
 def test_a_first_run_compiles_once_and_says_so(tmp_path: Path) -> None:
     """It is said before the first epoch; who is ended meanwhile leaves no compiler behind."""
